@@ -1,0 +1,48 @@
+"""Puts the parts of a voice into one folder that `voxinstruct_jax.load` opens.
+
+Run: uv run python launch/assemble_voice.py --units voice/units --codec runs/codec --ar runs/ar --nar runs/nar --out voice
+Runs are exported in bfloat16; `--card` is stored as the voice's MODEL_CARD.md.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+
+from voxinstruct_jax.cli.convert import export_run
+from voxinstruct_jax.config import VoxError, to_dict
+from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
+from voxinstruct_jax.voice import VoiceConfig
+
+
+def main() -> int:
+    """Exports the runs and writes `voice.json`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    for part in ("units", "codec", "ar", "nar", "out"):
+        parser.add_argument(f"--{part}", type=Path, required=True)
+    parser.add_argument("--card", type=Path)
+    options = parser.parse_args()
+    out: Path = options.out
+    try:
+        for part, dtype in (("codec", "bfloat16"), ("ar", "bfloat16"), ("nar", "bfloat16")):
+            source: Path = getattr(options, part)
+            if (source / "run.json").is_file():
+                step = export_run(source, out / part, dtype=dtype)
+                print(f"{part}: step {step}")
+            elif source.resolve() != (out / part).resolve():
+                shutil.copytree(source, out / part, dirs_exist_ok=True)
+        if options.units.resolve() != (out / "units").resolve():
+            shutil.copytree(options.units, out / "units", dirs_exist_ok=True)
+    except VoxError as error:
+        print(error, file=sys.stderr)
+        return 1
+    config = VoiceConfig(text_fingerprint=PronunciationTokenizer().fingerprint)
+    (out / "voice.json").write_text(json.dumps(to_dict(config), indent=1) + "\n")
+    if options.card:
+        shutil.copyfile(options.card, out / "MODEL_CARD.md")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from voxinstruct_jax.audio.quantizer import QuantizerConfig, ResidualQuantizer, nearest
+from voxinstruct_jax.config import ConfigError
+
+CONFIG = QuantizerConfig(latent_dim=4, num_codebooks=3, codebook_size=8, decay=0.8, dropout=0.0)
+
+
+def separated_entries(quantizer):
+    """Entries whose sums keep each codebook's choice unmistakable: every next codebook is ten times finer."""
+    random = np.random.default_rng(0)
+    corners = np.stack(np.meshgrid([-1, 1], [-1, 1], [-1, 1], [0]), -1).reshape(8, 4)
+    entries = np.stack([random.permutation(corners) * 10.0**-q for q in range(3)]).astype(np.float32)
+    quantizer.entries[...] = jnp.asarray(entries)
+    return entries
+
+
+@pytest.fixture(scope="module")
+def clusters():
+    """Points in 24 tight clusters, as [batch frame latent]."""
+    random = np.random.default_rng(1)
+    centres = random.uniform(-1, 1, (24, 4))
+    points = centres[random.integers(0, 24, (4, 64))] + 0.01 * random.standard_normal((4, 64, 4))
+    return jnp.asarray(points, jnp.float32)
+
+
+@pytest.fixture(scope="module")
+def trained(clusters):
+    """A quantiser after 60 updates, and the statistics of its last one."""
+    quantizer = ResidualQuantizer(CONFIG, rngs=nnx.Rngs(0))
+    graph, state = nnx.split(quantizer)
+
+    @jax.jit
+    def update(state, key):
+        module = nnx.merge(graph, state)
+        found = module.train_step(clusters, key)
+        return nnx.state(module), found
+
+    for step in range(60):
+        state, found = update(state, jax.random.key(step))
+    return nnx.merge(graph, state), found
+
+
+def residual_errors(quantizer, latents):
+    codes = quantizer.encode(latents)
+    parts = [quantizer.decode(codes[:, : q + 1]) for q in range(codes.shape[1])]
+    return [float(jnp.mean((latents - part) ** 2)) for part in parts]
+
+
+def test_sums_of_entries_are_coded_exactly():
+    quantizer = ResidualQuantizer(CONFIG, rngs=nnx.Rngs(0))
+    entries = separated_entries(quantizer)
+    codes = np.random.default_rng(2).integers(0, 8, (2, 3, 5))
+    sums = sum(entries[q][codes[:, q]] for q in range(3))
+    np.testing.assert_array_equal(quantizer.encode(jnp.asarray(sums)), codes)
+    np.testing.assert_allclose(quantizer.decode(jnp.asarray(codes)), sums, atol=1e-6)
+
+
+def test_leading_codebooks_alone_give_the_coarse_part():
+    quantizer = ResidualQuantizer(CONFIG, rngs=nnx.Rngs(0))
+    entries = separated_entries(quantizer)
+    codes = jnp.asarray(np.random.default_rng(3).integers(0, 8, (1, 1, 6)))
+    np.testing.assert_allclose(quantizer.decode(codes), entries[0][codes[:, 0]])
+
+
+def test_codes_of_a_clip_do_not_depend_on_its_neighbours(trained, clusters):
+    quantizer, _ = trained
+    together = quantizer.encode(clusters)
+    for row in range(len(clusters)):
+        np.testing.assert_array_equal(quantizer.encode(clusters[row : row + 1])[0], together[row])
+
+
+def test_every_codebook_lowers_what_is_left_over(trained, clusters):
+    quantizer, _ = trained
+    errors = residual_errors(quantizer, clusters)
+    assert errors[0] < 0.5 * float(jnp.mean(clusters**2))
+    assert errors[1] < 0.5 * errors[0]
+    assert errors[2] < 0.8 * errors[1]
+
+
+def test_training_returns_the_quantised_latents_with_the_gradient_of_the_latents(clusters):
+    graph, state = nnx.split(ResidualQuantizer(CONFIG, rngs=nnx.Rngs(0)))
+
+    def total(latents):
+        module = nnx.merge(graph, state, copy=True)
+        expected = module.decode(module.encode(latents))
+        quantised, commitment, perplexity = module.train_step(latents, jax.random.key(0))
+        return jnp.sum(quantised * 3), (quantised, expected, commitment, perplexity)
+
+    gradient, (quantised, expected, commitment, perplexity) = jax.grad(total, has_aux=True)(clusters)
+    np.testing.assert_allclose(gradient, 3)
+    np.testing.assert_allclose(quantised, expected, atol=1e-6)
+    assert float(commitment) > 0
+    assert perplexity.shape == (3,)
+
+
+def test_all_codes_come_into_use_though_they_start_far_from_the_data(trained):
+    # 24 clusters on 8 codes: an even use would have a perplexity of 8, a single living code 1
+    _, (_, _, perplexity) = trained
+    assert float(perplexity.min()) > 4
+
+
+def test_a_code_that_nothing_chooses_is_moved_to_a_latent_of_the_batch():
+    config = QuantizerConfig(latent_dim=2, num_codebooks=1, codebook_size=2, decay=0.5, dropout=0.0)
+    quantizer = ResidualQuantizer(config, rngs=nnx.Rngs(0))
+    quantizer.entries[...] = jnp.asarray([[[1.0, 1.0], [90.0, 90.0]]])
+    quantizer.members[...] = jnp.asarray([[4.0, 0.0]])
+    quantizer.sums[...] = jnp.asarray([[[4.0, 4.0], [0.0, 0.0]]])
+    latents = jnp.asarray([[[1.0, 1.2], [1.0, 0.8], [1.2, 1.0], [0.8, 1.0]]])
+    quantizer.train_step(latents, jax.random.key(0))
+    living, moved = np.asarray(quantizer.entries[...][0])
+    # running sums: .5 (4, 4) + .5 (4, 4); members: .5 * 4 + .5 * 4
+    np.testing.assert_allclose(living, [1.0, 1.0], atol=1e-6)
+    assert np.abs(np.asarray(latents[0]) - moved).sum(axis=1).min() < 1e-6
+
+
+def test_nearest_is_the_entry_of_least_distance():
+    latents = jnp.asarray([[0.0, 0.0], [1.0, 0.4], [3.0, 3.0]])
+    entries = jnp.asarray([[1.0, 1.0], [0.2, 0.0], [2.0, 2.0]])
+    np.testing.assert_array_equal(nearest(latents, entries), [1, 0, 2])
+
+
+def test_sizes_below_one_are_refused():
+    with pytest.raises(ConfigError, match="must be at least 1"):
+        QuantizerConfig(codebook_size=0)

@@ -1,0 +1,48 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from voxinstruct_jax.audio.semantic import SemanticUnits, fit_units, pool
+
+
+def test_pool_averages_neighbours():
+    features = np.array([[0, 10], [2, 20], [4, 30], [8, 50]], np.float32)
+    np.testing.assert_array_equal(pool(features, 2, 2), [[1, 15], [6, 40]])
+
+
+def test_pool_repeats_the_last_frame_where_the_codec_has_more_and_cuts_where_it_has_fewer():
+    features = np.array([[1.0], [3.0], [5.0]], np.float32)
+    np.testing.assert_array_equal(pool(features, 2, 3), [[2.0], [5.0], [5.0]])
+    np.testing.assert_array_equal(pool(features, 2, 1), [[2.0]])
+
+
+@given(length=st.integers(1, 20), factor=st.integers(1, 4), frames=st.integers(1, 12))
+def test_pool_has_as_many_frames_as_were_asked_for(length, factor, frames):
+    assert pool(np.ones((length, 3), np.float32), factor, frames).shape == (frames, 3)
+
+
+def test_each_frame_gets_its_nearest_unit_repeats_included():
+    units = SemanticUnits(jnp.asarray([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]]), "by hand")
+    found = units.assign(np.array([[1, 1], [9, 2], [9, 1], [2, 7]], np.float32))
+    np.testing.assert_array_equal(found, [0, 1, 1, 2])
+    assert found.dtype == np.int32
+
+
+def test_fitting_finds_well_separated_clusters():
+    pytest.importorskip("sklearn", reason="fitting units needs the prepare extra")
+    random = np.random.default_rng(0)
+    centres = np.array([[0, 0, 0], [20, 0, 0], [0, 20, 0], [0, 0, 20]], np.float32)
+    labels = [random.integers(0, 4, 50) for _ in range(4)]
+    clips = [(centres[label] + random.standard_normal((50, 3))).astype(np.float32) for label in labels]
+    units = fit_units(clips, 4, seed=0, source="points")
+    assert units.source == "points"
+    np.testing.assert_allclose(centres[np.argsort(_nearest_centre(units, centres))], units.centroids, atol=1)
+    for clip, label in zip(clips, labels, strict=True):
+        np.testing.assert_array_equal(_nearest_centre(units, centres)[units.assign(clip)], label)
+
+
+def _nearest_centre(units, centres):
+    """Which true cluster each unit stands for."""
+    return np.linalg.norm(np.asarray(units.centroids)[:, None] - centres[None], axis=-1).argmin(axis=1)

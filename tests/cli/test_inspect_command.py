@@ -1,0 +1,181 @@
+import json
+import shutil
+
+import pytest
+import soundfile
+
+from voxinstruct_jax.cli.main import main
+
+AR_PAPER = """
+from voxinstruct_jax.models.ar import ARConfig
+from voxinstruct_jax.training.ar import ARExperiment
+experiment = ARExperiment(model=ARConfig.paper())
+"""
+
+
+@pytest.fixture
+def inspect(capsys):
+    """Runs the command; gives what it prints as JSON."""
+
+    def call(path, expected_code=0):
+        assert main(["inspect", str(path), "--json"]) == expected_code
+        return json.loads(capsys.readouterr().out)
+
+    return call
+
+
+def write_rows(path, *rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_a_configuration_gives_exact_parameters_without_making_them(inspect, tmp_path):
+    path = tmp_path / "ar_paper.py"
+    path.write_text(AR_PAPER)
+    parameters = inspect(path)["parameters"]
+    assert parameters["trainable"] == parameters["without_frozen"] == 205_865_984
+    # mT5-base encoder: 250112 x 768 embeddings and 12 blocks of 4 x 768² attention and 3 x 768 x 2048 feed-forward,
+    # two norms each, one final norm, 32 x 12 relative biases
+    assert parameters["frozen"] == 250112 * 768 + 12 * (4 * 768**2 + 3 * 768 * 2048 + 2 * 768) + 768 + 32 * 12
+    assert parameters["total"] == parameters["trainable"] + parameters["frozen"] == sum(parameters["by_part"].values())
+
+
+def test_a_voice_lists_its_parts(inspect, tiny_voice_folder):
+    found = inspect(tiny_voice_folder)
+    assert found["kind"] == "voice"
+    assert found["checksums_ok"] is True
+    by_part = found["parameters"]["by_part"]
+    assert set(by_part) == {"codec", "units", "ar", "nar"}
+    assert by_part["units"] == 12 * 384
+    assert found["parameters"]["total"] == sum(by_part.values())
+
+
+def test_damaged_weights_are_told_and_fail(inspect, tiny_voice_folder, tmp_path):
+    folder = shutil.copytree(tiny_voice_folder / "units", tmp_path / "units")
+    assert inspect(folder)["checksums_ok"] is True
+    (folder / "MODEL_CARD.md").write_text("changed")
+    found = inspect(folder, expected_code=1)
+    assert found["checksums_ok"] is False
+    assert "MODEL_CARD.md" in found["damage"]
+
+
+def test_a_manifest_gives_rows_hours_languages_and_speakers(inspect, tmp_path):
+    soundfile.write(tmp_path / "a.wav", [0.0] * 16_000, 16_000)
+    row = {"audio": "a.wav", "transcript": "hi", "speaker": "s"}
+    path = write_rows(
+        tmp_path / "manifest.jsonl",
+        {**row, "id": "a", "language": "en"},
+        {**row, "id": "b", "language": "zh", "duration_s": 35.0, "instruction": "Say hi"},
+        {**row, "id": "c"},
+    )
+    found = inspect(path)
+    assert found["kind"] == "manifest"
+    assert (found["rows"], found["rejected"], found["speakers"]) == (2, 1, 1)
+    assert found["languages"] == {"en": 1, "zh": 1}
+    assert found["hours"] == pytest.approx(36 / 3600)
+    assert found["first_rejections"][0].startswith("row 3: ")
+
+
+def test_a_request_file_is_told_from_a_manifest(inspect, tmp_path):
+    path = write_rows(tmp_path / "r.jsonl", {"id": "a", "instruction": "Say hi"}, {"id": "b", "instruction": ""})
+    found = inspect(path)
+    assert (found["kind"], found["requests"], found["rejected"]) == ("requests", 1, 1)
+
+
+def test_results_are_counted_finished_or_not(inspect, tmp_path):
+    from voxinstruct_jax.jobs.results import Result, write_done, write_results
+
+    done = Result(id="a", status="done", instruction="x", duration_s=36.0, finish_reason="stop", seed=1)
+    failed = Result(id="b", status="failed", instruction="x", finish_reason="error", error="no", seed=1)
+    (tmp_path / "done").mkdir()
+    write_done(tmp_path, done, "mark")
+    (tmp_path / "job.json").write_text('{"voice": "v"}')
+    found = inspect(tmp_path)
+    assert (found["kind"], found["complete"], found["finished_requests"]) == ("results", False, 1)
+    write_results(tmp_path, [done, failed])
+    for path in (tmp_path, tmp_path / "results.parquet"):
+        found = inspect(path)
+        assert found["status"] == {"done": 1, "failed": 1}
+        assert found["finish_reasons"] == {"stop": 1, "error": 1}
+        assert found["hours"] == pytest.approx(0.01)
+
+
+def test_a_training_run_tells_its_last_whole_metrics_and_states(inspect, tmp_path):
+    import numpy as np
+
+    from voxinstruct_jax.checkpoints.run import RunStore
+
+    store = RunStore(tmp_path / "states")
+    for step in (10, 20):
+        store.save(step, {"a": np.zeros(3, np.float32)})
+    store.close()
+    (tmp_path / "run.json").write_text('{"kind": "ar", "data": "f"}')
+    (tmp_path / "config.json").write_text('{"train": {"steps": 100}}')
+    (tmp_path / "metrics.jsonl").write_text('{"step": 10, "loss": 2.0}\n{"step": 20, "loss": 1.5}\n{"step": 3')
+    (tmp_path / "states" / "checksums-20.json").write_text("{}")
+    found = inspect(tmp_path)
+    assert (found["kind"], found["run_kind"], found["step"], found["steps"]) == ("training run", "ar", 20, 100)
+    assert found["metrics"]["loss"] == 1.5
+    assert found["whole_states"] == [10]
+
+
+def test_shards_are_verified(inspect, tmp_path):
+    import numpy as np
+
+    from voxinstruct_jax.data.shards import Example, Lengths, ShardIndex, write_index, write_shard
+
+    example = Example(
+        id="a",
+        language="en",
+        transcript="hi",
+        instructions=('"hi"',),
+        semantic_tokens=np.array([1, 2], np.int16),
+        run_lengths=np.array([1, 3], np.int16),
+        codes=np.zeros((2, 4), np.int16),
+    )
+    entry = write_shard(tmp_path / "shard-00000.array_record", [example])
+    lengths = Lengths(
+        frames=np.array([4], np.int32),
+        semantic=np.array([2], np.int32),
+        text=np.array([5], np.int32),
+        text_offsets=np.array([0, 1], np.int64),
+    )
+    index = ShardIndex(
+        fingerprints={"codec": "abc"}, frame_rate=25.0, num_examples=1, hours=0.5, num_codebooks=2, largest_code=0,
+        largest_semantic_token=2, languages={"en": 1}, shards=(entry,),
+    )  # fmt: skip
+    write_index(tmp_path, index, lengths)
+    found = inspect(tmp_path)
+    assert (found["kind"], found["records"], found["hours"]) == ("shards", 1, 0.5)
+    assert found["fingerprints"] == {"codec": "abc"}
+    assert found["checksums_ok"] is True
+    content = bytearray((tmp_path / entry.name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / entry.name).write_bytes(content)
+    assert inspect(tmp_path, expected_code=1)["checksums_ok"] is False
+
+
+@pytest.mark.parametrize("content", [None, "hello\n", '{"x": 1}\n'])
+def test_an_unknown_path_or_kind_is_wrong_use_in_one_line(tmp_path, capsys, content):
+    path = tmp_path / "thing.jsonl"
+    if content is not None:
+        path.write_text(content)
+    assert main(["inspect", str(path)]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "no such file" in line or "not a kind this command knows" in line
+
+
+def test_an_empty_folder_is_no_known_kind(tmp_path, capsys):
+    assert main(["inspect", str(tmp_path)]) == 2
+    assert "not a kind" in capsys.readouterr().err
+
+
+def test_people_get_lines_with_separated_thousands(tiny_voice_folder, capsys):
+    assert main(["inspect", str(tiny_voice_folder / "units")]) == 0
+    assert "total: 4,608" in capsys.readouterr().out
+
+
+def test_no_path_is_wrong_use(capsys):
+    assert main(["inspect"]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "path" in line

@@ -1,0 +1,147 @@
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+from voxinstruct_jax.cli.main import main
+
+
+@pytest.fixture
+def synthesize(tiny_voice_folder, capfd):
+    """Runs the command with the tiny voice; gives exit code, standard output and the lines of the error output."""
+
+    def call(*arguments):
+        code = main(["synthesize", "--voice", str(tiny_voice_folder), *map(str, arguments)])
+        captured = capfd.readouterr()
+        return code, captured.out, captured.err.splitlines()
+
+    return call
+
+
+@pytest.fixture
+def no_voice(capfd, tmp_path):
+    """Runs the command where opening the voice would fail, so that all it says was found out before."""
+
+    def call(*arguments):
+        code = main(["synthesize", "--voice", str(tmp_path / "no-voice"), *map(str, arguments)])
+        captured = capfd.readouterr()
+        return code, captured.err.splitlines()
+
+    return call
+
+
+def test_one_instruction_becomes_a_tagged_sound_and_the_same_call_gives_the_same_sound(synthesize, tmp_path):
+    out = tmp_path / "new" / "hello.wav"
+    arguments = ("--instruction", 'Say happily: "hello"', "--out", out, "--seed", 3, "--max-duration-s", 0.6)
+    code, output, _ = synthesize(*arguments, "--json")
+    assert code == 0
+    [result] = json.loads(output)["results"]
+    samples, rate = soundfile.read(out)
+    assert (result["seed"], result["status"], result["audio"]) == (3, "done", str(out))
+    assert result["duration_s"] == pytest.approx(len(samples) / rate)
+    assert len(samples) <= 0.6 * rate
+    with soundfile.SoundFile(out) as sound:
+        assert sound.comment.startswith("synthetic speech")
+        assert "seed 3" in sound.comment
+    first = out.read_bytes()
+    assert synthesize(*arguments)[0] == 0
+    assert out.read_bytes() == first
+
+
+@pytest.mark.parametrize("strengths", [["0"], ["10"], ["0", "1", "10"]])
+def test_guidance_from_0_to_10_is_spoken(synthesize, tmp_path, strengths):
+    code, output, _ = synthesize(
+        "--instruction", 'Say "no"', "--out", tmp_path, "--max-duration-s", 0.4, "--language", "en",
+        "--guidance", *strengths,
+    )  # fmt: skip
+    assert code == 0
+    assert "speech.wav" in output
+    assert np.isfinite(soundfile.read(tmp_path / "speech.wav")[0]).all()
+
+
+@pytest.mark.slow
+def test_a_stereo_prompt_of_another_rate_is_taken(synthesize, tmp_path):
+    prompt = tmp_path / "prompt.wav"
+    soundfile.write(prompt, 0.1 * np.random.default_rng(0).standard_normal((30_000, 2)), 44_100)
+    code, _, errors = synthesize(
+        "--instruction", 'Say "no"', "--out", tmp_path / "a.wav", "--max-duration-s", 0.4, "--prompt", prompt,
+    )  # fmt: skip
+    assert code == 0
+    assert any("acoustic codes only" in line for line in errors)
+
+
+def test_a_request_file_leaves_sounds_rows_and_rejections(synthesize, tmp_path):
+    rows = [
+        {"id": "a", "instruction": 'Say "yes"', "max_duration_s": 0.4},
+        {"id": "b", "instruction": ""},
+        {"id": "c", "instruction": 'Say "no"', "language": "tlh"},
+    ]
+    requests = tmp_path / "requests.jsonl"
+    requests.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = tmp_path / "out"
+    code, output, errors = synthesize("--requests", requests, "--out", out)
+    assert code == 1
+    assert f"{out}: 1 spoken, 1 failed, 1 rejected" in output
+    assert any(line.startswith("failed c: ") and "tlh" in line for line in errors)
+    assert any(line.startswith("rejected row 2: instruction") for line in errors)
+    assert (out / "audio" / "a.wav").is_file()
+    assert (out / "results.parquet").is_file()
+    requests.write_text(json.dumps(rows[0]) + "\n")
+    code, output, _ = synthesize("--requests", requests, "--out", out, "--json")
+    assert code == 0
+    assert [result["id"] for result in json.loads(output)["results"]] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("--instruction", ""), 1, "instruction: empty"),
+        (("--instruction", "   "), 1, "instruction: empty"),
+        (("--instruction", "a" * 5000), 1, "5000 characters, at most 2000"),
+        (("--instruction", "🙂🎉"), 1, "holds no words"),
+        (("--instruction", "Hi", "--prompt", "none.wav"), 1, "no such audio file: none.wav"),
+        (("--instruction", "Hi", "--prompt-transcript", "hi"), 1, "without a prompt"),
+        (("--instruction", "Hi", "--seed", "-1"), 1, "seed: expected a whole number"),
+        (("--instruction", "Hi", "--guidance", "-1"), 2, "is not a number from 0 up"),
+        (("--instruction", "Hi", "--guidance", "1", "2"), 2, "give three strengths"),
+        (("--instruction", "Hi", "--guidance", "much"), 2, "invalid float value"),
+        (("--instruction", "Hi", "--loud"), 2, "unknown argument --loud"),
+        (("--instruction", "Hi", "--requests", "r.jsonl"), 2, "either --instruction TEXT or --requests FILE"),
+        ((), 2, "either --instruction TEXT or --requests FILE"),
+        (("--requests", "none.jsonl"), 1, "no such request file"),
+        (("--requests", "none.jsonl", "--language", "en"), 2, "--language goes with --instruction"),
+    ],
+)
+def test_wrong_input_is_one_clear_line_before_the_voice_is_opened(no_voice, tmp_path, arguments, code, message):
+    found, [line] = no_voice(*arguments, "--out", tmp_path / "out")
+    assert found == code
+    assert line.startswith("voxinstruct synthesize: ")
+    assert message in line
+
+
+def test_no_out_is_wrong_use(no_voice):
+    code, [line] = no_voice("--instruction", "Hi")
+    assert code == 2
+    assert "--out" in line
+
+
+def test_a_kind_of_sound_that_is_not_written_is_wrong_use(no_voice, tmp_path):
+    code, [line] = no_voice("--instruction", "Hi", "--out", tmp_path / "a.mp3")
+    assert code == 2
+    assert ".wav, .flac, .ogg" in line
+
+
+@pytest.mark.parametrize("what", ["--instruction", "--requests"])
+def test_a_folder_that_cannot_be_written_is_found_before_the_voice_is_opened(no_voice, tmp_path, what):
+    requests = tmp_path / "r.jsonl"
+    requests.write_text('{"id": "a", "instruction": "Hi"}\n')
+    code, [line] = no_voice(what, requests, "--out", requests / "out")
+    assert code == 1
+    assert "cannot be written" in line
+
+
+def test_a_missing_voice_is_one_clear_line(no_voice, tmp_path):
+    code, lines = no_voice("--instruction", "Hi", "--out", tmp_path / "out")
+    assert code == 1
+    assert lines[-1].endswith("no voice here (it has no voice.json)")

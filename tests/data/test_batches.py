@@ -1,0 +1,149 @@
+import dataclasses
+import logging
+
+import numpy as np
+import pytest
+
+from voxinstruct_jax.config import ConfigError, InputError
+from voxinstruct_jax.data.batches import BatchConfig, TokenBatches, token_batches
+from voxinstruct_jax.data.packing import unpack
+from voxinstruct_jax.vocabulary import PackedBatch, Vocabulary, parse_layout
+
+CONFIG = BatchConfig(text_width=96, time_width=256, rows=4, seed=3, max_clips=8)
+
+
+def same(one: PackedBatch, other: PackedBatch) -> bool:
+    return all(
+        np.array_equal(getattr(one, item.name), getattr(other, item.name)) for item in dataclasses.fields(PackedBatch)
+    )
+
+
+@pytest.fixture(scope="module")
+def batches(reader, vocabulary, letters) -> TokenBatches:
+    return TokenBatches(reader, letters(), vocabulary, CONFIG)
+
+
+def test_batches_have_the_static_widths_and_row_numbers(batches):
+    batch = batches[5]
+    assert batch.text_tokens.shape == (4, 96, 2)
+    assert batch.tokens.shape == (4, 3, 256)
+    assert batch.clip_ids.tolist() == [20, 21, 22, 23]
+    assert all(getattr(batch, item.name).dtype == np.int32 for item in dataclasses.fields(PackedBatch))
+
+
+def test_rows_hold_the_clips_of_the_plan_with_the_drawn_instruction(batches, reader, vocabulary, letters):
+    plan = batches.plan(0).rows
+    rows = [row for step in range(-(-len(plan) // 4)) for row in unpack(batches[step])][: len(plan)]
+    for index, row in enumerate(rows):
+        records = plan.row(index)
+        assert len(row) == len(records)
+        for record, clip in zip(records.tolist(), row, strict=True):
+            example = reader[record]
+            language, semantic_tokens, codes = parse_layout(vocabulary, clip.layout)
+            assert language == example.language
+            np.testing.assert_array_equal(semantic_tokens, example.semantic_tokens)
+            np.testing.assert_array_equal(codes, example.codes)
+            drawn = example.instructions[batches.plan(0).variants[record]]
+            np.testing.assert_array_equal(clip.text_tokens, letters().encode(drawn))
+
+
+def test_each_epoch_has_every_record_once_and_epochs_join_without_a_gap(batches, reader, vocabulary):
+    plans = [batches.plan(epoch).rows for epoch in range(3)]
+    for plan in plans:
+        assert sorted(plan.records.tolist()) == list(range(len(reader)))
+    assert plans[0].records.tolist() != plans[1].records.tolist()
+    wanted = [plan.row(index).tolist() for plan in plans for index in range(len(plan))]
+    codes = [reader[record].codes for record in range(len(reader))]
+    found = []
+    for step in range(len(wanted) // 4):
+        for row in unpack(batches[step]):
+            seen = [parse_layout(vocabulary, clip.layout)[2] for clip in row]
+            found.append([next(r for r, c in enumerate(codes) if np.array_equal(c, each)) for each in seen])
+    assert found == wanted[: len(found)]
+
+
+@pytest.mark.parametrize("num_hosts", [2, 4])
+def test_any_number_of_hosts_sees_the_same_batch(batches, reader, vocabulary, num_hosts, letters):
+    share = CONFIG.rows // num_hosts
+    hosts = [
+        TokenBatches(reader, letters(), vocabulary, CONFIG, host_rows=(share * host, share * (host + 1)))
+        for host in range(num_hosts)
+    ]
+    for step in (0, 2, 11):
+        parts = [host[step] for host in hosts]
+        for item in dataclasses.fields(PackedBatch):
+            joined = np.concatenate([getattr(part, item.name) for part in parts])
+            np.testing.assert_array_equal(joined, getattr(batches[step], item.name))
+    assert {host.fingerprint for host in hosts} == {batches.fingerprint}
+
+
+def test_a_resumed_run_sees_the_steps_it_would_have_seen(batches, reader, vocabulary, letters):
+    whole = list(token_batches(reader, letters(), vocabulary, CONFIG, start_step=0, num_steps=12))
+    resumed = list(token_batches(reader, letters(), vocabulary, CONFIG, start_step=7, num_steps=5))
+    assert len(whole) == 12
+    assert all(same(one, other) for one, other in zip(whole[7:], resumed, strict=True))
+    assert all(same(batch, batches[step]) for step, batch in enumerate(whole))
+    backwards = {step: batches[step] for step in (11, 0, 5)}
+    assert all(same(batch, whole[step]) for step, batch in backwards.items())
+
+
+def test_the_seed_changes_batches_and_fingerprint(batches, reader, vocabulary, letters):
+    other = TokenBatches(reader, letters(), vocabulary, dataclasses.replace(CONFIG, seed=4))
+    assert not same(batches[0], other[0])
+    assert batches.fingerprint != other.fingerprint
+
+
+def test_the_instruction_of_a_clip_changes_between_epochs(batches, reader):
+    record = next(r for r in range(len(reader)) if len(reader[r].instructions) == 3)
+    drawn = {batches.plan(epoch).variants[record].item() for epoch in range(30)}
+    assert {0, 1} <= drawn
+
+
+def test_description_free_ratio_one_trains_on_quoted_transcripts_alone(reader, vocabulary, letters):
+    config = dataclasses.replace(CONFIG, description_free_ratio=1.0)
+    batches = TokenBatches(reader, letters(), vocabulary, config)
+    quoted = [letters().encode(reader[record].instructions[-1]).tolist() for record in range(len(reader))]
+    assert all(clip.text_tokens.tolist() in quoted for row in unpack(batches[0]) for clip in row)
+
+
+def test_clips_too_long_for_a_row_are_left_out_and_counted(reader, vocabulary, caplog, letters):
+    config = dataclasses.replace(CONFIG, time_width=60, description_free_ratio=1.0)
+    batches = TokenBatches(reader, letters(), vocabulary, config)
+    with caplog.at_level(logging.WARNING):
+        plan = batches.plan(0).rows
+    examples = [reader[record] for record in range(len(reader))]
+    needs = [len(e.instructions[-1]) + 1 + 4 + len(e.semantic_tokens) + e.codes.shape[1] for e in examples]
+    assert plan.left_out.tolist() == [record for record, slots in enumerate(needs) if slots > 60]
+    assert 0 < len(plan.left_out) < 30
+    assert f"leaves out {len(plan.left_out)} clips that need more than 96 text and 60 time slots" in caplog.text
+    narrow = TokenBatches(reader, letters(), vocabulary, dataclasses.replace(CONFIG, time_width=10))
+    with pytest.raises(InputError, match="no clip fits a row of 96 text and 10 time slots"):
+        narrow[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_codebooks": 4}, "3 codebooks, the vocabulary has 4"),
+        ({"codebook_size": 60}, "codec indices reach 63, the model's vocabulary holds 60"),
+        ({"num_semantic": 19}, "semantic tokens reach 19, the model's vocabulary holds 19"),
+        ({"languages": ("zh",)}, "languages en are not in the vocabulary"),
+    ],
+)
+def test_data_of_another_vocabulary_is_refused(reader, vocabulary, change, message, letters):
+    with pytest.raises(InputError, match=message):
+        TokenBatches(reader, letters(), dataclasses.replace(vocabulary, **change), CONFIG)
+
+
+def test_data_counted_by_another_tokenizer_is_refused(reader, vocabulary, letters):
+    with pytest.raises(InputError, match="another tokenizer; call recount_text"):
+        TokenBatches(reader, letters(fingerprint="other"), vocabulary, CONFIG)
+
+
+def test_wrong_settings_say_the_rule(reader, vocabulary, letters):
+    with pytest.raises(ConfigError, match="rows: 0 is below 1"):
+        BatchConfig(rows=0)
+    with pytest.raises(ConfigError, match=r"description_free_ratio: 1.5 is no probability"):
+        BatchConfig(description_free_ratio=1.5)
+    with pytest.raises(ConfigError, match="no part of the 4 rows"):
+        TokenBatches(reader, letters(), Vocabulary(), CONFIG, host_rows=(2, 5))

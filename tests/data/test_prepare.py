@@ -1,0 +1,222 @@
+import dataclasses
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+
+from voxinstruct_jax.config import InputError
+from voxinstruct_jax.data.manifest import Rejection, Row, write_manifest
+from voxinstruct_jax.data.prepare import instruction_variants, prepare, recount_text
+from voxinstruct_jax.data.shards import ShardReader
+from voxinstruct_jax.vocabulary import expand
+
+
+def contents(folder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in (".array_record", ".jsonl")}
+
+
+def test_every_row_becomes_an_example_with_its_own_tokens(reader, rows, encoders):
+    assert len(reader) == len(rows)
+    for record, row in enumerate(rows):
+        example = reader[record]
+        samples = soundfile.read(row.audio, dtype="float32")[0]
+        np.testing.assert_array_equal(example.codes, encoders.acoustic(samples))
+        np.testing.assert_array_equal(expand(example.semantic_tokens, example.run_lengths), encoders.semantic(samples))
+        assert (example.semantic_tokens[1:] != example.semantic_tokens[:-1]).all()
+        assert example.instructions == instruction_variants(row)
+        named = (example.id, example.language, example.transcript, example.speaker, example.attributes)
+        assert named == (row.id, row.language, row.transcript, row.speaker, row.attributes)
+
+
+def test_the_index_tells_lengths_without_reading_records(reader, rows, letters):
+    index, lengths = reader.index, reader.lengths
+    assert index.num_examples == 30
+    assert index.languages == {"en": 15, "zh": 15}
+    assert [shard.num_examples for shard in index.shards] == [8, 8, 8, 6]
+    assert index.hours == pytest.approx(sum(soundfile.info(row.audio).duration for row in rows) / 3600)
+    assert index.fingerprints == {"codec": "codec-1", "units": "units-1", "tokenizer": "letters"}
+    for record in range(len(reader)):
+        example = reader[record]
+        assert lengths.frames[record] == example.codes.shape[1]
+        assert lengths.semantic[record] == len(example.semantic_tokens)
+        counts = lengths.text[lengths.text_offsets[record] : lengths.text_offsets[record + 1]]
+        assert counts.tolist() == [len(text) + 1 for text in example.instructions]
+
+
+def test_the_quoted_transcript_is_the_last_or_only_variant():
+    row = Row(id="a", audio="a.wav", language="en", transcript="Hi.", instructions=("Say hi", "Hi!"))
+    assert instruction_variants(row) in [("Say hi", "Hi!", '"Hi."'), ("Say hi", "Hi!", "“Hi.”")]
+    assert instruction_variants(dataclasses.replace(row, instructions=())) in [('"Hi."',), ("“Hi.”",)]
+    quotes = [instruction_variants(dataclasses.replace(row, id=str(number)))[-1][0] for number in range(400)]
+    assert 160 < quotes.count("“") < 240
+
+
+class StopError(Exception):
+    pass
+
+
+def stop_after(encoders, calls):
+    """Encoders whose codec fails hard at its call number `calls`."""
+    seen = []
+
+    def acoustic(samples):
+        if len(seen) == calls:
+            raise StopError
+        seen.append(1)
+        return encoders.acoustic(samples)
+
+    return dataclasses.replace(encoders, acoustic=acoustic), seen
+
+
+def test_a_killed_run_leaves_whole_shards_only_and_goes_on_to_the_same_files(tmp_path, rows, encoders, reader):
+    stopping, _ = stop_after(encoders, 19)
+    with pytest.raises(StopError):
+        prepare(rows, tmp_path / "out", stopping, shard_size=8, progress=False)
+    left = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert left == ["parts", "prepare.json", "shard-00000.array_record", "shard-00001.array_record"]
+    for name in left[2:]:
+        assert (tmp_path / "out" / name).read_bytes() == (reader.folder / name).read_bytes()
+    with pytest.raises(InputError, match="holds no index"):
+        ShardReader(tmp_path / "out")
+    (tmp_path / "out" / "shard-00002.array_record.partial").write_bytes(b"half a shard")
+    counting, seen = stop_after(encoders, 1000)
+    resumed = prepare(rows, tmp_path / "out", counting, shard_size=8, progress=False)
+    assert len(seen) == 30 - 16
+    assert contents(tmp_path / "out") == contents(reader.folder)
+    assert resumed.fingerprint == reader.fingerprint
+    assert not list((tmp_path / "out").glob("*.partial*"))
+
+
+KILLED_WHILE_WRITING = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+import conftest
+from voxinstruct_jax.data import prepare, shards
+from voxinstruct_jax.data.manifest import read_manifest
+
+encode, seen = shards.encode_example, []
+
+def encode_until_killed(example):
+    seen.append(1)
+    if len(seen) == 12:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return encode(example)
+
+shards.encode_example = encode_until_killed
+prepare.prepare(read_manifest(sys.argv[2]), sys.argv[3], conftest.make_encoders(), shard_size=8, progress=False)
+"""
+
+
+def test_a_kill_in_the_middle_of_a_write_leaves_nothing_that_counts(tmp_path, rows, encoders, reader):
+    write_manifest(tmp_path / "m.jsonl", rows)
+    here = pathlib.Path(__file__).parent
+    command = [sys.executable, "-c", KILLED_WHILE_WRITING, here, tmp_path / "m.jsonl", tmp_path / "out"]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"shard-00000.array_record", "shard-00001.array_record.partial"} <= names
+    assert "shard-00001.array_record" not in names
+    again = prepare(rows, tmp_path / "out", encoders, shard_size=8, progress=False)
+    assert again.fingerprint == reader.fingerprint
+    assert contents(tmp_path / "out") == contents(reader.folder)
+
+
+def test_a_finished_run_is_not_redone(reader, rows, encoders):
+    stopping, _ = stop_after(encoders, 0)
+    assert prepare(rows, reader.folder, stopping, shard_size=8, progress=False).fingerprint == reader.fingerprint
+
+
+@pytest.mark.parametrize("change", ["codec", "units", "tokenizer", "rows", "shard_size"])
+def test_a_folder_of_another_run_is_refused_by_what_differs(reader, rows, encoders, change, letters):
+    shard_size = 8
+    if change == "tokenizer":
+        encoders = dataclasses.replace(encoders, tokenizer=letters(fingerprint="other"))
+    elif change == "rows":
+        rows = rows[1:]
+    elif change == "shard_size":
+        shard_size = 9
+    else:
+        encoders = dataclasses.replace(encoders, fingerprints={**encoders.fingerprints, change: "other"})
+    with pytest.raises(InputError, match=f"holds a run with other {change}; give an empty folder"):
+        prepare(rows, reader.folder, encoders, shard_size=shard_size, progress=False)
+
+
+def test_a_folder_with_foreign_files_is_refused(tmp_path, rows, encoders):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="holds other files"):
+        prepare(rows, tmp_path, encoders, progress=False)
+
+
+def test_bad_rows_are_listed_with_their_reason_and_the_rest_goes_on(tmp_path, rows, encoders):
+    (tmp_path / "noise.wav").write_bytes(b"no sound")
+    soundfile.write(tmp_path / "short.wav", np.ones(150) / 2, encoders.sample_rate)
+    soundfile.write(tmp_path / "odd.wav", np.ones(1234) / 2, encoders.sample_rate)
+    bad = {
+        "missing": (tmp_path / "none.wav", {}, "no such audio file"),
+        "unreadable": (tmp_path / "noise.wav", {}, "not readable as sound"),
+        "short": (tmp_path / "short.wav", {}, "0.15 s is too short; give at least 0.2 s"),
+        "beyond": (
+            tmp_path / "odd.wav",
+            {"offset_s": 1.0, "duration_s": 0.5},
+            "the row asks for 1 to 1.5 s",
+        ),
+        "mismatch": (tmp_path / "odd.wav", {}, "31 codec frames but 20 semantic frames"),
+    }
+    bad_rows = [
+        Row(id=name, audio=str(audio), language="en", transcript="x", **more) for name, (audio, more, _) in bad.items()
+    ]
+    short_units = dataclasses.replace(
+        encoders, semantic=lambda samples: encoders.semantic(samples)[: 20 if len(samples) == 1234 else None]
+    )
+    earlier = Rejection(row=7, id="seven", reason="column 'audio': missing")
+    mixed = [*bad_rows, *rows[:3]]
+    reader = prepare(mixed, tmp_path / "out", short_units, shard_size=3, rejected=[earlier], progress=False)
+    assert [reader[record].id for record in range(len(reader))] == ["clip-0", "clip-1", "clip-2"]
+    listed = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
+    assert [item["id"] for item in listed] == ["seven", *bad]
+    for item, (_, _, reason) in zip(listed[1:], bad.values(), strict=True):
+        assert reason in item["reason"]
+
+
+def test_nothing_usable_is_an_error(tmp_path, encoders):
+    row = Row(id="a", audio=str(tmp_path / "none.wav"), language="en", transcript="x")
+    with pytest.raises(InputError, match="all rows were set aside"):
+        prepare([row], tmp_path / "out", encoders, progress=False)
+
+
+def test_offsets_cut_clips_out_of_a_recording(tmp_path, encoders):
+    samples = np.random.default_rng(0).integers(-9000, 9000, 3000).astype(np.int16)
+    soundfile.write(tmp_path / "long.wav", samples, encoders.sample_rate)
+    spans = [(0.0, 1.0), (1.0, 0.5), (1.5, None)]
+    cuts = [
+        Row(
+            id=str(i),
+            audio=str(tmp_path / "long.wav"),
+            language="en",
+            transcript="x",
+            offset_s=start,
+            duration_s=length,
+        )
+        for i, (start, length) in enumerate(spans)
+    ]
+    reader = prepare(cuts, tmp_path / "out", encoders, progress=False)
+    pieces = np.split((samples / 32768).astype(np.float32), [1000, 1500])
+    for record, piece in enumerate(pieces):
+        np.testing.assert_array_equal(reader[record].codes, encoders.acoustic(piece))
+
+
+def test_text_is_counted_anew_for_another_tokenizer(tmp_path, rows, encoders, letters):
+    class Doubled(letters):
+        def encode(self, text):
+            return np.repeat(super().encode(text), 2, axis=0)
+
+    before = prepare(rows[:4], tmp_path / "out", encoders, progress=False)
+    after = recount_text(tmp_path / "out", Doubled(fingerprint="doubled"))
+    np.testing.assert_array_equal(after.lengths.text, 2 * before.lengths.text)
+    np.testing.assert_array_equal(after.lengths.frames, before.lengths.frames)
+    assert after.index.fingerprints["tokenizer"] == "doubled"
+    assert after.fingerprint != before.fingerprint

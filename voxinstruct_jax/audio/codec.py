@@ -1,0 +1,148 @@
+"""The project's own neural codec: log-mel → ConvNeXt encoder → residual quantiser at 25 Hz → Vocos decoder.
+
+A low frame rate is the largest lever on speed (25 AR steps a second of speech against EnCodec's 75). Levels are not
+normalised on the way in: loudness is something an instruction asks for, so the codes must carry it.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from voxinstruct_jax.audio.quantizer import QuantizerConfig, ResidualQuantizer
+from voxinstruct_jax.audio.spectrogram import MelConfig, log_mel
+from voxinstruct_jax.audio.vocos import Vocos, VocosConfig
+from voxinstruct_jax.config import ConfigError
+from voxinstruct_jax.layers.convolution import ConvNeXtBlock
+
+__all__ = ["CodecConfig", "CodecTraining", "MelCodec"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CodecConfig:
+    """Sizes of the codec. `downsample` mel frames make one codec frame."""
+
+    mel: MelConfig = MelConfig()
+    quantizer: QuantizerConfig = QuantizerConfig()
+    vocos: VocosConfig = VocosConfig()
+    downsample: int = 4
+    model_dim: int = 256
+    ffn_dim: int = 768
+    num_layers: int = 5  # encoder blocks at the codec's frame rate
+    num_decoder_layers: int = 4  # blocks at the codec's frame rate ahead of Vocos
+
+    def __post_init__(self) -> None:
+        if self.vocos.hop_length != self.mel.hop_length:
+            raise ConfigError(
+                f"vocos.hop_length {self.vocos.hop_length} must equal mel.hop_length {self.mel.hop_length}"
+            )
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz."""
+        return self.mel.sample_rate
+
+    @property
+    def hop_length(self) -> int:
+        """Samples a codec frame."""
+        return self.mel.hop_length * self.downsample
+
+    @property
+    def frame_rate(self) -> float:
+        """Codec frames a second, Hz."""
+        return self.sample_rate / self.hop_length
+
+    @property
+    def num_codebooks(self) -> int:
+        """Codebooks in the stack."""
+        return self.quantizer.num_codebooks
+
+    @property
+    def codebook_size(self) -> int:
+        """Entries a codebook."""
+        return self.quantizer.codebook_size
+
+    @classmethod
+    def small(cls) -> "CodecConfig":
+        """The embedded voice's codec: about 5 million parameters, 1.8 kbit/s."""
+        return cls()
+
+    @classmethod
+    def tiny(cls) -> "CodecConfig":
+        """A codec for tests."""
+        return cls(
+            mel=MelConfig(num_mels=40),
+            quantizer=QuantizerConfig(latent_dim=16, num_codebooks=4, codebook_size=32),
+            vocos=VocosConfig(dim=32, ffn_dim=64, num_layers=2),
+            model_dim=32,
+            ffn_dim=64,
+            num_layers=1,
+            num_decoder_layers=1,
+        )
+
+
+class MelCodec(nnx.Module):
+    """Encodes speech to codes and back; causal in nothing, so whole clips are coded at once."""
+
+    def __init__(self, config: CodecConfig, *, rngs: nnx.Rngs) -> None:
+        self.config = config
+        dim, stride = config.model_dim, config.downsample
+        init = nnx.initializers.truncated_normal(0.02)
+        self.patch = nnx.Linear(stride * config.mel.num_mels, dim, rngs=rngs)
+        self.encoder_norm = nnx.LayerNorm(dim, epsilon=1e-6, rngs=rngs)
+        self.encoder = _blocks(config, config.num_layers, rngs)
+        self.to_latent = nnx.Linear(dim, config.quantizer.latent_dim, rngs=rngs)
+        self.quantizer = ResidualQuantizer(config.quantizer, rngs=rngs)
+        self.from_latent = nnx.Linear(config.quantizer.latent_dim, dim, rngs=rngs)
+        self.decoder = _blocks(config, config.num_decoder_layers, rngs)
+        self.upsample = nnx.Linear(dim, stride * config.vocos.dim, kernel_init=init, rngs=rngs)
+        self.vocos = Vocos(config.vocos, rngs=rngs)
+
+    def encode(self, samples: Float[Array, "batch sample"]) -> Int[Array, "batch codebook frame"]:
+        """Returns codes; `frame = ceil(sample / hop_length)`, the rest of the last frame being silence."""
+        return self.quantizer.encode(self.latents(samples))
+
+    def decode(self, codes: Int[Array, "batch codebook frame"]) -> Float[Array, "batch sample"]:
+        """Returns the waveform; `sample = frame * hop_length`. Leading codebooks alone give a coarser sound."""
+        return self.waveform(self.quantizer.decode(codes))
+
+    def latents(self, samples: Float[Array, "batch sample"]) -> Float[Array, "batch frame latent"]:
+        """Encodes up to the quantiser."""
+        config = self.config
+        padded = jnp.pad(samples, ((0, 0), (0, -samples.shape[1] % config.hop_length)))
+        mel = (log_mel(padded, config.mel) + 5.0) / 3.0  # about zero mean and unit variance on speech; no level lost
+        batch, frames, _ = mel.shape
+        x = self.encoder_norm(self.patch(mel.reshape(batch, frames // config.downsample, -1)))
+        for block in self.encoder:
+            x = block(x)
+        return self.to_latent(x)
+
+    def waveform(self, latents: Float[Array, "batch frame latent"]) -> Float[Array, "batch sample"]:
+        """Decodes latents, quantised or not."""
+        x = self.from_latent(latents)
+        for block in self.decoder:
+            x = block(x)
+        batch, frames, _ = x.shape
+        return self.vocos(self.upsample(x).reshape(batch, frames * self.config.downsample, -1))
+
+    def reconstruct(self, samples: Float[Array, "batch sample"], key: jax.Array) -> "CodecTraining":
+        """One training pass: straight-through quantisation, codebooks moved (a side effect on their state)."""
+        latents, commitment, perplexity = self.quantizer.train_step(self.latents(samples), key)
+        return CodecTraining(self.waveform(latents), commitment, perplexity)
+
+
+@dataclasses.dataclass(frozen=True)
+class CodecTraining:
+    """What the codec's objective reads."""
+
+    samples: Float[Array, "batch sample"]
+    commitment: Float[Array, ""]
+    perplexity: Float[Array, " codebook"]
+
+
+def _blocks(config: CodecConfig, count: int, rngs: nnx.Rngs) -> nnx.List:
+    return nnx.List(
+        [ConvNeXtBlock(config.model_dim, config.ffn_dim, scale=1 / max(count, 1), rngs=rngs) for _ in range(count)]
+    )

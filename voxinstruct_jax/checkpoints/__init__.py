@@ -1,0 +1,1 @@
+"""Checkpoints: `run` keeps a training run's states, `weights` what synthesis loads."""

@@ -1,0 +1,56 @@
+"""`voxinstruct COMMAND ...`: finds the command, turns errors into one line and an exit code."""
+
+import importlib
+import sys
+
+from voxinstruct_jax.config import ConfigError, VoxError
+
+__all__ = ["main"]
+
+COMMANDS = {
+    "demo": "speak a handful of instructions with the embedded voice and write a report",
+    "prepare": "turn a manifest of audio and text into token shards",
+    "train": "train a codec, units, AR or NAR from a configuration",
+    "synthesize": "speak one instruction, or a file of requests",
+    "convert": "turn a training run into weights",
+    "inspect": "say what a manifest, shard folder, checkpoint, run or configuration holds",
+}
+WRONG_USE = 2
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a command.
+
+    Returns:
+        0 on success, 1 on failure, 2 on wrong use.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_usage())
+        return 0 if arguments else WRONG_USE
+    command, *rest = arguments
+    if command not in COMMANDS:
+        print(f"voxinstruct: no command {command!r}; known: {', '.join(COMMANDS)}", file=sys.stderr)
+        return WRONG_USE
+    module = importlib.import_module(f"voxinstruct_jax.cli.{command}")
+    try:
+        return module.run(rest)
+    except VoxError as error:
+        print(f"voxinstruct {command}: {error}", file=sys.stderr)
+        return WRONG_USE if isinstance(error, ConfigError) else 1
+    except KeyboardInterrupt:
+        print(f"voxinstruct {command}: stopped", file=sys.stderr)
+        return 1
+
+
+def _usage() -> str:
+    lines = [f"  {name:<11} {what}" for name, what in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: voxinstruct COMMAND [options]",
+            "",
+            *lines,
+            "",
+            "`voxinstruct COMMAND --help` has an example for each.",
+        ]
+    )

@@ -1,0 +1,68 @@
+"""`voxinstruct prepare MANIFEST --out DIR`."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from voxinstruct_jax.cli.options import parse
+
+__all__ = ["run"]
+
+FEATURE_SAMPLE_RATE = 16_000
+FEATURES_A_FRAME = 2
+
+
+def run(arguments: list[str]) -> int:
+    """Prepares a manifest."""
+    parser = argparse.ArgumentParser(
+        "voxinstruct prepare",
+        description="Turn audio and text into token shards; resumable. "
+        "Example: voxinstruct prepare corpus/manifest.jsonl --out shards",
+    )
+    parser.add_argument("manifest", help="JSONL or Parquet; a row: id, audio, language, transcript, instruction(s) ...")
+    parser.add_argument("--out", type=Path, required=True, help="folder of shards; goes on where it stopped")
+    parser.add_argument("--voice", type=Path, help="voice folder whose codec and units encode (default: the embedded one)")
+    parser.add_argument("--shard-size", type=int, default=500, help="clips a shard (default: 500)")
+    options = parse(parser, arguments)
+    from voxinstruct_jax.data.manifest import read_manifest
+    from voxinstruct_jax.data.prepare import prepare
+    from voxinstruct_jax.voice import embedded_release
+
+    rows = read_manifest(options.manifest)
+    reader = prepare(rows, options.out, _encoders(options.voice or embedded_release()), shard_size=options.shard_size)
+    print(f"{options.out}: {len(reader)} of {len(rows)} clips; what was set aside stands in rejected.jsonl")
+    return 0
+
+
+def _encoders(voice: Path):  # noqa: ANN202 - the type is imported only when the command runs
+    """Codec, units and text tokenizer of a voice folder as `prepare` takes them."""
+    from voxinstruct_jax.audio.codec import CodecConfig, MelCodec
+    from voxinstruct_jax.audio.semantic import pool
+    from voxinstruct_jax.audio.waveform import resample
+    from voxinstruct_jax.audio.whisper import load_whisper_encoder
+    from voxinstruct_jax.checkpoints.run import file_checksums
+    from voxinstruct_jax.config import fingerprint
+    from voxinstruct_jax.data.prepare import Encoders
+    from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
+    from voxinstruct_jax.training.units import load_units
+    from voxinstruct_jax.voice import encode_clip, load_part
+
+    codec = load_part(voice / "codec", CodecConfig, MelCodec)
+    units, features = load_units(voice / "units"), load_whisper_encoder()
+
+    def semantic(samples: np.ndarray) -> np.ndarray:
+        frames = -(-len(samples) // codec.config.hop_length)
+        low = resample(samples, codec.config.sample_rate, FEATURE_SAMPLE_RATE)
+        return units.assign(pool(features.features(low), FEATURES_A_FRAME, frames))
+
+    return Encoders(
+        acoustic=lambda samples: encode_clip(codec, samples),
+        semantic=semantic,
+        tokenizer=PronunciationTokenizer(),
+        sample_rate=codec.config.sample_rate,
+        frame_rate=codec.config.frame_rate,
+        fingerprints={
+            part: fingerprint(file_checksums(voice / part / "weights")) for part in ("codec", "units")
+        },
+    )

@@ -1,0 +1,1 @@
+"""From manifests to batches: manifest → prepare → shards → plan → packed rows; crops of audio for codec training."""

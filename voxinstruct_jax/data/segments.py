@@ -1,0 +1,160 @@
+"""Random crops of audio for codec training.
+
+Clips are decoded once into one flat int16 file, which is then memory-mapped: ten hours at 24 kHz take 1.7 GB. A step's
+crops are a pure function of (cache, seed, step). Read `build_cache`, then `SegmentBatches`.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from jaxtyping import Float32, Int16, Int64
+
+from voxinstruct_jax.audio.waveform import read_audio
+from voxinstruct_jax.config import InputError, VoxError
+from voxinstruct_jax.data.progress import progress_bar
+from voxinstruct_jax.data.shards import write_json
+
+__all__ = ["AudioCache", "SegmentBatches", "build_cache"]
+
+FORMAT_VERSION = 1
+CLIPS_A_CHECKPOINT = 256
+INT16_SCALE = 32767.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioCache:
+    """Decoded clips, one after another, in one memory-mapped file."""
+
+    samples: Int16[np.ndarray, " sample"]
+    """All clips, full scale = 32767."""
+    offsets: Int64[np.ndarray, " clip_and_end"]
+    """First sample of each clip, and the end of the last one."""
+    sample_rate: int
+    """Samples a second (Hz)."""
+    rejected: tuple[tuple[str, str], ...] = ()
+    """(path, reason) of clips that could not be read; they hold no samples."""
+
+    @property
+    def hours(self) -> float:
+        return len(self.samples) / self.sample_rate / 3600
+
+    def clip(self, index: int) -> Int16[np.ndarray, " sample"]:
+        """Returns the samples of one clip, without copying."""
+        return self.samples[self.offsets[index] : self.offsets[index + 1]]
+
+
+def build_cache(paths: Sequence[str | os.PathLike], folder: str | os.PathLike, sample_rate: int) -> AudioCache:
+    """Decodes clips into `folder`, or opens what is already there.
+
+    A build that was cut off goes on where it stopped. Clips that cannot be read are listed in `rejected` and skipped.
+
+    Args:
+        paths: Audio files; their order is the order of clips.
+        folder: Local folder for `samples.int16` and `index.json`.
+        sample_rate: Rate of the cache (Hz); clips are resampled to it.
+
+    Raises:
+        InputError: The folder holds other clips or another rate, or no clip could be read.
+    """
+    folder, names = Path(folder), [os.fspath(path) for path in paths]
+    folder.mkdir(parents=True, exist_ok=True)
+    identity = hashlib.sha256(json.dumps([FORMAT_VERSION, sample_rate, names]).encode()).hexdigest()
+    index_path = folder / "index.json"
+    if not index_path.exists():
+        _decode_clips(names, folder, sample_rate, identity)
+    index = json.loads(index_path.read_text())
+    if index["identity"] != identity:
+        raise InputError(f"{folder}: holds the audio of other files or another sample rate; give another cache folder")
+    offsets = np.array(index["offsets"], np.int64)
+    if offsets[-1] == 0:
+        raise InputError(f"{folder}: none of the {len(names)} clips could be read; first: {index['rejected'][:1]}")
+    samples = np.memmap(folder / "samples.int16", np.int16, "r", shape=(int(offsets[-1]),))
+    rejected = tuple((name, reason) for name, reason in index["rejected"])
+    return AudioCache(samples=samples, offsets=offsets, sample_rate=sample_rate, rejected=rejected)
+
+
+def _decode_clips(names: list[str], folder: Path, sample_rate: int, identity: str) -> None:
+    progress_path = folder / "progress.json"
+    state = {"identity": identity, "offsets": [0], "rejected": []}
+    if progress_path.exists():
+        saved = json.loads(progress_path.read_text())
+        state = saved if saved["identity"] == identity else state
+    partial = folder / "samples.partial"
+    partial.touch()
+    done = len(state["offsets"]) - 1
+    with partial.open("r+b") as file, progress_bar("Decoding audio", len(names), done=done) as advance:
+        file.truncate(state["offsets"][-1] * 2)
+        file.seek(0, os.SEEK_END)
+        for index in range(done, len(names)):
+            _append_clip(names[index], file, sample_rate, state)
+            advance()
+            if (index + 1) % CLIPS_A_CHECKPOINT == 0:
+                file.flush()
+                write_json(progress_path, state)
+    partial.replace(folder / "samples.int16")
+    write_json(folder / "index.json", state)
+    progress_path.unlink(missing_ok=True)
+
+
+def _append_clip(name: str, file: BinaryIO, sample_rate: int, state: dict) -> None:
+    samples = np.zeros(0, np.float32)
+    try:
+        samples = read_audio(name, sample_rate)
+    except (VoxError, OSError) as error:
+        state["rejected"].append([name, str(error)])
+    file.write(np.round(np.clip(samples, -1, 1) * INT16_SCALE).astype(np.int16).tobytes())
+    state["offsets"].append(state["offsets"][-1] + len(samples))
+
+
+class SegmentBatches:
+    """Random crops: `batches[step]` is a pure function of (cache, seed, step).
+
+    Every moment of audio is about equally likely: a clip is drawn by its length (at least one segment), then a crop in
+    it. Clips shorter than a segment are followed by zeros.
+    """
+
+    def __init__(
+        self,
+        cache: AudioCache,
+        segment_samples: int,
+        rows: int,
+        seed: int,
+        *,
+        gain_db: float = 0.0,
+        host_rows: tuple[int, int] | None = None,
+    ) -> None:
+        """Prepares the draw.
+
+        Args:
+            cache: From `build_cache`.
+            segment_samples: Length of a crop.
+            rows: Crops in a step, over all hosts.
+            seed: Draws clips, crops and gains.
+            gain_db: Each crop is scaled by a gain drawn from [-gain_db, gain_db] (dB), less where it would clip.
+            host_rows: First and last (exclusive) row that this host reads; all by default.
+        """
+        self._cache, self._segment_samples, self._seed, self._gain_db = cache, segment_samples, seed, gain_db
+        self._host_rows = host_rows or (0, rows)
+        lengths = np.diff(cache.offsets)
+        weights = np.where(lengths > 0, np.maximum(lengths, segment_samples), 0)
+        self._bounds = np.cumsum(weights)
+
+    def __getitem__(self, step: int) -> Float32[np.ndarray, "batch sample"]:
+        return np.stack([self._crop(np.random.default_rng((self._seed, step, row))) for row in range(*self._host_rows)])
+
+    def _crop(self, random: np.random.Generator) -> Float32[np.ndarray, " sample"]:
+        clip_index = np.searchsorted(self._bounds, random.integers(self._bounds[-1]), side="right")
+        clip = self._cache.clip(int(clip_index))
+        start = int(random.integers(max(len(clip) - self._segment_samples, 0) + 1))
+        crop = np.zeros(self._segment_samples, np.float32)
+        part = clip[start : start + self._segment_samples]
+        crop[: len(part)] = part / INT16_SCALE
+        gain = 10 ** (random.uniform(-self._gain_db, self._gain_db) / 20)
+        peak = float(np.abs(crop).max())
+        return (crop * min(gain, 1 / max(peak, 1e-9))).astype(np.float32)

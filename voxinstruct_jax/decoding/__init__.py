@@ -1,0 +1,1 @@
+"""From conditions to tokens: sampling, the autoregressive loop, iterative masked decoding."""

@@ -1,0 +1,1 @@
+"""Measures and judges of speech: what `data/` annotates by and `evaluation/` scores by."""

@@ -1,0 +1,67 @@
+"""Linear maps and token tables."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from voxinstruct_jax.layers.parameter import Axes, Initializer, make_param, normal
+
+__all__ = ["Dense", "TokenEmbedding"]
+
+
+class Dense(nnx.Module):
+    """A linear map without bias over the last axes: `(..., *inputs)` to `(..., *outputs)`, so heads keep their axis."""
+
+    def __init__(
+        self,
+        inputs: tuple[int, ...],
+        outputs: tuple[int, ...],
+        axes: Axes,
+        *,
+        init: Initializer,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        """Makes the kernel.
+
+        Args:
+            inputs: Sizes of the axes that are summed over.
+            outputs: Sizes of the axes that come instead.
+            axes: Logical axes of the kernel, inputs first.
+            init: Initial values.
+            dtype: Of the computation and the result; the kernel itself is float32.
+            rngs: Draws the values.
+        """
+        self.kernel = make_param(init(rngs.params(), (*inputs, *outputs)), axes)
+        self.num_inputs = len(inputs)
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        return jnp.tensordot(x.astype(self.dtype), self.kernel[...].astype(self.dtype), axes=self.num_inputs)
+
+
+class TokenEmbedding(nnx.Module):
+    """One or more tables whose row 0 is padding: zero, and without gradient. Lookups in several tables are summed."""
+
+    def __init__(self, num_rows: tuple[int, ...], dim: int, *, init: Initializer | None = None, rngs: nnx.Rngs) -> None:
+        """Makes the tables, joined into one array of `sum(num_rows)` rows.
+
+        Args:
+            num_rows: Rows of each table.
+            dim: Width of a row.
+            init: Initial values; by default N(0, .02²).
+            rngs: Draws the values.
+        """
+        self.offsets = tuple(sum(num_rows[:i]) for i in range(len(num_rows)))
+        rows = (init or normal(0.02))(rngs.params(), (sum(num_rows), dim))
+        self.table = make_param(rows.at[jnp.array(self.offsets)].set(0), ("vocab", "embed"))
+
+    def __call__(self, tokens: Int[Array, "... table"]) -> Float[Array, "... dim"]:
+        """Sums the rows of all tables, in float32: a low-precision lookup would add up gradients in low precision."""
+        table = self.table[...]
+        rows = (
+            jnp.where(tokens[..., i, None] == 0, 0, table[tokens[..., i] + offset])
+            for i, offset in enumerate(self.offsets)
+        )
+        return sum(rows, jnp.zeros((*tokens.shape[:-1], table.shape[-1]), table.dtype))

@@ -1,0 +1,150 @@
+"""The AR model: instruction → language, semantic tokens, first-codebook acoustic tokens, one after another."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Float32, Int
+
+from voxinstruct_jax.config import ConfigError
+from voxinstruct_jax.layers.attention import TextAttention, packed_mask
+from voxinstruct_jax.layers.dense import TokenEmbedding
+from voxinstruct_jax.layers.dropout import split_key
+from voxinstruct_jax.layers.parameter import make_param, normal
+from voxinstruct_jax.models.conditioning import TextCondition, place_text
+from voxinstruct_jax.models.llama import STDDEV, ComputeType, KVCache, Llama, LlamaConfig
+from voxinstruct_jax.text.encoder import TextEncoderConfig
+from voxinstruct_jax.vocabulary import NUM_PARTS, TEXT, PackedBatch, Vocabulary
+
+__all__ = ["ARConfig", "ARModel"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ARConfig:
+    """What the AR model is built from.
+
+    Raises:
+        ConfigError: `text_attention` or `dtype` is none of its choices.
+    """
+
+    vocabulary: Vocabulary = dataclasses.field(default_factory=Vocabulary)
+    backbone: LlamaConfig
+    text_encoder: TextEncoderConfig
+    text_attention: TextAttention = "bidirectional"
+    """"causal" is for the released weights."""
+    dtype: ComputeType = "float32"
+    """Of the computation."""
+
+    def __post_init__(self) -> None:
+        if self.text_attention not in ("bidirectional", "causal"):
+            raise ConfigError(f"text_attention: {self.text_attention!r} is neither 'bidirectional' nor 'causal'")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ConfigError(f"dtype: {self.dtype!r} is neither 'float32' nor 'bfloat16'")
+
+    @classmethod
+    def paper(cls) -> "ARConfig":
+        """The model of the paper: 205,865,984 trainable weights beside the frozen mT5."""
+        return cls(backbone=LlamaConfig.paper(), text_encoder=TextEncoderConfig.mt5_base())
+
+    @classmethod
+    def small(cls, *, vocabulary: Vocabulary, channel_sizes: tuple[int, ...]) -> "ARConfig":
+        """The model of the embedded voice; the channels are those of its text tokenizer."""
+        return cls(
+            vocabulary=vocabulary, backbone=LlamaConfig.small(6), text_encoder=TextEncoderConfig.small(channel_sizes)
+        )
+
+    @classmethod
+    def tiny(cls, *, vocabulary: Vocabulary, channel_sizes: tuple[int, ...]) -> "ARConfig":
+        """For tests."""
+        return cls(
+            vocabulary=vocabulary, backbone=LlamaConfig.tiny(), text_encoder=TextEncoderConfig.tiny(channel_sizes)
+        )
+
+
+class ARModel(nnx.Module):
+    """Embeds text rows and tokens, runs the blocks, predicts the next token.
+
+    Source:
+        VoxInstruct, sections 4.1 and 4.2. Unlike in the release, text sees text both ways and padding is never seen,
+        unless the config and the batch say otherwise.
+    """
+
+    def __init__(self, config: ARConfig, *, rngs: nnx.Rngs) -> None:
+        vocabulary, dim = config.vocabulary, config.backbone.model_dim
+        self.config = config
+        self.text = TextCondition(config.text_encoder, dim, dtype=config.dtype, rngs=rngs)
+        self.token_embedding = TokenEmbedding((vocabulary.size,), dim, rngs=rngs)
+        # The release leaves this table at N(0, 1), 50 times the token rows, which then hardly show at first.
+        self.part_embedding = make_param(normal(STDDEV)(rngs.params(), (NUM_PARTS, dim)), (None, "embed"))
+        self.backbone = Llama(config.backbone, dtype=config.dtype, rngs=rngs)
+        self.head = make_param(normal(STDDEV)(rngs.params(), (dim, vocabulary.size)), ("embed", "vocab"))
+
+    def embed_text(
+        self,
+        text_tokens: Int[Array, "batch text channel"],
+        text_segment_ids: Int[Array, "batch text"],
+        *,
+        key: jax.Array | None = None,
+    ) -> Float[Array, "batch text dim"]:
+        """Encodes and projects instructions; rows of padding are zero."""
+        return self.text(text_tokens, text_segment_ids, key=key)
+
+    def embed(
+        self,
+        tokens: Int[Array, "batch time"],
+        part_ids: Int[Array, "batch time"],
+        text_rows: Float[Array, "batch time dim"],
+    ) -> Float[Array, "batch time dim"]:
+        """Returns the input of the blocks.
+
+        Args:
+            tokens: Ids; 0 = empty.
+            part_ids: `TEXT`, `SEMANTIC` or `ACOUSTIC`.
+            text_rows: At text slots, the row of `embed_text` (`place_text`); not read elsewhere.
+        """
+        rows = jnp.where(part_ids[..., None] == TEXT, text_rows, self.token_embedding(tokens[..., None]))
+        return (rows + self.part_embedding[...][part_ids]).astype(self.config.dtype)
+
+    def __call__(
+        self,
+        batch: PackedBatch,
+        drop_text: Bool[Array, "batch time"],
+        drop_semantic: Bool[Array, "batch time"],
+        *,
+        key: jax.Array | None = None,
+    ) -> Float32[Array, "batch time vocab"]:
+        """Predicts, at every place, the token that follows it.
+
+        Args:
+            batch: Packed rows.
+            drop_text: True where a clip goes without its instruction.
+            drop_semantic: True where a clip goes without its semantic tokens; BOS, LANG and EOS1 stay.
+            key: Of dropout; None = no dropout.
+
+        Returns:
+            Logits; undefined at padding.
+        """
+        text_key, backbone_key = split_key(key, 2)
+        text_rows = self.embed_text(batch.text_tokens, batch.text_segment_ids, key=text_key)
+        vocabulary, tokens = self.config.vocabulary, batch.tokens[:, 0]
+        tokens = jnp.where(drop_semantic & vocabulary.is_semantic(tokens), vocabulary.pad, tokens)
+        x = self.embed(tokens, batch.part_ids, place_text(text_rows, batch, drop_text))
+        mask = packed_mask(batch.segment_ids, batch.part_ids, self.config.text_attention)
+        return self.logits(self.backbone(x, batch.positions, mask, key=backbone_key))
+
+    def decode(
+        self,
+        x: Float[Array, "batch time dim"],
+        positions: Int[Array, "batch time"],
+        cache: KVCache,
+        slot: Int[Array, ""],
+        mask: Bool[Array, "batch time slot"],
+    ) -> tuple[Float[Array, "batch time dim"], KVCache]:
+        """Runs new positions against the cache: see `Llama.decode`. Text needs its slots in one call to see itself."""
+        return self.backbone.decode(x, positions, cache, slot, mask)
+
+    def logits(self, hidden: Float[Array, "*batch dim"]) -> Float32[Array, "*batch vocab"]:
+        """Predicts from hidden states, in float32."""
+        kernel = self.head[...].astype(hidden.dtype)
+        return jnp.einsum("...d,dv->...v", hidden, kernel, preferred_element_type=jnp.float32)

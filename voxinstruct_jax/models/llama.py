@@ -1,0 +1,254 @@
+"""LLaMA blocks, which the AR and the NAR model share, and the key-value cache of step-by-step decoding.
+
+The blocks know nothing of tokens: they take embeddings, positions and a mask. Layers are unrolled, since a scan over
+layers makes decoding two to three times slower. Read `Llama`.
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
+
+from voxinstruct_jax.config import ConfigError
+from voxinstruct_jax.layers.attention import attend
+from voxinstruct_jax.layers.dense import Dense
+from voxinstruct_jax.layers.dropout import split_key
+from voxinstruct_jax.layers.norms import RMSNorm
+from voxinstruct_jax.layers.parameter import normal
+from voxinstruct_jax.layers.rotary import rotary_tables, rotate
+
+__all__ = ["ComputeType", "KVCache", "Llama", "LlamaConfig", "init_cache"]
+
+ComputeType = Literal["float32", "bfloat16"]
+"""Type of activations and products; weights, softmax and logits are float32 always."""
+
+Rotary = tuple[Float[Array, "batch time half"], Float[Array, "batch time half"]]
+STDDEV = 0.02
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LlamaConfig:
+    """Sizes of the transformer.
+
+    Raises:
+        ConfigError: A size is out of range, or the heads do not fit one another.
+    """
+
+    num_layers: int
+    model_dim: int
+    num_heads: int
+    num_kv_heads: int
+    """Key and value heads, each shared by `num_heads / num_kv_heads` query heads."""
+    head_dim: int
+    ffn_dim: int
+    rope_theta: float = 10000.0
+    dropout: float = 0.1
+    """Of attention probabilities; there is no other in these blocks."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_layers", "model_dim", "num_heads", "num_kv_heads", "head_dim", "ffn_dim"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"backbone.{name}: {getattr(self, name)} must be at least 1")
+        if self.num_heads % self.num_kv_heads or self.head_dim % 2:
+            raise ConfigError(
+                f"backbone: num_heads {self.num_heads} must be a multiple of num_kv_heads {self.num_kv_heads}, "
+                f"and head_dim {self.head_dim} even"
+            )
+        if not 0 <= self.dropout < 1 or self.rope_theta <= 0:
+            raise ConfigError("backbone: dropout must be in [0, 1) and rope_theta positive")
+
+    @classmethod
+    def paper(cls) -> "LlamaConfig":
+        """Both models of the paper (section 5.1)."""
+        return cls(num_layers=12, model_dim=1024, num_heads=16, num_kv_heads=16, head_dim=64, ffn_dim=4096)
+
+    @classmethod
+    def small(cls, num_layers: int) -> "LlamaConfig":
+        """The embedded voice."""
+        return cls(num_layers=num_layers, model_dim=256, num_heads=4, num_kv_heads=4, head_dim=64, ffn_dim=704)
+
+    @classmethod
+    def tiny(cls) -> "LlamaConfig":
+        """For tests; two query heads share a key head."""
+        return cls(num_layers=2, model_dim=32, num_heads=4, num_kv_heads=2, head_dim=8, ffn_dim=64)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KVCache:
+    """Keys (already rotated) and values of the slots written so far; others hold anything and must be masked."""
+
+    keys: tuple[Float[Array, "batch slot kv_heads head_dim"], ...]
+    """One array a layer."""
+    values: tuple[Float[Array, "batch slot kv_heads head_dim"], ...]
+    """One array a layer."""
+
+
+def init_cache(config: LlamaConfig, batch: int, slots: int, dtype: DTypeLike = jnp.float32) -> KVCache:
+    """Returns an empty cache.
+
+    Args:
+        config: Sizes of the blocks.
+        batch: Rows.
+        slots: Positions that fit in.
+        dtype: The computation type of the model.
+    """
+    shape = (batch, slots, config.num_kv_heads, config.head_dim)
+
+    def empty() -> tuple[jax.Array, ...]:
+        # One buffer a layer: a donated cache must not hold the same buffer twice.
+        return tuple(jnp.zeros(shape, dtype) for _ in range(config.num_layers))
+
+    return KVCache(keys=empty(), values=empty())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LayerCache:
+    """One layer's share of a `KVCache`, and the slot that the next position goes to."""
+
+    keys: Float[Array, "batch slot kv_heads head_dim"]
+    values: Float[Array, "batch slot kv_heads head_dim"]
+    slot: Int[Array, ""]
+
+    def write(
+        self, keys: Float[Array, "batch time kv_heads head_dim"], values: Float[Array, "batch time kv_heads head_dim"]
+    ) -> tuple[Float[Array, "batch slot kv_heads head_dim"], Float[Array, "batch slot kv_heads head_dim"]]:
+        """Returns all keys and values, those of the new positions written in."""
+        return (
+            jax.lax.dynamic_update_slice_in_dim(self.keys, keys.astype(self.keys.dtype), self.slot, axis=1),
+            jax.lax.dynamic_update_slice_in_dim(self.values, values.astype(self.values.dtype), self.slot, axis=1),
+        )
+
+
+class LlamaAttention(nnx.Module):
+    """Grouped-query attention with rotary positions; no biases."""
+
+    def __init__(self, config: LlamaConfig, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
+        dim, heads, kv_heads = config.model_dim, config.num_heads, config.num_kv_heads
+        axes = ("embed", "heads", None)
+        options: dict[str, Any] = {"init": normal(STDDEV), "dtype": dtype, "rngs": rngs}
+        self.query = Dense((dim,), (heads, config.head_dim), axes, **options)
+        self.key = Dense((dim,), (kv_heads, config.head_dim), axes, **options)
+        self.value = Dense((dim,), (kv_heads, config.head_dim), axes, **options)
+        self.output = Dense((heads, config.head_dim), (dim,), ("heads", None, "embed"), **options)
+        self.dropout = config.dropout
+
+    def __call__(
+        self,
+        x: Float[Array, "batch time dim"],
+        rotary: Rotary,
+        mask: Bool[Array, "batch time source"],
+        *,
+        dropout_key: jax.Array | None = None,
+        cache: LayerCache | None = None,
+    ) -> tuple[Float[Array, "batch time dim"], Array, Array]:
+        """Returns the output, and the keys and values that were attended to."""
+        query, keys, values = rotate(self.query(x), *rotary), rotate(self.key(x), *rotary), self.value(x)
+        if cache is not None:
+            keys, values = cache.write(keys, values)
+        y = attend(query, keys, values, mask, dropout_rate=self.dropout, dropout_key=dropout_key)
+        return self.output(y), keys, values
+
+
+class SwiGLU(nnx.Module):
+    """Gated feed-forward: down(silu(gate x) ⊙ up x)."""
+
+    def __init__(self, config: LlamaConfig, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
+        dim, ffn_dim = config.model_dim, config.ffn_dim
+        options: dict[str, Any] = {"init": normal(STDDEV), "dtype": dtype, "rngs": rngs}
+        self.gate = Dense((dim,), (ffn_dim,), ("embed", "mlp"), **options)
+        self.up = Dense((dim,), (ffn_dim,), ("embed", "mlp"), **options)
+        self.down = Dense((ffn_dim,), (dim,), ("mlp", "embed"), **options)
+
+    def __call__(self, x: Float[Array, "batch time dim"]) -> Float[Array, "batch time dim"]:
+        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+
+
+class LlamaBlock(nnx.Module):
+    """Pre-norm attention and feed-forward, each added to its input."""
+
+    def __init__(self, config: LlamaConfig, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
+        self.attention_norm = RMSNorm(config.model_dim)
+        self.attention = LlamaAttention(config, dtype=dtype, rngs=rngs)
+        self.ffn_norm = RMSNorm(config.model_dim)
+        self.ffn = SwiGLU(config, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self,
+        x: Float[Array, "batch time dim"],
+        rotary: Rotary,
+        mask: Bool[Array, "batch time source"],
+        *,
+        dropout_key: jax.Array | None = None,
+        cache: LayerCache | None = None,
+    ) -> tuple[Float[Array, "batch time dim"], Array, Array]:
+        """Returns the output, and the keys and values that were attended to."""
+        y, keys, values = self.attention(self.attention_norm(x), rotary, mask, dropout_key=dropout_key, cache=cache)
+        x += y
+        return x + self.ffn(self.ffn_norm(x)), keys, values
+
+
+class Llama(nnx.Module):
+    """The stack of blocks and its final norm.
+
+    Source:
+        Touvron et al. 2023; VoxInstruct, section 5.1, uses it for both models. Linear weights start from N(0, .02²).
+    """
+
+    def __init__(self, config: LlamaConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs) -> None:
+        self.config = config
+        self.blocks = nnx.List([LlamaBlock(config, dtype=dtype, rngs=rngs) for _ in range(config.num_layers)])
+        self.norm = RMSNorm(config.model_dim)
+
+    def __call__(
+        self,
+        x: Float[Array, "batch time dim"],
+        positions: Int[Array, "batch time"],
+        mask: Bool[Array, "batch time time"],
+        *,
+        key: jax.Array | None = None,
+    ) -> Float[Array, "batch time dim"]:
+        """Runs whole rows.
+
+        Args:
+            x: Embeddings.
+            positions: Of the rotary embedding.
+            mask: True where a query (first) may see a key (second).
+            key: Of dropout; None = no dropout.
+        """
+        rotary = self._rotary(positions)
+        for block, block_key in zip(self.blocks, split_key(key, self.config.num_layers), strict=True):
+            x, _, _ = block(x, rotary, mask, dropout_key=block_key)
+        return self.norm(x)
+
+    def decode(
+        self,
+        x: Float[Array, "batch time dim"],
+        positions: Int[Array, "batch time"],
+        cache: KVCache,
+        slot: Int[Array, ""],
+        mask: Bool[Array, "batch time slot"],
+    ) -> tuple[Float[Array, "batch time dim"], KVCache]:
+        """Runs new positions only, one or a prefill of many.
+
+        Args:
+            x: Embeddings of the new positions.
+            positions: Of the rotary embedding; they need not equal the slots.
+            cache: From `init_cache` or an earlier call.
+            slot: First cache slot to write; the new positions take as many as they are.
+            mask: True where a new position may see a slot, the new ones included.
+        """
+        rotary = self._rotary(positions)
+        all_keys, all_values = [], []
+        for block, keys, values in zip(self.blocks, cache.keys, cache.values, strict=True):
+            x, keys, values = block(x, rotary, mask, cache=LayerCache(keys=keys, values=values, slot=slot))
+            all_keys.append(keys)
+            all_values.append(values)
+        return self.norm(x), KVCache(keys=tuple(all_keys), values=tuple(all_values))
+
+    def _rotary(self, positions: Int[Array, "batch time"]) -> Rotary:
+        return rotary_tables(positions, self.config.head_dim, self.config.rope_theta)

@@ -1,0 +1,151 @@
+"""The NAR model: given all lower codebooks, predicts the hidden tokens of one codebook at once."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Float32, Int
+
+from voxinstruct_jax.config import ConfigError
+from voxinstruct_jax.layers.attention import segment_mask
+from voxinstruct_jax.layers.dense import TokenEmbedding
+from voxinstruct_jax.layers.dropout import split_key
+from voxinstruct_jax.layers.parameter import make_param, normal, uniform
+from voxinstruct_jax.models.conditioning import TextCondition, place_text
+from voxinstruct_jax.models.llama import STDDEV, ComputeType, Llama, LlamaConfig
+from voxinstruct_jax.text.encoder import TextEncoderConfig
+from voxinstruct_jax.vocabulary import NUM_PARTS, TEXT, PackedBatch, Vocabulary
+
+__all__ = ["NARConfig", "NARModel"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NARConfig:
+    """What the NAR model is built from.
+
+    Raises:
+        ConfigError: There is no codebook to predict, or `dtype` is none of its choices.
+    """
+
+    vocabulary: Vocabulary = dataclasses.field(default_factory=Vocabulary)
+    backbone: LlamaConfig
+    text_encoder: TextEncoderConfig
+    dtype: ComputeType = "float32"
+    """Of the computation."""
+
+    def __post_init__(self) -> None:
+        if self.vocabulary.num_codebooks < 2:
+            raise ConfigError(
+                f"vocabulary.num_codebooks: {self.vocabulary.num_codebooks}; the NAR model needs at least 2"
+            )
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ConfigError(f"dtype: {self.dtype!r} is neither 'float32' nor 'bfloat16'")
+
+    @classmethod
+    def paper(cls) -> "NARConfig":
+        """The model of the paper: 222,635,008 trainable weights beside the frozen mT5."""
+        return cls(backbone=LlamaConfig.paper(), text_encoder=TextEncoderConfig.mt5_base())
+
+    @classmethod
+    def small(cls, *, vocabulary: Vocabulary, channel_sizes: tuple[int, ...]) -> "NARConfig":
+        """The model of the embedded voice; the channels are those of its text tokenizer."""
+        text_encoder = TextEncoderConfig.small(channel_sizes, num_layers=2)
+        return cls(vocabulary=vocabulary, backbone=LlamaConfig.small(5), text_encoder=text_encoder)
+
+    @classmethod
+    def tiny(cls, *, vocabulary: Vocabulary, channel_sizes: tuple[int, ...]) -> "NARConfig":
+        """For tests."""
+        return cls(
+            vocabulary=vocabulary, backbone=LlamaConfig.tiny(), text_encoder=TextEncoderConfig.tiny(channel_sizes)
+        )
+
+
+class NARModel(nnx.Module):
+    """Embeds text rows and all codebooks, runs the blocks both ways, predicts one codebook.
+
+    Source:
+        VoxInstruct, section 4.2. Attention is bidirectional by an explicit mask: the release had it from one attention
+        backend only, and was silently causal with others.
+    """
+
+    def __init__(self, config: NARConfig, *, rngs: nnx.Rngs) -> None:
+        vocabulary, dim = config.vocabulary, config.backbone.model_dim
+        predicted = vocabulary.num_codebooks - 1
+        self.config = config
+        self.text = TextCondition(config.text_encoder, dim, dtype=config.dtype, rngs=rngs)
+        self.token_embedding = TokenEmbedding((vocabulary.size,) * vocabulary.num_codebooks, dim, rngs=rngs)
+        # The release leaves these two tables at N(0, 1), 50 times the token rows, which then hardly show at first.
+        self.part_embedding = make_param(normal(STDDEV)(rngs.params(), (NUM_PARTS, dim)), (None, "embed"))
+        self.codebook_embedding = make_param(normal(STDDEV)(rngs.params(), (predicted, dim)), (None, "embed"))
+        self.backbone = Llama(config.backbone, dtype=config.dtype, rngs=rngs)
+        heads = uniform(dim**-0.5)(rngs.params(), (predicted, dim, vocabulary.nar_head_size))
+        self.heads = make_param(heads, (None, "embed", "vocab"))
+
+    def embed_text(
+        self,
+        text_tokens: Int[Array, "batch text channel"],
+        text_segment_ids: Int[Array, "batch text"],
+        *,
+        key: jax.Array | None = None,
+    ) -> Float[Array, "batch text dim"]:
+        """Encodes and projects instructions; rows of padding are zero."""
+        return self.text(text_tokens, text_segment_ids, key=key)
+
+    def embed(
+        self,
+        tokens: Int[Array, "batch codebook time"],
+        part_ids: Int[Array, "batch time"],
+        text_rows: Float[Array, "batch time dim"],
+        codebook: Int[Array, " batch"],
+    ) -> Float[Array, "batch time dim"]:
+        """Returns the input of the blocks: the sum over codebooks, the codebook asked for, and the part.
+
+        Args:
+            tokens: Ids; 0 = masked, or not there yet.
+            part_ids: `TEXT`, `SEMANTIC` or `ACOUSTIC`.
+            text_rows: At text slots, the row of `embed_text` (`place_text`); not read elsewhere.
+            codebook: As in `__call__`.
+        """
+        audio_rows = (
+            self.token_embedding(jnp.moveaxis(tokens, 1, -1)) + self.codebook_embedding[...][codebook - 1, None]
+        )
+        rows = jnp.where(part_ids[..., None] == TEXT, text_rows, audio_rows)
+        return (rows + self.part_embedding[...][part_ids]).astype(self.config.dtype)
+
+    def __call__(
+        self,
+        batch: PackedBatch,
+        codebook: Int[Array, " batch"],
+        drop_text: Bool[Array, "batch time"],
+        *,
+        key: jax.Array | None = None,
+    ) -> Float32[Array, "batch time head"]:
+        """Predicts one codebook for each row.
+
+        Args:
+            batch: Packed rows; its tokens are 0 where they are to be predicted and in codebooks above.
+            codebook: The one to predict, from 1 to `num_codebooks` - 1; all clips of a row share it.
+            drop_text: True where a clip goes without its instruction.
+            key: Of dropout; None = no dropout.
+
+        Returns:
+            Logits over codes, BOS, EOS1, EOS2 (class = id - acoustic offset); undefined at padding.
+        """
+        text_key, backbone_key = split_key(key, 2)
+        text_rows = self.embed_text(batch.text_tokens, batch.text_segment_ids, key=text_key)
+        return self.predict(batch, place_text(text_rows, batch, drop_text), codebook, key=backbone_key)
+
+    def predict(
+        self,
+        batch: PackedBatch,
+        text_rows: Float[Array, "batch time dim"],
+        codebook: Int[Array, " batch"],
+        *,
+        key: jax.Array | None = None,
+    ) -> Float32[Array, "batch time head"]:
+        """As `__call__`, from text rows already in place: decoding encodes the text once for all its passes."""
+        x = self.embed(batch.tokens, batch.part_ids, text_rows, codebook)
+        hidden = self.backbone(x, batch.positions, segment_mask(batch.segment_ids), key=key)
+        kernel = self.heads[...][codebook - 1].astype(hidden.dtype)
+        return jnp.einsum("btd,bdv->btv", hidden, kernel, preferred_element_type=jnp.float32)

@@ -1,0 +1,1 @@
+"""From an instruction to embeddings: tokenizers, pronunciation and the text encoder."""

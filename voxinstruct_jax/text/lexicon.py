@@ -1,0 +1,34 @@
+"""The data files of this room: the English lexicon and the letter-to-sound weights, each read once."""
+
+import functools
+import importlib.resources
+import lzma
+from collections.abc import Mapping
+
+from voxinstruct_jax.text.letter_to_sound import LetterToSound
+
+__all__ = ["LETTER_TO_SOUND_FILE", "LEXICON_FILE", "english_lexicon", "letter_to_sound", "read_data"]
+
+LEXICON_FILE = "cmudict.txt.xz"
+LETTER_TO_SOUND_FILE = "letter_to_sound.npz"
+
+
+def read_data(name: str) -> bytes:
+    """Returns a file that the package ships in `text/data`."""
+    return importlib.resources.files("voxinstruct_jax.text").joinpath("data", name).read_bytes()
+
+
+@functools.cache
+def english_lexicon() -> Mapping[str, str]:
+    """Phones of some 125,000 English words, ARPAbet with stress digits, joined by spaces.
+
+    Source: the CMU Pronouncing Dictionary, first pronunciations (BSD-2-Clause, `data/cmudict.LICENSE`).
+    """
+    lines = lzma.decompress(read_data(LEXICON_FILE)).decode("ascii").splitlines()
+    return dict(line.split(" ", 1) for line in lines)
+
+
+@functools.cache
+def letter_to_sound() -> LetterToSound:
+    """The trained letter-to-sound classifier with its alignment table."""
+    return LetterToSound.from_bytes(read_data(LETTER_TO_SOUND_FILE))

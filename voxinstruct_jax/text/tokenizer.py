@@ -1,0 +1,242 @@
+"""The text tokenizer: an instruction becomes one row of ids a character, in several channels.
+
+A few hours of speech can't teach spelling, so each character brings its pronunciation along, and words that describe
+voices bring an id of their own. Read `PronunciationTokenizer`; the channels are listed there.
+"""
+
+import functools
+import hashlib
+import re
+import unicodedata
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Int
+
+from voxinstruct_jax.config import fingerprint
+from voxinstruct_jax.text.alignment import PHONES
+from voxinstruct_jax.text.content import spoken_content
+from voxinstruct_jax.text.lexicon import LETTER_TO_SOUND_FILE, LEXICON_FILE, read_data
+from voxinstruct_jax.text.normalizer import HAN, normalize
+from voxinstruct_jax.text.pronunciation import FINALS, INITIALS, english_phones, letter_name, mandarin_syllables
+
+__all__ = ["PronunciationTokenizer", "TextTokenizer"]
+
+INSTRUCTION_WORDS_FILE = "instruction_words.txt"
+
+_NUM_HAN_BUCKETS = 2048
+_PUNCTUATION = ".,!?;:'\"-()[]…—–~、。，！？；：“”‘’「」『』«»《》（）·/$£€¥*_"
+_PAD, _END, _UNKNOWN, _SPACE = range(4)
+_CHARACTERS = {c: i for i, c in enumerate(" abcdefghijklmnopqrstuvwxyz" + _PUNCTUATION, start=_SPACE)}
+_FIRST_HAN = _SPACE + len(_CHARACTERS)
+_SILENT = 1
+_FIRST_PHONES = {phone: i for i, phone in enumerate(PHONES + INITIALS, start=_SILENT + 1)}
+_SECOND_PHONES = {phone: i for i, phone in enumerate(PHONES + FINALS, start=_SILENT + 1)}
+_OUTSIDE, _INSIDE, _MARK = 1, 2, 3
+
+_SEGMENT = re.compile(rf"((?<![a-z])(?:[a-z]\.){{2,}})|([a-z](?:[a-z'’]*[a-z])?)|([{HAN}]+)|(.)", re.DOTALL)
+_MAX_ACRONYM = 5
+
+Rows = Int[np.ndarray, "text 4"]
+
+
+class TextTokenizer(Protocol):
+    """What the models need of a tokenizer of instructions.
+
+    Attributes:
+        channel_sizes: Vocabulary size of each channel; id 0 is padding in every channel.
+        fingerprint: Changes when the ids of any text may change.
+    """
+
+    channel_sizes: tuple[int, ...]
+    fingerprint: str
+
+    def encode(self, text: str) -> Int[np.ndarray, "text channel"]:
+        """Turns an instruction into int32 ids that end with an end-of-text row."""
+        ...
+
+
+class PronunciationTokenizer:
+    """Characters with their pronunciation.
+
+    Channels of `encode`, one row a character of the normalised text, 0 = padding:
+
+    0. character: end, unknown, space, folded letters, punctuation; Chinese characters share 2048 hashed ids;
+    1. first phone of the letter (ARPAbet with stress) or pinyin initial; 1 = silent;
+    2. second phone of the letter, or pinyin final with tone; 1 = none;
+    3. the concept of its word in the list of instruction words; 0 = not listed. The forms of a word, and its English
+       and Mandarin names where both are listed, share one id;
+    4. quotes: 1 outside, 2 spoken content, 3 the marks around the content.
+
+    Attributes:
+        channel_sizes: Vocabulary size of each channel.
+        fingerprint: Changes with any table: characters, phones, lexicon, letter-to-sound, instruction words.
+    """
+
+    def __init__(self) -> None:
+        self.channel_sizes: tuple[int, ...] = (
+            _FIRST_HAN + _NUM_HAN_BUCKETS,
+            _SILENT + 1 + len(_FIRST_PHONES),
+            _SILENT + 1 + len(_SECOND_PHONES),
+            max(_instruction_words().values()) + 1,
+            _MARK + 1,
+        )
+        files = (LEXICON_FILE, LETTER_TO_SOUND_FILE, INSTRUCTION_WORDS_FILE)
+        tables = [list(_CHARACTERS), list(_FIRST_PHONES), list(_SECOND_PHONES), _NUM_HAN_BUCKETS]
+        hashes = [hashlib.sha256(read_data(name)).hexdigest() for name in files]
+        self.fingerprint: str = fingerprint([*tables, *hashes])
+
+    def encode(self, text: str) -> Int[np.ndarray, "text channel"]:
+        """Turns an instruction into ids.
+
+        Args:
+            text: Any text; it is normalised first (`normalize`).
+
+        Returns:
+            int32 rows that end with an end-of-text row; an empty text gives that row alone.
+        """
+        text = normalize(text)
+        parts = [rows for _, rows in _segments(text)]
+        columns = np.concatenate([*parts, np.array([[_END, _SILENT, _SILENT, 0]], np.int32)])
+        quotes = np.full((len(columns), 1), _OUTSIDE, np.int32)
+        content = spoken_content(text)
+        if content.text is not None:
+            quotes[content.start - 1 : content.end + 1] = _MARK
+            quotes[content.start : content.end] = _INSIDE
+        return np.concatenate([columns, quotes], axis=1)
+
+    def pronounce(self, text: str) -> list[str]:
+        """Shows how a text is read: a string of phones for each English word and each Chinese character."""
+        spoken = []
+        for segment, rows in _segments(normalize(text)):
+            names = [
+                [table[i] for table, i in ((_FIRST_NAMES, first), (_SECOND_NAMES, second)) if i > _SILENT]
+                for first, second in rows[:, 1:3].tolist()
+            ]
+            if _is_han_run(segment):
+                spoken += [" ".join(pair) for pair in names if pair]
+            elif any(names):
+                spoken.append(" ".join(phone for pair in names for phone in pair))
+        return spoken
+
+    def text_length_units(self, text: str) -> float:
+        """Counts the syllables to be spoken, roughly; a letter of an unknown script counts as one.
+
+        Args:
+            text: An instruction; without quotes all of it counts.
+        """
+        rows = self.encode(text)[:-1]
+        if (rows[:, 4] == _INSIDE).any():
+            rows = rows[rows[:, 4] == _INSIDE]
+        vowels = sum(np.isin(rows[:, channel], _VOWEL_IDS).sum() for channel in (1, 2))
+        return float(vowels + (rows[:, 0] >= _FIRST_HAN).sum() + (rows[:, 0] == _UNKNOWN).sum())
+
+
+_FIRST_NAMES = {i: phone for phone, i in _FIRST_PHONES.items()}
+_SECOND_NAMES = {i: phone for phone, i in _SECOND_PHONES.items()}
+_VOWEL_IDS = [i for phone, i in _FIRST_PHONES.items() if phone in PHONES and phone[-1].isdigit()]
+
+
+@functools.cache
+def _instruction_words() -> dict[str, int]:
+    """Concept id of each listed form: a line of the file is a concept, its forms parted by spaces."""
+    lines = read_data(INSTRUCTION_WORDS_FILE).decode("utf-8").splitlines()
+    concepts = [line.split() for line in lines if line and not line.startswith("#")]
+    return {form: number for number, forms in enumerate(concepts, start=1) for form in forms}
+
+
+@functools.cache
+def _longest_mandarin_word() -> int:
+    return max((len(form) for form in _instruction_words() if not form.isascii()), default=0)
+
+
+def _segments(text: str) -> list[tuple[str, Rows]]:
+    """Words, runs of Chinese characters and single other characters, each with its rows, in order."""
+    folded = "".join(map(_fold, text))
+    found = []
+    for match in _SEGMENT.finditer(folded):
+        dotted, word, han, _ = match.groups()
+        segment = match[0]
+        if word is not None:
+            found.append((segment, _word_rows(segment, _is_acronym(text[match.start() : match.end()]))))
+        elif han is not None:
+            found.append((segment, _han_rows(segment)))
+        elif dotted is not None:
+            found.append((segment, _dotted_rows(segment)))
+        else:
+            found.append((segment, _mark_rows(segment)))
+    return found
+
+
+@functools.lru_cache(maxsize=65536)
+def _fold(character: str) -> str:
+    """Lower case without accents; always one character for one."""
+    base = unicodedata.normalize("NFKD", character)[0]
+    if base.isascii() and base.isalpha():
+        return base.lower()
+    return character
+
+
+def _is_acronym(word: str) -> bool:
+    return 2 <= len(word) <= _MAX_ACRONYM and word.isupper() and not set(word) & set("AEIOUY")
+
+
+def _is_han_run(segment: str) -> bool:
+    return re.match(f"[{HAN}]", segment) is not None
+
+
+@functools.lru_cache(maxsize=65536)
+def _word_rows(word: str, spelled: bool) -> Rows:
+    plain = word.replace("’", "'")
+    concept = _instruction_words().get(plain, 0)
+    return _letter_rows(plain, english_phones(plain, spelled=spelled), concept)
+
+
+@functools.lru_cache(maxsize=4096)
+def _dotted_rows(acronym: str) -> Rows:
+    """Rows of "p.m." or "U.S.": names of letters, silent points."""
+    return _letter_rows(acronym, tuple(letter_name(letter) for letter in acronym), 0)
+
+
+def _letter_rows(letters: str, chunks: tuple[tuple[str, ...], ...], concept: int) -> Rows:
+    rows = np.full((len(letters), 4), _SILENT, np.int32)
+    rows[:, 0] = [_CHARACTERS[letter] for letter in letters]
+    rows[:, 3] = concept
+    for row, chunk in zip(rows, chunks, strict=True):
+        if chunk:
+            row[1] = _FIRST_PHONES[chunk[0]]
+        if len(chunk) > 1:
+            row[2] = _SECOND_PHONES[chunk[1]]
+    return rows
+
+
+@functools.lru_cache(maxsize=65536)
+def _han_rows(characters: str) -> Rows:
+    rows = np.full((len(characters), 4), _SILENT, np.int32)
+    rows[:, 0] = [_FIRST_HAN + (ord(c) * 2654435761 >> 12) % _NUM_HAN_BUCKETS for c in characters]
+    syllables = mandarin_syllables(characters)
+    rows[:, 1] = [_FIRST_PHONES.get(initial, _SILENT) for initial, _ in syllables]
+    rows[:, 2] = [_SECOND_PHONES.get(final, _SILENT) for _, final in syllables]
+    rows[:, 3] = _mandarin_concepts(characters)
+    return rows
+
+
+def _mandarin_concepts(characters: str) -> list[int]:
+    """Concept of each character, by the longest listed word from the left."""
+    words, found = _instruction_words(), [0] * len(characters)
+    start = 0
+    while start < len(characters):
+        for length in range(min(_longest_mandarin_word(), len(characters) - start), 0, -1):
+            concept = words.get(characters[start : start + length], 0)
+            if concept:
+                found[start : start + length] = [concept] * length
+                break
+        else:
+            length = 1
+        start += length
+    return found
+
+
+@functools.lru_cache(maxsize=4096)
+def _mark_rows(character: str) -> Rows:
+    return np.array([[_CHARACTERS.get(character, _UNKNOWN), _SILENT, _SILENT, 0]], np.int32)

@@ -1,0 +1,53 @@
+"""What the loop needs to know of an experiment: a model, its objective, its batches, and what identifies the run."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from flax import nnx
+
+from voxinstruct_jax.config import ConfigError, fingerprint
+from voxinstruct_jax.data.steps import StepSource
+from voxinstruct_jax.sharding.mesh import MeshConfig
+from voxinstruct_jax.training.optimizer import OptimizerConfig
+from voxinstruct_jax.training.step import Objective
+
+__all__ = ["Task", "TrainConfig", "identity"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Length of a run and what it leaves behind."""
+
+    steps: int = 1000
+    seed: int = 0
+    log_every: int = 10
+    save_every: int = 500
+    keep: int = 2  # states kept
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.log_every, self.save_every, self.keep) < 1:
+            raise ConfigError("steps, log_every, save_every and keep must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+    """One experiment, made ready for the loop."""
+
+    build_model: Callable[[nnx.Rngs], nnx.Module]
+    objective: Objective
+    batches: StepSource[Any]
+    count_tokens: Callable[[Any], int]
+    """Real tokens (codec: frames) in a host batch."""
+    optimizer: OptimizerConfig
+    train: TrainConfig
+    mesh: MeshConfig
+    identity: dict[str, str]
+    """Fingerprints that must agree for a run to be continued."""
+
+
+def identity(kind: str, data_fingerprint: str, train: TrainConfig, **parts: Any) -> dict[str, str]:
+    """What makes two runs the same: kind, data, seed and `parts`; not mesh, length, logging or saving."""
+    return {"kind": kind, "data": data_fingerprint, "seed": str(train.seed)} | {
+        name: fingerprint(part) for name, part in parts.items()
+    }

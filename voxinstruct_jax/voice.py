@@ -1,0 +1,445 @@
+"""A voice: the whole path from an instruction to a waveform, in one object.
+
+`load` opens a voice folder (the embedded release by default): `codec/`, `units/`, `ar/`, `nar/`, each with its weights
+and settings, and `voice.json` with the defaults of decoding. `Voice.synthesize` speaks one instruction.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import zlib
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Float32, Int32
+
+from voxinstruct_jax.audio.codec import CodecConfig, MelCodec
+from voxinstruct_jax.audio.semantic import SemanticUnits, pool
+from voxinstruct_jax.audio.waveform import read_audio, resample, write_audio
+from voxinstruct_jax.checkpoints.weights import load_weights, read_settings
+from voxinstruct_jax.config import ConfigError, InputError, from_dict
+from voxinstruct_jax.decoding.autoregressive import decode_ar
+from voxinstruct_jax.decoding.maskgit import fill_codebooks, masked_layout
+from voxinstruct_jax.decoding.requests import ARRequest, Capacity, FinishReason, Limits, batch_requests
+from voxinstruct_jax.decoding.sampling import SamplingConfig
+from voxinstruct_jax.guidance import Guidance, needed_branches
+from voxinstruct_jax.models.ar import ARConfig, ARModel
+from voxinstruct_jax.models.nar import NARConfig, NARModel
+from voxinstruct_jax.text.content import spoken_content
+from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
+from voxinstruct_jax.vocabulary import TEXT, PackedBatch, build_prompt, deduplicate, prompt_semantic_length
+
+__all__ = ["Audio", "Loaded", "Voice", "VoiceConfig", "check_instruction", "embedded_release", "encode_clip", "load", "load_part"]
+
+TEXT_WIDTHS = (64, 128, 256, 512)
+"""Text slots of the compiled programs; a request takes the narrowest that holds it."""
+FRAME_WIDTHS = (100, 200, 400, 800)
+PROMPT_FRAME_WIDTHS = (0, 75, 150, 250)
+MAX_CHARACTERS = 2000
+UNKNOWN_CONTENT_S = 15.0
+FEATURE_RATE = 16_000
+T = TypeVar("T", bound=nnx.Module)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VoiceConfig:
+    """Defaults of decoding, tuned on development sentences and stored with the weights (`voice.json`)."""
+
+    guidance: Guidance = Guidance()
+    sampling: SamplingConfig = SamplingConfig()
+    num_steps: tuple[int, ...] = (8, 4, 2, 1, 1, 1, 1)
+    """MaskGIT passes of each codebook from the second on."""
+    min_s_per_syllable: float = 0.07
+    max_s_per_syllable: float = 0.6
+    margin_s: float = 1.0
+    """Added to the longest duration: quiet at both ends."""
+    text_fingerprint: str = ""
+    """Of the text tokenizer that the models were trained with."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.min_s_per_syllable < self.max_s_per_syllable:
+            raise ConfigError("min_s_per_syllable must be above 0 and below max_s_per_syllable")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Audio:
+    """What was spoken, and how it came about."""
+
+    samples: Float32[np.ndarray, " sample"]
+    sample_rate: int
+    semantic: Int32[np.ndarray, " unit"]
+    """De-duplicated semantic tokens, from 0."""
+    acoustic: Int32[np.ndarray, "codebook frame"]
+    """Codes of all codebooks."""
+    language: str
+    """As asked, or as predicted."""
+    finish_reason: str
+    """stop, max_semantic, max_acoustic or max_total: see `decoding.requests.FinishReason`."""
+    seed: int
+    notes: tuple[str, ...] = ()
+    """What the user should know: limits guessed without quotes, a prompt without its transcript ..."""
+    model: str = ""
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds."""
+        return len(self.samples) / self.sample_rate
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the sound with a tag that says it is synthetic speech, by which model and seed.
+
+        Raises:
+            InputError: The file cannot be written.
+        """
+        tag = f"synthetic speech; voxinstruct_jax; model {self.model}; seed {self.seed}"
+        write_audio(path, self.samples, self.sample_rate, tag=tag)
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded(Generic[T]):
+    """A model as jitted functions take it: its graph, and its arrays as a plain argument."""
+
+    graph: nnx.GraphDef[T]
+    state: nnx.State
+    config: Any
+
+    def merge(self, state: nnx.State) -> T:
+        """Builds the module inside a jitted function."""
+        return nnx.merge(self.graph, state)
+
+
+def embedded_release() -> Path:
+    """Folder of the voice that comes with the package."""
+    return Path(__file__).parent / "release"
+
+
+def load(path: str | os.PathLike[str] | None = None) -> "Voice":
+    """Opens a voice.
+
+    Args:
+        path: A voice folder; None = the embedded release.
+
+    Raises:
+        InputError: A part is missing or damaged, or was made for another version of the text tokenizer.
+    """
+    folder = Path(path) if path is not None else embedded_release()
+    settings = folder / "voice.json"
+    if not settings.is_file():
+        raise InputError(f"{folder}: no voice here (it has no voice.json)")
+    config = from_dict(VoiceConfig, json.loads(settings.read_text()))
+    tokenizer = PronunciationTokenizer()
+    if config.text_fingerprint != tokenizer.fingerprint:
+        raise InputError(f"{folder}: made for text tables {config.text_fingerprint}, here are {tokenizer.fingerprint}")
+    return Voice(
+        name=f"{folder.name} {_identify(folder)}",
+        config=config,
+        tokenizer=tokenizer,
+        codec=load_part(folder / "codec", CodecConfig, MelCodec),
+        ar=load_part(folder / "ar", ARConfig, ARModel),
+        nar=load_part(folder / "nar", NARConfig, NARModel),
+        units=folder / "units",
+    )
+
+
+def check_instruction(instruction: str) -> str:
+    """Returns the instruction as it is, if it can be spoken at all.
+
+    Raises:
+        InputError: It holds no words, or too many.
+    """
+    if not any(character.isalnum() for character in instruction):
+        raise InputError("the instruction holds no words; write what to say in quotes, and how")
+    if len(instruction) > MAX_CHARACTERS:
+        raise InputError(f"the instruction has {len(instruction)} characters, at most {MAX_CHARACTERS}; split it")
+    return instruction
+
+
+def load_part(folder: Path, config_class: type, model_class: type[T]) -> Loaded[T]:
+    """Loads one model of a voice folder, or of any folder that `checkpoints.save_weights` wrote."""
+    settings, arrays = load_weights(folder)
+    config = from_dict(config_class, settings["model"])
+    graph, abstract = nnx.split(nnx.eval_shape(lambda: model_class(config, rngs=nnx.Rngs(0))))
+    nnx.replace_by_pure_dict(abstract, _integer_keys(arrays))
+    return Loaded(graph, abstract, config)
+
+
+def encode_clip(
+    codec: Loaded[MelCodec], samples: Float32[np.ndarray, " sample"]
+) -> Int32[np.ndarray, "codebook frame"]:
+    """Returns the codes of one clip; it is padded to whole seconds, so that few programs are compiled."""
+    hop = codec.config.hop_length
+    second = round(codec.config.frame_rate) * hop
+    padded = np.pad(samples, (0, -len(samples) % second))
+    return np.asarray(_encode(codec.graph, codec.state, padded[None]))[0, :, : -(-len(samples) // hop)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Voice:
+    """An open voice; make one with `load`."""
+
+    name: str
+    config: VoiceConfig
+    tokenizer: PronunciationTokenizer
+    codec: Loaded[MelCodec]
+    ar: Loaded[ARModel]
+    nar: Loaded[NARModel]
+    units: Path
+    """Folder of the semantic units; read only for a voice prompt with its transcript."""
+
+    @property
+    def sample_rate(self) -> int:
+        """Of the waveforms, Hz."""
+        return self.codec.config.sample_rate
+
+    def synthesize(  # noqa: PLR0913 - a user's one call; all but the instruction have defaults
+        self,
+        instruction: str,
+        *,
+        prompt: str | os.PathLike[str] | None = None,
+        prompt_transcript: str | None = None,
+        transcript: str | None = None,
+        language: str | None = None,
+        guidance: Guidance | None = None,
+        sampling: SamplingConfig | None = None,
+        seed: int = 0,
+        max_duration_s: float | None = None,
+    ) -> Audio:
+        """Speaks one instruction; the same arguments give the same tokens.
+
+        Args:
+            instruction: How and what to speak, the words to be spoken in quotes anywhere in it.
+            prompt: An audio file whose voice is continued (at most 10 s are used).
+            prompt_transcript: What the prompt says. Without it the prompt conditions through its acoustic codes only.
+            transcript: The words to be spoken, where the instruction does not quote them; sets the length limits.
+            language: "en" or "zh"; by default the model predicts it.
+            guidance: Strengths; by default the voice's own.
+            sampling: By default the voice's own.
+            seed: All randomness follows from it.
+            max_duration_s: Upper limit, seconds.
+
+        Raises:
+            InputError: The instruction is empty or too long, or the prompt cannot be read.
+        """
+        notes: list[str] = []
+        text = check_instruction(instruction)
+        prompt_codes, prompt_units = self._read_prompt(prompt, prompt_transcript, notes)
+        if len(prompt_units) and prompt_transcript:
+            text = _with_prompt_transcript(text, prompt_transcript)
+        tokens = self.tokenizer.encode(text)
+        if len(tokens) > TEXT_WIDTHS[-1]:
+            raise InputError(f"instruction has {len(tokens)} text tokens, at most {TEXT_WIDTHS[-1]}; shorten it")
+        limits = self._limits(instruction, transcript, max_duration_s, notes)
+        request = ARRequest(
+            text_tokens=tokens,
+            prompt=build_prompt(self.ar.config.vocabulary, language, prompt_units, prompt_codes),
+            guidance=guidance or self.config.guidance,
+            limits=limits,
+            seed=_checked_seed(seed),
+        )
+        language_name, semantic, first_codes, reason = self._decode(request, sampling or self.config.sampling)
+        all_semantic = np.concatenate([prompt_units, semantic])
+        codes = self._fill(tokens, language_name, all_semantic, first_codes, prompt_codes, seed)
+        samples = self._vocode(codes, prompt_codes)
+        return Audio(
+            samples=samples,
+            sample_rate=self.sample_rate,
+            semantic=semantic,
+            acoustic=codes[:, prompt_codes.shape[1] :],
+            language=language_name,
+            finish_reason=reason.name.lower(),
+            seed=seed,
+            notes=tuple(notes),
+            model=self.name,
+        )
+
+    def encode(self, samples: Float32[np.ndarray, " sample"]) -> Int32[np.ndarray, "codebook frame"]:
+        """Returns the codec's codes of samples at `sample_rate`."""
+        return encode_clip(self.codec, samples)
+
+    def _read_prompt(
+        self, path: str | os.PathLike[str] | None, transcript: str | None, notes: list[str]
+    ) -> tuple[Int32[np.ndarray, "codebook frame"], Int32[np.ndarray, " unit"]]:
+        none = np.zeros(0, np.int32)
+        if path is None:
+            if transcript is not None:
+                raise InputError("prompt_transcript is given without a prompt; give the audio file too")
+            return np.zeros((self.codec.config.num_codebooks, 0), np.int32), none
+        samples = read_audio(path, self.sample_rate)
+        longest = int(PROMPT_FRAME_WIDTHS[-1] * self.codec.config.hop_length)
+        if len(samples) > longest:
+            notes.append(f"the prompt is {len(samples) / self.sample_rate:.1f} s long; its first 10 s are used")
+            samples = samples[:longest]
+            transcript = None  # no longer what is heard
+        codes = self.encode(samples)
+        if transcript is None:
+            notes.append("prompt without its transcript: it conditions through acoustic codes only")
+            return codes, none
+        units = self._prompt_units(samples, codes.shape[1], notes)
+        return codes, units[: prompt_semantic_length(len(units))]
+
+    def _prompt_units(self, samples: Float32[np.ndarray, " sample"], frames: int, notes: list[str]) -> np.ndarray:
+        """Semantic tokens of the prompt, where the feature source is installed."""
+        from voxinstruct_jax.audio.whisper import load_whisper_encoder
+
+        try:
+            source = load_whisper_encoder()
+        except InputError as error:
+            notes.append(f"prompt conditions through acoustic codes only: {error}")
+            return np.zeros(0, np.int32)
+        settings, arrays = load_weights(self.units)
+        units = SemanticUnits(arrays["centroids"], settings["source"])
+        features = source.features(resample(samples, self.sample_rate, FEATURE_RATE))
+        return deduplicate(units.assign(pool(features, 2, frames)))[0]
+
+    def _limits(self, instruction: str, transcript: str | None, max_s: float | None, notes: list[str]) -> Limits:
+        content = transcript if transcript is not None else spoken_content(instruction).text
+        rate = self.codec.config.frame_rate
+        if content is None:
+            notes.append("no quoted words and no transcript: the length limits are general")
+            shortest, longest = 1, UNKNOWN_CONTENT_S
+        else:
+            syllables = max(self.tokenizer.text_length_units(content), 1.0)
+            shortest = max(1, int(syllables * self.config.min_s_per_syllable * rate))
+            longest = syllables * self.config.max_s_per_syllable + self.config.margin_s
+        frames = int(min(longest if max_s is None else min(longest, max_s), FRAME_WIDTHS[-1] / rate) * rate)
+        frames = max(frames, 2)
+        shortest = min(shortest, frames - 1)
+        return Limits(
+            min_semantic=max(1, shortest // 2),
+            max_semantic=frames,
+            min_acoustic=shortest,
+            max_acoustic=frames,
+            max_total=2 * frames + PROMPT_FRAME_WIDTHS[-1] * 2 + 4,
+        )
+
+    def _decode(
+        self, request: ARRequest, sampling: SamplingConfig
+    ) -> tuple[str, Int32[np.ndarray, " unit"], Int32[np.ndarray, " frame"], FinishReason]:
+        branches = needed_branches(request.guidance)
+        room = _bucket(int(request.limits.max_acoustic), FRAME_WIDTHS)
+        prompt = request.prompt
+        batch = batch_requests(
+            [request],
+            branches,
+            text_width=_bucket(len(request.text_tokens), TEXT_WIDTHS),
+            prefix_width=2 + _bucket(len(prompt.semantic_prefix) - 2, PROMPT_FRAME_WIDTHS),
+            acoustic_prefix_width=_bucket(prompt.acoustic_prefix.shape[1], PROMPT_FRAME_WIDTHS),
+        )
+        capacity = Capacity(semantic=room, acoustic=room)
+        result = jax.device_get(_decode(self.ar.graph, self.ar.state, batch, branches, sampling, capacity))
+        language = self.ar.config.vocabulary.language_name(int(result.language[0]))
+        semantic = result.semantic_tokens[0, : result.semantic_lengths[0]]
+        codes = result.codes[0, : result.code_lengths[0]]
+        return language, semantic, codes, FinishReason(int(result.finish_reasons[0]))
+
+    def _fill(
+        self,
+        text_tokens: Int32[np.ndarray, "text channel"],
+        language: str,
+        semantic: Int32[np.ndarray, " unit"],
+        first_codes: Int32[np.ndarray, " frame"],
+        prompt_codes: Int32[np.ndarray, "codebook prompt"],
+        seed: int,
+    ) -> Int32[np.ndarray, "codebook frame"]:
+        """Codebooks from the second on; returns those of the prompt too."""
+        layout = masked_layout(self.nar.config.vocabulary, language, semantic, first_codes, prompt_codes)
+        width = _bucket(len(text_tokens), TEXT_WIDTHS)
+        audio_width = _bucket(layout.tokens.shape[1], tuple(2 * frames + 4 for frames in (*FRAME_WIDTHS, 1600)))
+        batch = _one_clip(text_tokens, layout.tokens, layout.part_ids, width, audio_width)
+        keys = jax.random.key(seed)[None]
+        filled = np.asarray(_fill(self.nar.graph, self.nar.state, batch, keys, self.config.num_steps))[0]
+        frames = prompt_codes.shape[1] + len(first_codes)
+        begin = len(text_tokens) + layout.tokens.shape[1] - 1 - frames
+        return filled[:, begin : begin + frames] - self.nar.config.vocabulary.acoustic_offset
+
+    def _vocode(
+        self, codes: Int32[np.ndarray, "codebook frame"], prompt_codes: Int32[np.ndarray, "codebook prompt"]
+    ) -> Float32[np.ndarray, " sample"]:
+        """Decodes prompt and continuation together, so that the join is smooth, and cuts the prompt off."""
+        frames, hop = codes.shape[1], self.codec.config.hop_length
+        padded = np.pad(codes, ((0, 0), (0, -frames % 50)), mode="edge")
+        samples = np.asarray(_vocode(self.codec.graph, self.codec.state, padded[None]))[0]
+        return samples[prompt_codes.shape[1] * hop : frames * hop]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3, 4, 5))
+def _decode(graph: Any, state: Any, batch: Any, branches: Any, sampling: SamplingConfig, capacity: Capacity) -> Any:
+    model = nnx.merge(graph, state)
+    return decode_ar(model, batch, branches=branches, sampling=sampling, capacity=capacity)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _fill(graph: Any, state: Any, batch: PackedBatch, keys: Any, num_steps: tuple[int, ...]) -> Any:
+    return fill_codebooks(nnx.merge(graph, state), batch, keys, num_steps=num_steps)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _vocode(graph: Any, state: Any, codes: Any) -> Any:
+    return nnx.merge(graph, state).decode(codes)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode(graph: Any, state: Any, samples: Any) -> Any:
+    return nnx.merge(graph, state).encode(samples)
+
+
+def _one_clip(
+    text_tokens: Int32[np.ndarray, "text channel"],
+    tokens: Int32[np.ndarray, "codebook time"],
+    part_ids: Int32[np.ndarray, " time"],
+    text_width: int,
+    audio_width: int,
+) -> PackedBatch:
+    """A batch of one row that holds one clip, padded to static widths."""
+    text, audio = len(text_tokens), tokens.shape[1]
+    spare = text_width + audio_width - text - audio
+    slots = np.arange(text_width + audio_width)
+    real = slots < text + audio
+    return PackedBatch(
+        text_tokens=jnp.asarray(np.pad(text_tokens, ((0, text_width - text), (0, 0))))[None],
+        text_segment_ids=jnp.asarray(np.arange(text_width) < text, jnp.int32)[None],
+        tokens=jnp.asarray(np.pad(tokens, ((0, 0), (text, spare))))[None],
+        part_ids=jnp.asarray(np.pad(part_ids, (text, spare), constant_values=TEXT), jnp.int32)[None],
+        segment_ids=jnp.asarray(real, jnp.int32)[None],
+        positions=jnp.asarray(np.where(real, slots, 0), jnp.int32)[None],
+        text_index=jnp.asarray(np.where(slots < text, slots, 0), jnp.int32)[None],
+        clip_ids=jnp.zeros(1, jnp.int32),
+    )
+
+
+def _bucket(length: int, widths: tuple[int, ...]) -> int:
+    return next(width for width in widths if width >= length)
+
+
+def _checked_seed(seed: int) -> int:
+    if not 0 <= seed < 2**32:
+        raise InputError(f"seed {seed} must be a whole number from 0 to {2**32 - 1}")
+    return seed
+
+
+def _with_prompt_transcript(instruction: str, prompt_transcript: str) -> str:
+    """Puts the prompt's words before those to be spoken, as the models were trained to continue."""
+    content = spoken_content(instruction)
+    if content.text is None:
+        return f'"{prompt_transcript.strip()}" {instruction}'
+    return f"{instruction[: content.start]}{prompt_transcript.strip()} {instruction[content.start :]}"
+
+
+def _integer_keys(tree: Any) -> Any:
+    """Orbax stores list places as text; NNX wants them as numbers."""
+    if not isinstance(tree, dict):
+        return tree
+    return {int(key) if str(key).isdigit() else key: _integer_keys(value) for key, value in tree.items()}
+
+
+def _identify(folder: Path) -> str:
+    """Eight hex digits of all parts' checksums: which weights spoke."""
+    texts = [
+        (folder / part / "sha256.json").read_bytes() for part in ("codec", "ar", "nar") if read_settings(folder / part)
+    ]
+    return f"{zlib.crc32(b''.join(texts)):08x}"
