@@ -1,6 +1,7 @@
-"""Puts the parts of a voice into one folder that `voxinstruct_jax.load` opens.
+r"""Puts the parts of a voice into one folder that `voxinstruct_jax.load` opens.
 
-Run: uv run python launch/assemble_voice.py --units voice/units --codec runs/codec --ar runs/ar --nar runs/nar --out voice
+Run: uv run python launch/assemble_voice.py --units voice/units --codec runs/codec --ar runs/ar --nar runs/nar \
+    --out voice
 Runs are exported in bfloat16; `--card` is stored as the voice's MODEL_CARD.md.
 """
 

@@ -1,10 +1,29 @@
+"""Settings of all tests (JAX on CPU with a kept compile cache, reproducible property tests) and shared fixtures."""
+
 import json
+import os
+from pathlib import Path
 
 import hypothesis
 import numpy as np
 import pytest
 
-hypothesis.settings.register_profile("vox", deadline=None, derandomize=True)
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
+"""Parallel workers keep caches of their own: JAX's is not safe to write from several processes."""
+
+# JAX reads these when it is imported, which is later; subprocesses of the tests inherit them.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".cache" / "jax" / WORKER))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+# The first example of each shape compiles: no deadline fits, and a few examples must do.
+hypothesis.settings.register_profile(
+    "vox",
+    deadline=None,
+    derandomize=True,
+    max_examples=20,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
 hypothesis.settings.load_profile("vox")
 
 NUM_UNITS = 12

@@ -103,7 +103,9 @@ def test_what_does_not_fit_is_named_with_its_path(values, message):
 
 
 def test_whole_numbers_are_taken_for_floats_and_lists_for_tuples():
-    settings = from_dict(Settings, {"steps": 3, "rate": 2, "codec": {"band": [0, 8000]}, "shape": [1, 2], "limit": None})
+    settings = from_dict(
+        Settings, {"steps": 3, "rate": 2, "codec": {"band": [0, 8000]}, "shape": [1, 2], "limit": None}
+    )
     assert isinstance(settings.rate, float)
     assert settings.codec.band == (0.0, 8000.0)
     assert settings.shape == (1, 2)

@@ -82,7 +82,7 @@ def test_decoding_from_a_prompt_gives_the_layout_of_both(language, units, more_u
         for q in range(SMALL.num_codebooks)
     ]
     num_semantic = 3 + len(units) + len(more_units)
-    parts = np.where(np.arange(len(rows[0])) < num_semantic, SEMANTIC, ACOUSTIC)
+    parts = np.where(np.arange(len(rows[0])) < num_semantic, SEMANTIC, ACOUSTIC).astype(np.int32)
     parsed = parse_layout(SMALL, Layout(tokens=np.stack(rows).astype(np.int32), part_ids=parts))
     assert parsed[0] == language
     assert parsed[1].tolist() == units + more_units
@@ -164,7 +164,8 @@ def test_impossible_vocabularies_are_refused(settings):
 
 
 def test_packed_batch_is_a_pytree_of_its_arrays():
-    names = [field.name for field in dataclasses.fields(PackedBatch)]
-    batch = PackedBatch(**{name: np.full(2, i) for i, name in enumerate(names)})
+    fields = [field.name for field in dataclasses.fields(PackedBatch)]
+    widths = {"text_tokens": (1, 2, 1), "text_segment_ids": (1, 2), "tokens": (1, 3, 4), "clip_ids": (1,)}
+    batch = PackedBatch(**{name: np.full(widths.get(name, (1, 4)), i, np.int32) for i, name in enumerate(fields)})
     doubled = jax.tree.map(lambda x: 2 * x, batch)
-    assert [int(getattr(doubled, name)[0]) for name in names] == [0, 2, 4, 6, 8, 10, 12, 14]
+    assert [int(np.ravel(getattr(doubled, name))[0]) for name in fields] == [2 * i for i in range(len(fields))]

@@ -5,6 +5,7 @@ The text stands before it as embeddings, so it has slots but no ids here. Read `
 """
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -28,6 +29,11 @@ __all__ = [
     "parse_layout",
     "prompt_semantic_length",
 ]
+
+if TYPE_CHECKING:
+    HostOrDevice = Array  # what the models read; hosts fill a batch with NumPy arrays, which checks at run time allow
+else:
+    HostOrDevice = Array | np.ndarray
 
 TEXT, SEMANTIC, ACOUSTIC = 0, 1, 2
 """Part ids, the rows of the part embedding. SEMANTIC covers BOS, LANG, ST and EOS1; ACOUSTIC covers AT and EOS2."""
@@ -163,25 +169,26 @@ class PackedBatch:
     """Rows of several clips each: text in one array, the model's sequence in another, and an index between them.
 
     A clip's sequence is its text slots, then its layout. Widths are static; what is not used is padding.
+    Hosts fill NumPy arrays; the models read them as JAX arrays.
     """
 
-    text_tokens: Int32[Array, "batch text channel"]
+    text_tokens: Int32[HostOrDevice, "batch text channel"]
     """Ids of the text tokenizer; 0 = padding."""
-    text_segment_ids: Int32[Array, "batch text"]
+    text_segment_ids: Int32[HostOrDevice, "batch text"]
     """Clip within the row, from 1; 0 = padding."""
-    tokens: Int32[Array, "batch codebook time"]
+    tokens: Int32[HostOrDevice, "batch codebook time"]
     """Ids of the `Vocabulary`; 0 at text slots and padding."""
-    part_ids: Int32[Array, "batch time"]
+    part_ids: Int32[HostOrDevice, "batch time"]
     """`TEXT`, `SEMANTIC` or `ACOUSTIC`; 0 at padding."""
-    segment_ids: Int32[Array, "batch time"]
+    segment_ids: Int32[HostOrDevice, "batch time"]
     """Clip within the row, from 1; 0 = padding."""
-    positions: Int32[Array, "batch time"]
+    positions: Int32[HostOrDevice, "batch time"]
     """From 0 in each clip, text slots first."""
-    text_index: Int32[Array, "batch time"]
+    text_index: Int32[HostOrDevice, "batch time"]
     """At text slots, the place on the text axis of the same row; 0 elsewhere."""
-    clip_ids: Int32[Array, " batch"]
+    clip_ids: Int32[HostOrDevice, " batch"]
     """Number of the row in the global batch: randomness follows from it, whatever the hosts."""
-    prompted: Int32[Array, "batch time"] | None = None
+    prompted: Int32[HostOrDevice, "batch time"] | None = None
     """1 at acoustic tokens of another clip that stand before a clip's own as its voice prompt: shown, never predicted.
     None = no clip has one."""
 

@@ -34,7 +34,17 @@ from voxinstruct_jax.text.content import spoken_content
 from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
 from voxinstruct_jax.vocabulary import TEXT, PackedBatch, build_prompt, deduplicate, prompt_semantic_length
 
-__all__ = ["Audio", "Loaded", "Voice", "VoiceConfig", "check_instruction", "embedded_release", "encode_clip", "load", "load_part"]
+__all__ = [
+    "Audio",
+    "Loaded",
+    "Voice",
+    "VoiceConfig",
+    "check_instruction",
+    "embedded_release",
+    "encode_clip",
+    "load",
+    "load_part",
+]
 
 TEXT_WIDTHS = (64, 128, 256, 512)
 """Text slots of the compiled programs; a request takes the narrowest that holds it."""
@@ -164,7 +174,7 @@ def load_part(folder: Path, config_class: type, model_class: type[T]) -> Loaded[
     settings, arrays = load_weights(folder)
     config = from_dict(config_class, settings["model"])
     graph, abstract = nnx.split(nnx.eval_shape(lambda: model_class(config, rngs=nnx.Rngs(0))))
-    nnx.replace_by_pure_dict(abstract, _integer_keys(arrays))
+    nnx.replace_by_pure_dict(abstract, arrays)
     return Loaded(graph, abstract, config)
 
 
@@ -345,7 +355,7 @@ class Voice:
         first_codes: Int32[np.ndarray, " frame"],
         prompt_codes: Int32[np.ndarray, "codebook prompt"],
         seed: int,
-    ) -> Int32[np.ndarray, "codebook frame"]:
+    ) -> Int32[np.ndarray, "codebook prompt_and_frame"]:
         """Codebooks from the second on; returns those of the prompt too."""
         layout = masked_layout(self.nar.config.vocabulary, language, semantic, first_codes, prompt_codes)
         width = _bucket(len(text_tokens), TEXT_WIDTHS)
@@ -428,13 +438,6 @@ def _with_prompt_transcript(instruction: str, prompt_transcript: str) -> str:
     if content.text is None:
         return f'"{prompt_transcript.strip()}" {instruction}'
     return f"{instruction[: content.start]}{prompt_transcript.strip()} {instruction[content.start :]}"
-
-
-def _integer_keys(tree: Any) -> Any:
-    """Orbax stores list places as text; NNX wants them as numbers."""
-    if not isinstance(tree, dict):
-        return tree
-    return {int(key) if str(key).isdigit() else key: _integer_keys(value) for key, value in tree.items()}
 
 
 def _identify(folder: Path) -> str:

@@ -10,13 +10,29 @@ from voxinstruct_jax.config import ConfigError
 CONFIG = QuantizerConfig(latent_dim=4, num_codebooks=3, codebook_size=8, decay=0.8, dropout=0.0)
 
 
-def separated_entries(quantizer):
+GRAPH, ABSTRACT = nnx.split(nnx.eval_shape(lambda: ResidualQuantizer(CONFIG, rngs=nnx.Rngs(0))))
+encode = jax.jit(lambda state, latents: nnx.merge(GRAPH, state).encode(latents))
+decode = jax.jit(lambda state, codes: nnx.merge(GRAPH, state).decode(codes))
+
+
+@pytest.fixture(scope="module")
+def fresh():
+    """Small entries that nothing uses yet, as at the start of training."""
+    random = np.random.default_rng(0)
+    state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), ABSTRACT)
+    state["entries"][...] = jnp.asarray(0.02 * random.standard_normal((3, 8, 4)), jnp.float32)
+    return state
+
+
+@pytest.fixture(scope="module")
+def separated(fresh):
     """Entries whose sums keep each codebook's choice unmistakable: every next codebook is ten times finer."""
+    quantizer = nnx.merge(GRAPH, fresh, copy=True)
     random = np.random.default_rng(0)
     corners = np.stack(np.meshgrid([-1, 1], [-1, 1], [-1, 1], [0]), -1).reshape(8, 4)
     entries = np.stack([random.permutation(corners) * 10.0**-q for q in range(3)]).astype(np.float32)
     quantizer.entries[...] = jnp.asarray(entries)
-    return entries
+    return nnx.state(quantizer), entries
 
 
 @pytest.fixture(scope="module")
@@ -29,69 +45,59 @@ def clusters():
 
 
 @pytest.fixture(scope="module")
-def trained(clusters):
-    """A quantiser after 60 updates, and the statistics of its last one."""
-    quantizer = ResidualQuantizer(CONFIG, rngs=nnx.Rngs(0))
-    graph, state = nnx.split(quantizer)
+def trained(fresh, clusters):
+    """The state after 60 updates, and the statistics of the last one."""
 
     @jax.jit
     def update(state, key):
-        module = nnx.merge(graph, state)
+        module = nnx.merge(GRAPH, state)
         found = module.train_step(clusters, key)
         return nnx.state(module), found
 
+    state = fresh
     for step in range(60):
         state, found = update(state, jax.random.key(step))
-    return nnx.merge(graph, state), found
+    return state, found
 
 
-def residual_errors(quantizer, latents):
-    codes = quantizer.encode(latents)
-    parts = [quantizer.decode(codes[:, : q + 1]) for q in range(codes.shape[1])]
-    return [float(jnp.mean((latents - part) ** 2)) for part in parts]
-
-
-def test_sums_of_entries_are_coded_exactly():
-    quantizer = ResidualQuantizer(CONFIG, rngs=nnx.Rngs(0))
-    entries = separated_entries(quantizer)
+def test_sums_of_entries_are_coded_exactly(separated):
+    state, entries = separated
     codes = np.random.default_rng(2).integers(0, 8, (2, 3, 5))
     sums = sum(entries[q][codes[:, q]] for q in range(3))
-    np.testing.assert_array_equal(quantizer.encode(jnp.asarray(sums)), codes)
-    np.testing.assert_allclose(quantizer.decode(jnp.asarray(codes)), sums, atol=1e-6)
+    np.testing.assert_array_equal(encode(state, jnp.asarray(sums)), codes)
+    np.testing.assert_allclose(decode(state, jnp.asarray(codes)), sums, atol=1e-6)
 
 
-def test_leading_codebooks_alone_give_the_coarse_part():
-    quantizer = ResidualQuantizer(CONFIG, rngs=nnx.Rngs(0))
-    entries = separated_entries(quantizer)
-    codes = jnp.asarray(np.random.default_rng(3).integers(0, 8, (1, 1, 6)))
-    np.testing.assert_allclose(quantizer.decode(codes), entries[0][codes[:, 0]])
+def test_leading_codebooks_alone_give_the_coarse_part(separated):
+    state, entries = separated
+    codes = np.random.default_rng(3).integers(0, 8, (1, 1, 6))
+    np.testing.assert_allclose(decode(state, jnp.asarray(codes)), entries[0][codes[:, 0]])
 
 
 def test_codes_of_a_clip_do_not_depend_on_its_neighbours(trained, clusters):
-    quantizer, _ = trained
-    together = quantizer.encode(clusters)
+    state, _ = trained
+    together = encode(state, clusters)
     for row in range(len(clusters)):
-        np.testing.assert_array_equal(quantizer.encode(clusters[row : row + 1])[0], together[row])
+        np.testing.assert_array_equal(encode(state, clusters[row : row + 1])[0], together[row])
 
 
 def test_every_codebook_lowers_what_is_left_over(trained, clusters):
-    quantizer, _ = trained
-    errors = residual_errors(quantizer, clusters)
+    state, _ = trained
+    codes = encode(state, clusters)
+    errors = [float(np.mean((clusters - decode(state, codes[:, : q + 1])) ** 2)) for q in range(3)]
     assert errors[0] < 0.5 * float(jnp.mean(clusters**2))
     assert errors[1] < 0.5 * errors[0]
     assert errors[2] < 0.8 * errors[1]
 
 
-def test_training_returns_the_quantised_latents_with_the_gradient_of_the_latents(clusters):
-    graph, state = nnx.split(ResidualQuantizer(CONFIG, rngs=nnx.Rngs(0)))
-
+def test_training_returns_the_quantised_latents_with_the_gradient_of_the_latents(fresh, clusters):
     def total(latents):
-        module = nnx.merge(graph, state, copy=True)
+        module = nnx.merge(GRAPH, fresh, copy=True)
         expected = module.decode(module.encode(latents))
         quantised, commitment, perplexity = module.train_step(latents, jax.random.key(0))
         return jnp.sum(quantised * 3), (quantised, expected, commitment, perplexity)
 
-    gradient, (quantised, expected, commitment, perplexity) = jax.grad(total, has_aux=True)(clusters)
+    gradient, (quantised, expected, commitment, perplexity) = jax.jit(jax.grad(total, has_aux=True))(clusters)
     np.testing.assert_allclose(gradient, 3)
     np.testing.assert_allclose(quantised, expected, atol=1e-6)
     assert float(commitment) > 0
@@ -106,13 +112,18 @@ def test_all_codes_come_into_use_though_they_start_far_from_the_data(trained):
 
 def test_a_code_that_nothing_chooses_is_moved_to_a_latent_of_the_batch():
     config = QuantizerConfig(latent_dim=2, num_codebooks=1, codebook_size=2, decay=0.5, dropout=0.0)
-    quantizer = ResidualQuantizer(config, rngs=nnx.Rngs(0))
-    quantizer.entries[...] = jnp.asarray([[[1.0, 1.0], [90.0, 90.0]]])
-    quantizer.members[...] = jnp.asarray([[4.0, 0.0]])
-    quantizer.sums[...] = jnp.asarray([[[4.0, 4.0], [0.0, 0.0]]])
     latents = jnp.asarray([[[1.0, 1.2], [1.0, 0.8], [1.2, 1.0], [0.8, 1.0]]])
-    quantizer.train_step(latents, jax.random.key(0))
-    living, moved = np.asarray(quantizer.entries[...][0])
+
+    @jax.jit
+    def entries_after_a_step():
+        quantizer = ResidualQuantizer(config, rngs=nnx.Rngs(0))
+        quantizer.entries[...] = jnp.asarray([[[1.0, 1.0], [90.0, 90.0]]])
+        quantizer.members[...] = jnp.asarray([[4.0, 0.0]])
+        quantizer.sums[...] = jnp.asarray([[[4.0, 4.0], [0.0, 0.0]]])
+        quantizer.train_step(latents, jax.random.key(0))
+        return quantizer.entries[...][0]
+
+    living, moved = np.asarray(entries_after_a_step())
     # running sums: .5 (4, 4) + .5 (4, 4); members: .5 * 4 + .5 * 4
     np.testing.assert_allclose(living, [1.0, 1.0], atol=1e-6)
     assert np.abs(np.asarray(latents[0]) - moved).sum(axis=1).min() < 1e-6

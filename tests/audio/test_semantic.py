@@ -38,7 +38,8 @@ def test_fitting_finds_well_separated_clusters():
     clips = [(centres[label] + random.standard_normal((50, 3))).astype(np.float32) for label in labels]
     units = fit_units(clips, 4, seed=0, source="points")
     assert units.source == "points"
-    np.testing.assert_allclose(centres[np.argsort(_nearest_centre(units, centres))], units.centroids, atol=1)
+    np.testing.assert_allclose(centres[_nearest_centre(units, centres)], units.centroids, atol=1)
+    assert sorted(_nearest_centre(units, centres)) == [0, 1, 2, 3]
     for clip, label in zip(clips, labels, strict=True):
         np.testing.assert_array_equal(_nearest_centre(units, centres)[units.assign(clip)], label)
 

@@ -1,6 +1,8 @@
+import functools
 import math
 
 import hypothesis
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from voxinstruct_jax.audio.spectrogram import MelConfig, istft, log_mel, mel_filters, stft
 from voxinstruct_jax.config import ConfigError
 
+spectrogram = jax.jit(log_mel, static_argnums=1)
 SLANEY_LOG_STEP = math.log(6.4) / 27
 
 
@@ -21,17 +24,21 @@ def slaney_hz(mel):
     return mel * 1000 / 15 if mel < 15 else 1000 * math.exp((mel - 15) * SLANEY_LOG_STEP)
 
 
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def there_and_back(samples, n_fft, hop_length):
+    spectra = stft(samples, n_fft, hop_length)
+    return spectra, istft(spectra, n_fft, hop_length)
+
+
 @hypothesis.given(
-    hops=st.sampled_from([4, 7, 16]),
-    sizes=st.sampled_from([(64, 16), (96, 24), (100, 20), (32, 32 - 12)]),
-    seed=st.integers(0, 99),
+    hops=st.sampled_from([4, 7]), sizes=st.sampled_from([(64, 16), (100, 20), (32, 20)]), seed=st.integers(0, 99)
 )
 def test_istft_undoes_stft(hops, sizes, seed):
     n_fft, hop_length = sizes
     samples = np.random.default_rng(seed).uniform(-1, 1, (2, hops * hop_length)).astype(np.float32)
-    spectra = stft(jnp.asarray(samples), n_fft, hop_length)
+    spectra, again = there_and_back(samples, n_fft, hop_length)
     assert spectra.shape == (2, hops, n_fft // 2 + 1)
-    np.testing.assert_allclose(istft(spectra, n_fft, hop_length), samples, atol=2e-4)
+    np.testing.assert_allclose(again, samples, atol=2e-4)
 
 
 def test_stft_is_the_windowed_fourier_sum_of_the_padded_signal():
@@ -51,7 +58,7 @@ def test_stft_is_the_windowed_fourier_sum_of_the_padded_signal():
 def test_a_pure_tone_is_loudest_in_the_band_whose_centre_is_nearest_in_mel(hz):
     config = MelConfig()
     tone = np.sin(2 * np.pi * hz * np.arange(4800) / config.sample_rate).astype(np.float32)
-    mel = log_mel(jnp.asarray(tone[None]), config)
+    mel = spectrogram(jnp.asarray(tone[None]), config)
     assert mel.shape == (1, 20, 100)
     spacing = slaney_mel(12_000) / 101
     assert abs(int(mel[0, 10].argmax()) - (slaney_mel(hz) / spacing - 1)) < 1
@@ -60,8 +67,8 @@ def test_a_pure_tone_is_loudest_in_the_band_whose_centre_is_nearest_in_mel(hz):
 def test_log_mel_of_silence_is_the_floor_and_doubling_the_level_adds_log_2():
     config = MelConfig(num_mels=20)
     noise = np.random.default_rng(0).uniform(-0.4, 0.4, (1, 2400)).astype(np.float32)
-    np.testing.assert_allclose(log_mel(jnp.zeros((1, 480)), config), math.log(1e-5), rtol=1e-6)
-    quiet, loud = log_mel(jnp.asarray(noise), config), log_mel(jnp.asarray(2 * noise), config)
+    np.testing.assert_allclose(spectrogram(jnp.zeros((1, 480)), config), math.log(1e-5), rtol=1e-6)
+    quiet, loud = spectrogram(jnp.asarray(noise), config), spectrogram(jnp.asarray(2 * noise), config)
     np.testing.assert_allclose(loud - quiet, math.log(2), atol=1e-4)
 
 
@@ -87,7 +94,7 @@ def test_mel_bands_above_1_khz_grow_by_a_constant_factor():
 
 
 def test_bands_beyond_half_the_sample_rate_are_refused():
-    with pytest.raises(ConfigError, match="f_max 12000.0 must lie between f_min and half of sample_rate 16000"):
+    with pytest.raises(ConfigError, match=r"f_max 12000\.0 must lie between f_min and half of sample_rate 16000"):
         MelConfig(sample_rate=16_000)
     with pytest.raises(ConfigError, match="n_fft 1023 minus hop_length 240 must be even"):
         MelConfig(n_fft=1023)

@@ -15,9 +15,7 @@ def main_frequency(samples, sample_rate):
     return spectrum.argmax() * sample_rate / len(samples)
 
 
-@pytest.mark.parametrize(
-    ("suffix", "tolerance"), [(".wav", 1e-4), (".flac", 1e-4), (".ogg", 0.05), (".mp3", 0.05)]
-)
+@pytest.mark.parametrize(("suffix", "tolerance"), [(".wav", 1e-4), (".flac", 1e-4), (".ogg", 0.05), (".mp3", 0.05)])
 def test_common_formats_are_read(tmp_path, suffix, tolerance):
     samples = tone(440, 0.5, 24_000)
     soundfile.write(tmp_path / f"tone{suffix}", samples, 24_000)

@@ -1,6 +1,7 @@
 import importlib.util
 import struct
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -8,9 +9,8 @@ from voxinstruct_jax.audio import whisper
 from voxinstruct_jax.audio.whisper import WhisperEncoder, load_whisper_encoder, parse_ctranslate2
 from voxinstruct_jax.config import InputError
 
-MISSING = [
-    name for name in ("ctranslate2", *(package for package, _ in whisper.PARTS)) if importlib.util.find_spec(name) is None
-]
+NEEDED = ("ctranslate2", *(package for package, _ in whisper.PARTS))
+MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
 needs_weights = pytest.mark.skipif(bool(MISSING), reason=f"{', '.join(MISSING)} not installed (the asr extra)")
 
 
@@ -67,7 +67,7 @@ def test_the_encoder_equals_ctranslate2_in_float32(speech, tmp_path):
         small = whisper.resources.files(whisper.PARTS[1][0]) / "data" / name
         (tmp_path / name).write_bytes(small.read_bytes())
     judge = ctranslate2.models.Whisper(str(tmp_path), device="cpu", compute_type="float32", intra_threads=1)
-    mel = np.asarray(whisper._log_mel(speech)).T
+    mel = np.asarray(whisper._log_mel(jnp.asarray(speech))).T
     expected = np.array(judge.encode(ctranslate2.StorageView.from_array(np.ascontiguousarray(mel[None]))))[0]
     encoder, table = load_whisper_encoder(6), parse_ctranslate2(data)
     hidden = encoder.features(speech)

@@ -137,6 +137,7 @@ def test_shards_are_verified(inspect, tmp_path):
     lengths = Lengths(
         frames=np.array([4], np.int32),
         semantic=np.array([2], np.int32),
+        speakers=np.zeros(1, np.int32),
         text=np.array([5], np.int32),
         text_offsets=np.array([0, 1], np.int64),
     )

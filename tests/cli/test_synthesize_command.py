@@ -67,7 +67,7 @@ def test_a_stereo_prompt_of_another_rate_is_taken(synthesize, tmp_path):
     code, _, errors = synthesize(
         "--instruction", 'Say "no"', "--out", tmp_path / "a.wav", "--max-duration-s", 0.4, "--prompt", prompt,
     )  # fmt: skip
-    assert code == 0
+    assert code == 0, errors
     assert any("acoustic codes only" in line for line in errors)
 
 

@@ -9,8 +9,8 @@ from voxinstruct_jax.data.generated_corpus import Clip, classify, finished_ids, 
 from voxinstruct_jax.data.kokoro import TOKEN_IDS, Recipe, count_syllables, language_spans
 
 SENTENCES = {
-    "en": [f"Another {n} thing happened there today." for n in range(326)],
-    "zh": [f"今天我们第{n}次去图书馆看书。" for n in range(326)],
+    "en": [f"Another {n} thing happened there today." for n in range(120)],
+    "zh": [f"今天我们第{n}次去图书馆看书。" for n in range(120)],
 }
 PACKS = [f"{a}{g}_{n}" for a in "abz" for g in "fm" for n in ("one", "two", "three", "four")]
 
@@ -32,7 +32,7 @@ def test_every_sentence_has_a_clip_and_every_kind_its_share():
     assert plain == {text for texts in SENTENCES.values() for text in texts}
     for kind in ("joined", "switched"):
         assert 0.05 < sum(clip.kind == kind for clip in clips) / total < 0.16, kind
-    assert {clip.transcript for clip in clips if clip.kind == "word"} >= {"Another", "图书馆"}
+    assert {clip.transcript for clip in clips if clip.kind == "word"} >= {"Another", "我们"}
     assert len({clip.id for clip in clips}) == total
 
 

@@ -1,3 +1,4 @@
+import functools
 import re
 from collections import Counter
 
@@ -20,7 +21,8 @@ VALUES = {
 attributes = st.fixed_dictionaries({}, optional={name: st.sampled_from(values) for name, values in VALUES.items()})
 
 
-def drawn(language, count=800):
+@functools.cache
+def drawn(language, count=400):
     generator = np.random.default_rng(5)
     written = []
     for _ in range(count):
@@ -29,7 +31,7 @@ def drawn(language, count=800):
     return written
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 @given(
     attributes,
     st.sampled_from(LANGUAGES),

@@ -46,7 +46,7 @@ def test_mandarin_gets_characters_and_toneless_pinyin(spoken):
 
 
 def test_missing_audio_counts_as_all_deletions_and_is_named(spoken):
-    judged = judge_items([spoken("a", "one two three", seconds=0), spoken("b", "four")], Parrot("four"))
+    judged = judge_items([spoken("a", "red green blue", seconds=0), spoken("b", "yes")], Parrot("yes"))
     (summary,) = summarise(judged)
     assert (summary.errors, summary.length, summary.missing, summary.evaluated) == (3, 4, 1, 2)
     assert "no such audio file" in judged[0].problem

@@ -77,6 +77,7 @@ def test_a_bad_request_becomes_a_failed_row_and_the_job_goes_on(tmp_path, fake_v
     assert [result.error for result in results] == [None, "too odd", "RuntimeError: boom", None]
     assert results[1].finish_reason == "error"
     assert results[1].audio is None
+    assert read_results(tmp_path) == results
     assert sorted(path.name for path in (tmp_path / "audio").iterdir()) == ["a.wav", "d.wav"]
 
 

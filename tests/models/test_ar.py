@@ -214,8 +214,8 @@ def test_config_survives_a_round_trip():
 @pytest.mark.parametrize(
     ("build_config", "message"),
     [
-        (lambda: dataclasses.replace(CONFIG, text_attention="both"), "text_attention: 'both'"),
-        (lambda: dataclasses.replace(CONFIG, dtype="float16"), "dtype: 'float16'"),
+        (lambda: from_dict(ARConfig, to_dict(CONFIG) | {"text_attention": "both"}), "text_attention"),
+        (lambda: from_dict(ARConfig, to_dict(CONFIG) | {"dtype": "float16"}), "dtype"),
         (lambda: dataclasses.replace(LlamaConfig.tiny(), num_kv_heads=3), "num_heads 4 must be a multiple"),
         (lambda: dataclasses.replace(LlamaConfig.tiny(), num_layers=0), "num_layers: 0"),
         (lambda: dataclasses.replace(LlamaConfig.tiny(), dropout=1.0), "dropout"),

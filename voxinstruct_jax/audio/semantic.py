@@ -6,7 +6,7 @@ The paper takes HuBERT's ninth layer; where its weights are not at hand Whisper'
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from voxinstruct_jax.audio.quantizer import nearest
 __all__ = ["FeatureSource", "SemanticUnits", "fit_units", "pool"]
 
 
+@runtime_checkable
 class FeatureSource(Protocol):
     """Gives features of 16 kHz speech at a fixed frame rate (50 Hz)."""
 

@@ -1,4 +1,4 @@
-"""Features of Whisper's encoder: the speaker-independent source of semantic units where HuBERT's weights are not at hand.
+"""Features of Whisper's encoder: the speaker-independent source of semantic units where HuBERT is not at hand.
 
 Only data preparation (and a voice prompt with its transcript) needs it; synthesis does not. The weights come in two
 packages of the `asr` extra, in CTranslate2's file format, which is plain arrays: reading it runs no code.

@@ -1,4 +1,4 @@
-"""States of a training run: Orbax directories with a checksum of every file, so that a torn one is never taken for whole."""
+"""States of a training run: Orbax directories with a checksum of every file: a torn one is never taken for whole."""
 
 import hashlib
 import json
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from voxinstruct_jax.config import InputError
 
@@ -55,11 +56,14 @@ class RunStore:
             raise InputError(f"{self.folder}/{step}: does not fit this model ({reason}); use another --out") from error
 
     def restore_arrays(self, step: int) -> dict[str, Any]:
-        """Restores a state as it was saved: nested dicts of NumPy arrays, whatever the model."""
+        """Restores a state as it was saved: nested dicts of NumPy arrays, whatever the model and the devices."""
         import orbax.checkpoint as ocp
 
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            return checkpointer.restore(self.folder / str(step) / "default")
+        handler, folder = ocp.PyTreeCheckpointHandler(), self.folder / str(step) / "default"
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(folder).tree)
+        restored = handler.restore(folder, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+        handler.close()
+        return restored
 
     def drop_after(self, step: int) -> None:
         """Deletes states newer than `step`: damaged ones that a resumed run will write again."""

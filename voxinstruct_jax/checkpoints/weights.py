@@ -1,5 +1,6 @@
 """What synthesis loads: one folder a model, with its arrays (Orbax), settings, checksums; never a pickle."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from voxinstruct_jax.checkpoints.run import file_checksums
 from voxinstruct_jax.config import InputError
 
-__all__ = ["FORMAT_VERSION", "load_weights", "read_settings", "save_weights"]
+__all__ = ["FORMAT_VERSION", "load_weights", "read_settings", "save_weights", "weights_fingerprint"]
 
 FORMAT_VERSION = 1
 SETTINGS = "config.json"
@@ -62,6 +63,16 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return settings
 
 
+def weights_fingerprint(folder: Path) -> str:
+    """Returns 16 hex digits that change with any byte of a weights folder.
+
+    Raises:
+        InputError: There is no checkpoint in the folder.
+    """
+    read_settings(folder)
+    return hashlib.sha256((folder / CHECKSUMS).read_bytes()).hexdigest()[:16]
+
+
 def load_weights(folder: Path) -> tuple[dict[str, Any], Any]:
     """Returns the settings and the arrays (floating ones as float32) of a model's folder.
 
@@ -76,7 +87,8 @@ def load_weights(folder: Path) -> tuple[dict[str, Any], Any]:
     target = _abstract(settings["arrays"])
     with ocp.StandardCheckpointer() as checkpointer:
         arrays = checkpointer.restore((folder / "weights").absolute(), target)
-    return settings, jax.tree.map(lambda a: a.astype(jnp.float32) if a.dtype == jnp.bfloat16 else a, arrays)
+    arrays = jax.tree.map(lambda a: a.astype(jnp.float32) if a.dtype == jnp.bfloat16 else a, arrays)
+    return settings, _integer_keys(arrays)
 
 
 def _check_files(folder: Path) -> None:
@@ -101,3 +113,10 @@ def _abstract(described: Any) -> Any:
     if set(described) == {"shape", "dtype"} and isinstance(described["dtype"], str):
         return jax.ShapeDtypeStruct(tuple(described["shape"]), jnp.dtype(described["dtype"]))
     return {key: _abstract(value) for key, value in described.items()}
+
+
+def _integer_keys(tree: Any) -> Any:
+    """Orbax stores list places as text; NNX wants them as numbers."""
+    if not isinstance(tree, dict):
+        return tree
+    return {int(key) if str(key).isdigit() else key: _integer_keys(value) for key, value in tree.items()}

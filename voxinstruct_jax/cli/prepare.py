@@ -22,7 +22,9 @@ def run(arguments: list[str]) -> int:
     )
     parser.add_argument("manifest", help="JSONL or Parquet; a row: id, audio, language, transcript, instruction(s) ...")
     parser.add_argument("--out", type=Path, required=True, help="folder of shards; goes on where it stopped")
-    parser.add_argument("--voice", type=Path, help="voice folder whose codec and units encode (default: the embedded one)")
+    parser.add_argument(
+        "--voice", type=Path, help="voice folder whose codec and units encode (default: the embedded one)"
+    )
     parser.add_argument("--shard-size", type=int, default=500, help="clips a shard (default: 500)")
     options = parse(parser, arguments)
     from voxinstruct_jax.data.manifest import read_manifest
@@ -62,7 +64,5 @@ def _encoders(voice: Path):  # noqa: ANN202 - the type is imported only when the
         tokenizer=PronunciationTokenizer(),
         sample_rate=codec.config.sample_rate,
         frame_rate=codec.config.frame_rate,
-        fingerprints={
-            part: fingerprint(file_checksums(voice / part / "weights")) for part in ("codec", "units")
-        },
+        fingerprints={part: fingerprint(file_checksums(voice / part / "weights")) for part in ("codec", "units")},
     )

@@ -200,7 +200,10 @@ class ShardReader:
                 state = "missing" if found is None else f"{found} bytes, not {shard.num_bytes}"
                 raise InputError(f"{path}: {state}; copy it again or run prepare in an empty folder")
         paths = [str(self.folder / shard.name) for shard in self.index.shards]
-        self._source = grain.sources.ArrayRecordDataSource(paths)
+        try:
+            self._source = grain.sources.ArrayRecordDataSource(paths)
+        except RuntimeError as error:
+            raise InputError(f"{self.folder}: a shard is damaged; copy or prepare it again ({error})") from error
 
     def __len__(self) -> int:
         return self.index.num_examples

@@ -11,6 +11,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int, Int32
 
 from voxinstruct_jax.decoding.requests import ARBatch, ARResult, Capacity, FinishReason
@@ -294,11 +295,11 @@ def _prompt_tokens(batch: ARBatch, state: _State) -> tuple[Bool[Array, " batch"]
 
 
 def _append(
-    values: Int32[Array, "batch time"],
-    lengths: Int32[Array, " batch"],
+    values: Int32[Array | np.ndarray, "batch time"],
+    lengths: Int32[Array | np.ndarray, " batch"],
     new: Int32[Array, " batch"],
     chosen: Bool[Array, " batch"],
 ) -> tuple[Int32[Array, "batch time"], Int32[Array, " batch"]]:
     """Writes the new value behind the last one of the rows chosen."""
     place = jnp.where(chosen, lengths, values.shape[1])
-    return values.at[jnp.arange(len(values)), place].set(new, mode="drop"), lengths + chosen
+    return jnp.asarray(values).at[jnp.arange(len(values)), place].set(new, mode="drop"), jnp.asarray(lengths) + chosen

@@ -116,10 +116,10 @@ def fill_codebooks(
             f"num_steps {num_steps} must hold {vocabulary.num_codebooks - 1} numbers from 1 up, and temperature "
             f"{temperature} be at least 0"
         )
-    text_rows = model.embed_text(batch.text_tokens, batch.text_segment_ids)
+    text_rows = model.embed_text(jnp.asarray(batch.text_tokens), jnp.asarray(batch.text_segment_ids))
     text_rows = place_text(text_rows, batch, jnp.zeros(batch.part_ids.shape, bool))
     hidden = (batch.tokens == vocabulary.pad) & ((batch.part_ids == ACOUSTIC) & (batch.segment_ids > 0))[:, None]
-    classes = _allowed_classes(vocabulary, batch)
+    classes, positions = _allowed_classes(vocabulary, batch), jnp.asarray(batch.positions)
 
     def step(
         tokens: Int32[Array, "batch codebook time"], now: tuple[Int[Array, ""], Int[Array, ""], Int[Array, " target"]]
@@ -132,11 +132,11 @@ def fill_codebooks(
         rows_codebook = jnp.broadcast_to(codebook, masked.shape[:1])
         logits = model.predict(dataclasses.replace(batch, tokens=tokens), text_rows, rows_codebook)
         folded = fold_keys(keys, _STAGE, codebook, number)
-        guesses, confidence = _guess(mask_logits(logits, classes), folded, batch.positions, temperature)
+        guesses, confidence = _guess(mask_logits(logits, classes), folded, positions, temperature)
         row = jnp.where(reveal(confidence, masked, count), guesses + vocabulary.acoustic_offset, row)
         return tokens.at[:, codebook].set(row), None
 
-    return jax.lax.scan(step, batch.tokens, _schedule(num_steps, batch.part_ids.shape[1]))[0]
+    return jax.lax.scan(step, jnp.asarray(batch.tokens), _schedule(num_steps, batch.part_ids.shape[1]))[0]
 
 
 def _schedule(

@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import Float
 
 from voxinstruct_jax.audio.spectrogram import MelConfig, log_mel
-from voxinstruct_jax.config import InputError
 from voxinstruct_jax.judges.pitch import (
     FLOOR_DBFS,
     EnergyTrack,
@@ -20,7 +19,6 @@ from voxinstruct_jax.judges.pitch import (
     active_level_dbfs,
     energy_track,
     pitch_track,
-    yin_track,
 )
 
 __all__ = ["draw_speech"]
@@ -52,10 +50,7 @@ def draw_speech(
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    try:
-        pitch = pitch_track(samples, sample_rate)
-    except InputError:  # the extra is missing; the caption names the tracker that drew the curve
-        pitch = yin_track(samples, sample_rate)
+    pitch = pitch_track(samples, sample_rate)
     energy = energy_track(samples, sample_rate)
     coloured = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
     settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": salt, "font.size": 9}
@@ -116,7 +111,7 @@ def _draw_energy(axis: Any, energy: EnergyTrack) -> None:
 
 
 def _describe(samples: Float[np.ndarray, " sample"], sample_rate: int, pitch: PitchTrack, energy: EnergyTrack) -> str:
-    heard = "no pitch" if pitch.median_hz is None else f"median pitch {pitch.median_hz:.0f} Hz ({pitch.tracker})"
+    heard = "no pitch" if pitch.median_hz is None else f"median pitch {pitch.median_hz:.0f} Hz"
     level = active_level_dbfs(energy)
     return f"Mel spectrogram, pitch and energy over {len(samples) / sample_rate:.1f} s: {heard}, level {level:.0f} dBFS"
 

@@ -148,9 +148,7 @@ def read_results(path: Path) -> list[Result]:
     if not path.is_file():
         raise InputError(f"{path}: no results here")
     try:
-        rows = pyarrow.parquet.read_table(path).to_pylist()
-        present = [{name: value for name, value in row.items() if value is not None} for row in rows]
-        return [from_dict(Result, {**row, "attributes": json.loads(row["attributes"])}) for row in present]
+        return [_from_row(row) for row in pyarrow.parquet.read_table(path).to_pylist()]
     except (pyarrow.ArrowException, KeyError, ValueError, OSError) as error:
         raise InputError(f"{path}: no results of a job ({str(error).splitlines()[0]})") from error
 
@@ -167,6 +165,12 @@ def write_json(path: Path, value: Any) -> None:
         partial.replace(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}); mend it and start the job again") from error
+
+
+def _from_row(row: dict[str, Any]) -> Result:
+    values = {name: value for name, value in row.items() if value is not None}
+    timings = {name: value for name, value in (row["timings"] or {}).items() if value is not None}
+    return from_dict(Result, {**values, "timings": timings, "attributes": json.loads(row["attributes"])})
 
 
 def _quote(text: str) -> str:

@@ -8,7 +8,7 @@ import functools
 import hashlib
 import re
 import unicodedata
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
@@ -40,6 +40,7 @@ _MAX_ACRONYM = 5
 Rows = Int[np.ndarray, "text 4"]
 
 
+@runtime_checkable
 class TextTokenizer(Protocol):
     """What the models need of a tokenizer of instructions.
 

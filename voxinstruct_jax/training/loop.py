@@ -13,6 +13,7 @@ import jax
 from flax import nnx
 
 from voxinstruct_jax.checkpoints.run import RunStore
+from voxinstruct_jax.checkpoints.weights import load_weights
 from voxinstruct_jax.config import InputError, to_dict
 from voxinstruct_jax.data.steps import read_ahead
 from voxinstruct_jax.sharding.mesh import build_mesh, parameter_sharding, place_batch
@@ -55,7 +56,7 @@ def train(task: Task, experiment: Any, out: Path, *, report: Report) -> TrainRes
     optimizer = make_optimizer(task.optimizer)
     mesh = build_mesh(task.mesh)
     state = jax.device_put(init_state(model, optimizer), parameter_sharding(mesh, None))
-    state = _restore(store, state)
+    state = _restore(store, state) or _start_from(task.train.init_from, state)
     step_fn = make_train_step(model, task.objective, optimizer, task.train.seed)
     log = MetricsLog(out, int(state.step))
     schedule, steps, start = learning_rate(task.optimizer), task.train.steps, int(state.step)
@@ -112,10 +113,30 @@ def _claim(out: Path, task: Task, experiment: Any) -> None:
         raise InputError(f"{out}: cannot be written ({error}); give another --out") from error
 
 
-def _restore(store: RunStore, state: TrainState) -> TrainState:
+def _restore(store: RunStore, state: TrainState) -> TrainState | None:
     whole = store.whole_steps()
     store.drop_after(whole[0] if whole else -1)
-    return store.restore(whole[0], state) if whole else state
+    return store.restore(whole[0], state) if whole else None
+
+
+def _start_from(folder: str, state: TrainState) -> TrainState:
+    """Puts another run's weights into the state of step 0: the next stage of a curriculum."""
+    if not folder:
+        return state
+    _, arrays = load_weights(Path(folder))
+    try:
+        return dataclasses.replace(state, params=_take(state.params, arrays))
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{folder}: weights of another model ({error}); give another --train.init-from") from error
+
+
+def _take(like: Any, arrays: Any) -> Any:
+    """Those arrays that stand where `like` has one, and are shaped like it."""
+    if isinstance(like, dict):
+        return {key: _take(value, arrays[key]) for key, value in like.items()}
+    if like.shape != arrays.shape:
+        raise TypeError(f"an array is {arrays.shape}, here {like.shape}")
+    return jax.device_put(arrays, like.sharding)
 
 
 @contextmanager

@@ -94,7 +94,8 @@ def draw_masks(config: NARObjective, model: NARConfig, batch: PackedBatch, key: 
 
     All clips of a row share the codebook, so one head serves the row. In each clip of L acoustic tokens (EOS2 counted):
     the prompt is its first P = floor(v L) of them (none with probability `drop_prompt`), v ~ U(0, 1), and
-    max(1, floor((L - P) cos(pi u / 2))) of the rest are masked, u ~ U(0, 1). A prompt lent by another clip is part of it.
+    max(1, floor((L - P) cos(pi u / 2))) of the rest are masked, u ~ U(0, 1). A prompt lent by another clip is
+    part of it.
     """
     codebook_key, prompt_key, length_key, ratio_key, order_key = jax.random.split(key, 5)
     rows = jax.vmap(lambda k: jax.random.randint(k, (), 1, model.vocabulary.num_codebooks))

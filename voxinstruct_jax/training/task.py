@@ -2,10 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from flax import nnx
 
+from voxinstruct_jax.checkpoints.weights import weights_fingerprint
 from voxinstruct_jax.config import ConfigError, fingerprint
 from voxinstruct_jax.data.steps import StepSource
 from voxinstruct_jax.sharding.mesh import MeshConfig
@@ -24,6 +26,7 @@ class TrainConfig:
     log_every: int = 10
     save_every: int = 500
     keep: int = 2  # states kept
+    init_from: str = ""  # weights folder (see `voxinstruct convert`) that a new run starts from; empty = fresh weights
 
     def __post_init__(self) -> None:
         if min(self.steps, self.log_every, self.save_every, self.keep) < 1:
@@ -47,7 +50,8 @@ class Task:
 
 
 def identity(kind: str, data_fingerprint: str, train: TrainConfig, **parts: Any) -> dict[str, str]:
-    """What makes two runs the same: kind, data, seed and `parts`; not mesh, length, logging or saving."""
-    return {"kind": kind, "data": data_fingerprint, "seed": str(train.seed)} | {
-        name: fingerprint(part) for name, part in parts.items()
-    }
+    """What makes two runs the same: kind, data, seed, first weights, `parts`; not mesh, length, logging or saving."""
+    found = {"kind": kind, "data": data_fingerprint, "seed": str(train.seed)}
+    if train.init_from:
+        found["init_from"] = weights_fingerprint(Path(train.init_from))
+    return found | {name: fingerprint(part) for name, part in parts.items()}

@@ -50,11 +50,13 @@ def train_units(experiment: UnitsExperiment, out: Path) -> SemanticUnits:
     features = list(_pooled_features([rows[i] for i in chosen], source))
     frames = sum(map(len, features))
     if frames < experiment.num_units:
-        raise InputError(f"{experiment.manifest}: {frames} frames are too few for {experiment.num_units} units; add speech")
+        raise InputError(
+            f"{experiment.manifest}: {frames} frames are too few for {experiment.num_units} units; add speech"
+        )
     units = fit_units(features, experiment.num_units, seed=experiment.seed, source=source.name)
     card = (
-        f"# Semantic units\n\n{experiment.num_units} centroids of {source.name}, pooled to 25 Hz, fitted on {frames} frames "
-        f"of {len(features)} clips by mini-batch k-means (seed {experiment.seed}).\n"
+        f"# Semantic units\n\n{experiment.num_units} centroids of {source.name}, pooled to 25 Hz, fitted on "
+        f"{frames} frames of {len(features)} clips by mini-batch k-means (seed {experiment.seed}).\n"
     )
     settings = {"kind": "units", "source": source.name, "experiment": to_dict(experiment)}
     save_weights(out, {"centroids": units.centroids}, settings, card=card)
