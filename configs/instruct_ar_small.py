@@ -16,7 +16,7 @@ from voxinstruct_jax.models.ar import ARConfig
 from voxinstruct_jax.models.llama import LlamaConfig
 from voxinstruct_jax.text.encoder import TextEncoderConfig
 from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
-from voxinstruct_jax.training.ar import ARExperiment
+from voxinstruct_jax.training.ar import ARExperiment, ARObjective
 from voxinstruct_jax.training.language_model import TokenData
 from voxinstruct_jax.training.optimizer import OptimizerConfig
 from voxinstruct_jax.training.task import TrainConfig
@@ -39,14 +39,15 @@ experiment = ARExperiment(
             text_width=320, time_width=512, rows=2, max_clips=8, description_free_ratio=0.4, prompt_ratio=0.15
         ),
     ),
+    objective=ARObjective(alignment_weight=0.3),
     optimizer=OptimizerConfig(
         peak_lr=1e-3,
-        warmup_steps=200,
+        warmup_steps=60,
         decay="cosine",
-        decay_steps=6000,
+        decay_steps=2800,
         beta2=0.98,
         weight_decay=0.1,
         max_grad_norm=1.0,
     ),
-    train=TrainConfig(steps=7000, log_every=20, save_every=250),
+    train=TrainConfig(steps=2800, log_every=20, save_every=250),
 )

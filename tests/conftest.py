@@ -79,3 +79,89 @@ def write_random_part(folder, kind, config, model_class):
     abstract = nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: model_class(config, rngs=nnx.Rngs(0)))))
     weights = jax.tree.map(lambda leaf: 0.2 * random.standard_normal(leaf.shape, np.float32), abstract)
     save_weights(folder, weights, {"kind": kind, "model": to_dict(config), "step": 0}, card=f"# Random {kind}\n")
+
+
+@pytest.fixture(scope="session")
+def tiny_shards(tmp_path_factory):
+    """Prepared tokens of eight synthetic clips in a language that a tiny model learns in seconds.
+
+    Of clip n: unit k + 1 is unit k plus 3 (mod 8), from n; code t + 1 of the first codebook is code t plus 3 (mod 8),
+    from n; codebook q follows from the first one as 3 times its code plus q (mod 8).
+    """
+    import soundfile
+
+    from voxinstruct_jax.data.manifest import Row
+    from voxinstruct_jax.data.prepare import Encoders, prepare
+    from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
+
+    sample_rate, hop_length, folder = 1000, 40, tmp_path_factory.mktemp("tokens")
+
+    def number_of(samples):
+        return round(float(samples[0]) * 16) - 1  # a clip's level is its number
+
+    def frames_of(samples):
+        return np.arange(-(-len(samples) // hop_length))
+
+    def acoustic(samples):
+        first = (number_of(samples) + 3 * frames_of(samples)) % 8
+        return np.stack([first, (3 * first + 1) % 8, (3 * first + 2) % 8])
+
+    rows = []
+    for number, word in enumerate(("one", "two", "three", "four", "five", "six", "seven", "eight")):
+        path = folder / f"{number}.wav"
+        level = np.full((6 + number % 3) * hop_length, (number + 1) / 16, np.float32)
+        soundfile.write(path, level, sample_rate, subtype="FLOAT")
+        rows.append(Row(id=word, audio=str(path), language=("en", "zh")[number % 2], transcript=word))
+    encoders = Encoders(
+        acoustic=acoustic,
+        semantic=lambda samples: (number_of(samples) + 3 * (frames_of(samples) // 2)) % 8,
+        tokenizer=PronunciationTokenizer(),
+        sample_rate=sample_rate,
+        frame_rate=sample_rate / hop_length,
+        fingerprints={"codec": "synthetic", "units": "synthetic"},
+    )
+    prepare(rows, folder / "shards", encoders, progress=False)
+    return folder / "shards"
+
+
+@pytest.fixture(scope="session")
+def tiny_ar_experiment(tiny_shards):
+    """Trains a one-layer AR model on `tiny_shards`: eight rows of two clips a step."""
+    import dataclasses
+
+    from voxinstruct_jax.data.batches import BatchConfig
+    from voxinstruct_jax.models.ar import ARConfig
+    from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
+    from voxinstruct_jax.training.ar import ARExperiment
+    from voxinstruct_jax.training.language_model import TokenData
+    from voxinstruct_jax.training.optimizer import OptimizerConfig
+    from voxinstruct_jax.training.task import TrainConfig
+    from voxinstruct_jax.vocabulary import Vocabulary
+
+    model = ARConfig.tiny(
+        vocabulary=Vocabulary(num_semantic=8, codebook_size=8, num_codebooks=3),
+        channel_sizes=PronunciationTokenizer().channel_sizes,
+    )
+    return ARExperiment(
+        model=dataclasses.replace(
+            model,
+            backbone=dataclasses.replace(model.backbone, num_layers=1),
+            text_encoder=dataclasses.replace(model.text_encoder, num_layers=1),
+        ),
+        data=TokenData(shards=str(tiny_shards), batch=BatchConfig(text_width=40, time_width=64, rows=8)),
+        optimizer=OptimizerConfig(peak_lr=1e-2, warmup_steps=10, decay="cosine", decay_steps=120, weight_decay=0.0),
+        train=TrainConfig(steps=100, log_every=1, save_every=40),
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_ar_run(tiny_ar_experiment, tmp_path_factory):
+    """`tiny_ar_experiment`, trained: its `folder` and the loop's `result`. Read only."""
+    from types import SimpleNamespace
+
+    from voxinstruct_jax.training.ar import ar_task
+    from voxinstruct_jax.training.loop import train
+
+    folder = tmp_path_factory.mktemp("runs") / "ar"
+    result = train(ar_task(tiny_ar_experiment), tiny_ar_experiment, folder, report=lambda *_: None)
+    return SimpleNamespace(folder=folder, result=result)

@@ -9,6 +9,7 @@ import functools
 import json
 import os
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -169,7 +170,7 @@ def check_instruction(instruction: str) -> str:
     return instruction
 
 
-def load_part(folder: Path, config_class: type, model_class: type[T]) -> Loaded[T]:
+def load_part(folder: Path, config_class: type, model_class: Callable[..., T]) -> Loaded[T]:
     """Loads one model of a voice folder, or of any folder that `checkpoints.save_weights` wrote."""
     settings, arrays = load_weights(folder)
     config = from_dict(config_class, settings["model"])
@@ -313,7 +314,7 @@ class Voice:
             notes.append("no quoted words and no transcript: the length limits are general")
             shortest, longest = 1, UNKNOWN_CONTENT_S
         else:
-            syllables = max(self.tokenizer.text_length_units(content), 1.0)
+            syllables = max(self.tokenizer.text_length_units(f"“{content}”"), 1.0)
             shortest = max(1, int(syllables * self.config.min_s_per_syllable * rate))
             longest = syllables * self.config.max_s_per_syllable + self.config.margin_s
         frames = int(min(longest if max_s is None else min(longest, max_s), FRAME_WIDTHS[-1] / rate) * rate)
@@ -357,7 +358,9 @@ class Voice:
         seed: int,
     ) -> Int32[np.ndarray, "codebook prompt_and_frame"]:
         """Codebooks from the second on; returns those of the prompt too."""
-        layout = masked_layout(self.nar.config.vocabulary, language, semantic, first_codes, prompt_codes)
+        vocabulary = self.nar.config.vocabulary
+        prompt_codes = prompt_codes[: vocabulary.num_codebooks]  # a NAR model may stop at the leading codebooks
+        layout = masked_layout(vocabulary, language, semantic, first_codes, prompt_codes)
         width = _bucket(len(text_tokens), TEXT_WIDTHS)
         audio_width = _bucket(layout.tokens.shape[1], tuple(2 * frames + 4 for frames in (*FRAME_WIDTHS, 1600)))
         batch = _one_clip(text_tokens, layout.tokens, layout.part_ids, width, audio_width)
@@ -365,7 +368,7 @@ class Voice:
         filled = np.asarray(_fill(self.nar.graph, self.nar.state, batch, keys, self.config.num_steps))[0]
         frames = prompt_codes.shape[1] + len(first_codes)
         begin = len(text_tokens) + layout.tokens.shape[1] - 1 - frames
-        return filled[:, begin : begin + frames] - self.nar.config.vocabulary.acoustic_offset
+        return filled[:, begin : begin + frames] - vocabulary.acoustic_offset
 
     def _vocode(
         self, codes: Int32[np.ndarray, "codebook frame"], prompt_codes: Int32[np.ndarray, "codebook prompt"]

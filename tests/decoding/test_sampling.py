@@ -26,10 +26,13 @@ from voxinstruct_jax.vocabulary import Vocabulary
 GOLDEN = Path(__file__).parents[1] / "golden" / "voxinstruct_tiny.npz"
 
 
+sample = jax.jit(sample_tokens, static_argnames="config")
+
+
 def draw(logits, config, *, recent=(0,), seeds=range(400), top_k=50):
     rows = len(seeds)
     return np.asarray(
-        sample_tokens(
+        sample(
             jnp.stack([jax.random.key(seed) for seed in seeds]),
             jnp.tile(jnp.asarray(logits, jnp.float32), (rows, 1)),
             jnp.tile(jnp.asarray(recent, jnp.int32), (rows, 1)),
@@ -129,9 +132,9 @@ def test_a_row_draws_the_same_token_whatever_its_neighbours():
     logits = jax.random.normal(jax.random.key(0), (3, 9))
     keys = fold_keys(jax.random.split(jax.random.key(1), 3), jnp.array([2, 2, 1]), 5)
     recent, top_k = jnp.zeros((3, 2), jnp.int32), jnp.array([9, 3, 9])
-    together = sample_tokens(keys, logits, recent, top_k, SamplingConfig(temperature=2.0))
+    together = sample(keys, logits, recent, top_k, SamplingConfig(temperature=2.0))
     alone = [
-        sample_tokens(keys[i : i + 1], logits[i : i + 1], recent[:1], top_k[i : i + 1], SamplingConfig(temperature=2.0))
+        sample(keys[i : i + 1], logits[i : i + 1], recent[:1], top_k[i : i + 1], SamplingConfig(temperature=2.0))
         for i in range(3)
     ]
     assert together.tolist() == [int(tokens[0]) for tokens in alone]

@@ -76,7 +76,7 @@ class ResidualQuantizer(nnx.Module):
         amount = jax.random.randint(amount_key, (batch,), 1, config.num_codebooks + 1)
         whole = jax.random.uniform(keep_key, (batch,)) >= config.dropout
         active = jnp.where(whole, config.num_codebooks, amount)
-        residual, quantised, commitment, perplexity = latents, jnp.zeros_like(latents), 0.0, []
+        residual, quantised, commitment, perplexity = latents, jnp.zeros_like(latents), jnp.zeros(()), []
         for q in range(config.num_codebooks):
             index = nearest(residual, self.entries[...][q])
             chosen = self.entries[...][q][index]

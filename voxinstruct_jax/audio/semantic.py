@@ -58,7 +58,9 @@ def fit_units(
     from sklearn.cluster import MiniBatchKMeans
 
     everything = np.concatenate(list(features))
-    model = MiniBatchKMeans(count, random_state=seed, batch_size=8192, n_init=1, max_iter=60, reassignment_ratio=1e-3)
+    model = MiniBatchKMeans(
+        count, random_state=seed, batch_size=8192, n_init="auto", max_iter=60, reassignment_ratio=1e-3
+    )
     model.fit(everything)
     return SemanticUnits(jnp.asarray(model.cluster_centers_, jnp.float32), source)
 

@@ -74,7 +74,8 @@ def mel_filters(config: MelConfig) -> Float[np.ndarray, "bin mel"]:
         Slaney's Auditory Toolbox: linear to 1 kHz, logarithmic above.
     """
     bins = np.linspace(0, config.sample_rate / 2, config.n_fft // 2 + 1)
-    edges = _mel_to_hz(np.linspace(*_hz_to_mel(np.array([config.f_min, config.f_max])), config.num_mels + 2))
+    lowest, highest = _hz_to_mel(np.array([config.f_min, config.f_max])).tolist()
+    edges = _mel_to_hz(np.linspace(lowest, highest, config.num_mels + 2))
     lower, centre, upper = edges[:-2], edges[1:-1], edges[2:]
     rising = (bins[:, None] - lower) / (centre - lower)
     falling = (upper - bins[:, None]) / (upper - centre)

@@ -91,7 +91,7 @@ def parse_ctranslate2(data: bytes) -> dict[str, np.ndarray]:
         at += size
         return data[at - size : at - 1].decode()
 
-    number("I"), text(), number("I")  # format version, model name, revision
+    _header = number("I"), text(), number("I")  # format version, model name, revision
     found = {}
     for _ in range(number("I")):
         name = text()

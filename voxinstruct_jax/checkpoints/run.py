@@ -58,8 +58,9 @@ class RunStore:
     def restore_arrays(self, step: int) -> dict[str, Any]:
         """Restores a state as it was saved: nested dicts of NumPy arrays, whatever the model and the devices."""
         import orbax.checkpoint as ocp
+        from etils import epath
 
-        handler, folder = ocp.PyTreeCheckpointHandler(), self.folder / str(step) / "default"
+        handler, folder = ocp.PyTreeCheckpointHandler(), epath.Path(self.folder / str(step) / "default")
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(folder).tree)
         restored = handler.restore(folder, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
         handler.close()

@@ -15,7 +15,7 @@ def run(arguments: list[str]) -> int:
     """Exports a run."""
     parser = argparse.ArgumentParser(
         "voxinstruct convert",
-        description="Turn a training run into a weights folder; example: voxinstruct convert runs/codec --out voice/codec",
+        description="Turn a training run into weights. Example: voxinstruct convert runs/codec --out voice/codec",
     )
     parser.add_argument("source", type=Path, help="folder of a run (it holds run.json)")
     parser.add_argument("--out", type=Path, required=True, help="weights folder to write")

@@ -76,12 +76,12 @@ GRID = (
     ("all three at 2", (2.0, 2.0, 2.0)),
     ("without ST (beta 0)", (1.0, 1.0, 0.0)),
 )
-INTRODUCTION = """Instructions spoken by the voice that comes with the package: a small model, trained on about two hours
-of generated speech. Read its model card for what it can and cannot do.
+INTRODUCTION = """Instructions spoken by the voice that comes with the package: a small model, trained on two hours of
+generated speech. Read its model card for what it can and cannot do.
 
 Each plot shows the mel spectrogram with the pitch curve over it, and the energy below."""
-GRID_INTRODUCTION = """One sentence under different guidance weights, with one seed: table 6 of the VoxInstruct paper made
-audible. Without semantic tokens (ST) the acoustic tokens (AT) follow the instruction alone."""
+GRID_INTRODUCTION = """One sentence under different guidance weights, with one seed: table 6 of the VoxInstruct paper,
+made audible. Without semantic tokens (ST) the acoustic tokens (AT) follow the instruction alone."""
 
 
 def run(arguments: list[str]) -> int:
@@ -201,6 +201,6 @@ def _keep_compiled_programs() -> None:
     import jax
 
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "voxinstruct" / "jax"
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -22,9 +22,7 @@ def run(arguments: list[str]) -> int:
     )
     parser.add_argument("manifest", help="JSONL or Parquet; a row: id, audio, language, transcript, instruction(s) ...")
     parser.add_argument("--out", type=Path, required=True, help="folder of shards; goes on where it stopped")
-    parser.add_argument(
-        "--voice", type=Path, help="voice folder whose codec and units encode (default: the embedded one)"
-    )
+    parser.add_argument("--voice", type=Path, help="voice folder whose codec and units encode (default: embedded)")
     parser.add_argument("--shard-size", type=int, default=500, help="clips a shard (default: 500)")
     options = parse(parser, arguments)
     from voxinstruct_jax.data.manifest import read_manifest

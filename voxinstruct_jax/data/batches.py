@@ -85,7 +85,8 @@ class TokenBatches:
         Args:
             reader: Prepared data.
             tokenizer: The one that `prepare` or `recount_text` counted with.
-            vocabulary: Of the model; its codebooks and semantic units must hold the data's.
+            vocabulary: Of the model; its semantic units must hold the data's. Of the data's codebooks it may take the
+                leading ones only.
             config: Shape and draw.
             host_rows: First and last (exclusive) row of a step that this host reads; all by default.
 
@@ -130,7 +131,7 @@ class TokenBatches:
         text_tokens = self._tokenizer.encode(example.instructions[int(plan.variants[record])])
         frames = int(plan.prompt_frames[record])
         prompt = self._reader[int(plan.prompt_records[record])].codes[:, :frames] if frames else example.codes[:, :0]
-        codes = np.concatenate([prompt, example.codes], axis=1)
+        codes = np.concatenate([prompt, example.codes], axis=1)[: self._vocabulary.num_codebooks]
         layout = build_layout(self._vocabulary, example.language, example.semantic_tokens, codes)
         return Clip(text_tokens=text_tokens, layout=layout, prompt_frames=frames)
 
@@ -200,7 +201,7 @@ def _check(reader: ShardReader, tokenizer: TextTokenizer, vocabulary: Vocabulary
     index, folder = reader.index, reader.folder
     if index.fingerprints["tokenizer"] != tokenizer.fingerprint:
         raise InputError(f"{folder}: text was counted by another tokenizer; call recount_text on a copy of the folder")
-    if index.num_codebooks != vocabulary.num_codebooks:
+    if index.num_codebooks < vocabulary.num_codebooks:
         raise InputError(f"{folder}: {index.num_codebooks} codebooks, the vocabulary has {vocabulary.num_codebooks}")
     for largest, size, name in (
         (index.largest_code, vocabulary.codebook_size, "codec indices"),

@@ -113,6 +113,7 @@ class ARModel(nnx.Module):
         drop_semantic: Bool[Array, "batch time"],
         *,
         key: jax.Array | None = None,
+        observed: list[Float[Array, "batch time dim"]] | None = None,
     ) -> Float32[Array, "batch time vocab"]:
         """Predicts, at every place, the token that follows it.
 
@@ -121,6 +122,7 @@ class ARModel(nnx.Module):
             drop_text: True where a clip goes without its instruction.
             drop_semantic: True where a clip goes without its semantic tokens; BOS, LANG and EOS1 stay.
             key: Of dropout; None = no dropout.
+            observed: See `Llama`.
 
         Returns:
             Logits; undefined at padding.
@@ -130,8 +132,13 @@ class ARModel(nnx.Module):
         vocabulary, tokens = self.config.vocabulary, batch.tokens[:, 0]
         tokens = jnp.where(drop_semantic & vocabulary.is_semantic(tokens), vocabulary.pad, tokens)
         x = self.embed(tokens, batch.part_ids, place_text(text_rows, batch, drop_text))
-        mask = packed_mask(batch.segment_ids, batch.part_ids, self.config.text_attention)
-        return self.logits(self.backbone(x, batch.positions, mask, key=backbone_key))
+        return self.logits(
+            self.backbone(x, batch.positions, self.attention_mask(batch), key=backbone_key, observed=observed)
+        )
+
+    def attention_mask(self, batch: PackedBatch) -> Bool[Array, "batch time time"]:
+        """Returns which slot (first) sees which (second)."""
+        return packed_mask(batch.segment_ids, batch.part_ids, self.config.text_attention)
 
     def decode(
         self,

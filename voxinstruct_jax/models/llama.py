@@ -211,6 +211,7 @@ class Llama(nnx.Module):
         mask: Bool[Array, "batch time time"],
         *,
         key: jax.Array | None = None,
+        observed: list[Float[Array, "batch time dim"]] | None = None,
     ) -> Float[Array, "batch time dim"]:
         """Runs whole rows.
 
@@ -219,11 +220,39 @@ class Llama(nnx.Module):
             positions: Of the rotary embedding.
             mask: True where a query (first) may see a key (second).
             key: Of dropout; None = no dropout.
+            observed: A list that takes up the input of every block, for `attention_weights`.
         """
         rotary = self._rotary(positions)
         for block, block_key in zip(self.blocks, split_key(key, self.config.num_layers), strict=True):
+            if observed is not None:
+                observed.append(x)
             x, _, _ = block(x, rotary, mask, dropout_key=block_key)
         return self.norm(x)
+
+    def attention_weights(
+        self,
+        layer: int,
+        head: int,
+        x: Float[Array, "batch time dim"],
+        positions: Int[Array, "batch time"],
+        mask: Bool[Array, "batch time time"],
+    ) -> Float[Array, "batch time time"]:
+        """Returns where one head looks: a training objective may read it, decoding never does.
+
+        Args:
+            layer: From 0.
+            head: Query head, from 0.
+            x: Input of that layer's block (`observed`).
+            positions: As in the call.
+            mask: As in the call.
+        """
+        block, rotary = self.blocks[layer], self._rotary(positions)
+        y = block.attention_norm(x)
+        group = self.config.num_heads // self.config.num_kv_heads
+        query = rotate(block.attention.query(y), *rotary)[:, :, head]
+        keys = rotate(block.attention.key(y), *rotary)[:, :, head // group]
+        scores = jnp.einsum("bth,bsh->bts", query, keys, preferred_element_type=jnp.float32)
+        return jax.nn.softmax(jnp.where(mask, scores * self.config.head_dim**-0.5, -1e30), axis=-1)
 
     def decode(
         self,

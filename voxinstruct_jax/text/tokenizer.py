@@ -20,7 +20,7 @@ from voxinstruct_jax.text.lexicon import LETTER_TO_SOUND_FILE, LEXICON_FILE, rea
 from voxinstruct_jax.text.normalizer import HAN, normalize
 from voxinstruct_jax.text.pronunciation import FINALS, INITIALS, english_phones, letter_name, mandarin_syllables
 
-__all__ = ["PronunciationTokenizer", "TextTokenizer"]
+__all__ = ["INSIDE_QUOTES", "QUOTE_CHANNEL", "PronunciationTokenizer", "TextTokenizer"]
 
 INSTRUCTION_WORDS_FILE = "instruction_words.txt"
 
@@ -32,7 +32,9 @@ _FIRST_HAN = _SPACE + len(_CHARACTERS)
 _SILENT = 1
 _FIRST_PHONES = {phone: i for i, phone in enumerate(PHONES + INITIALS, start=_SILENT + 1)}
 _SECOND_PHONES = {phone: i for i, phone in enumerate(PHONES + FINALS, start=_SILENT + 1)}
-_OUTSIDE, _INSIDE, _MARK = 1, 2, 3
+_OUTSIDE, INSIDE_QUOTES, _MARK = 1, 2, 3
+QUOTE_CHANNEL = 4
+"""Channel that says whether a character is outside the quotes, inside (spoken), or a quote mark itself."""
 
 _SEGMENT = re.compile(rf"((?<![a-z])(?:[a-z]\.){{2,}})|([a-z](?:[a-z'’]*[a-z])?)|([{HAN}]+)|(.)", re.DOTALL)
 _MAX_ACRONYM = 5
@@ -103,7 +105,7 @@ class PronunciationTokenizer:
         content = spoken_content(text)
         if content.text is not None:
             quotes[content.start - 1 : content.end + 1] = _MARK
-            quotes[content.start : content.end] = _INSIDE
+            quotes[content.start : content.end] = INSIDE_QUOTES
         return np.concatenate([columns, quotes], axis=1)
 
     def pronounce(self, text: str) -> list[str]:
@@ -127,8 +129,8 @@ class PronunciationTokenizer:
             text: An instruction; without quotes all of it counts.
         """
         rows = self.encode(text)[:-1]
-        if (rows[:, 4] == _INSIDE).any():
-            rows = rows[rows[:, 4] == _INSIDE]
+        if (rows[:, 4] == INSIDE_QUOTES).any():
+            rows = rows[rows[:, 4] == INSIDE_QUOTES]
         vowels = sum(np.isin(rows[:, channel], _VOWEL_IDS).sum() for channel in (1, 2))
         return float(vowels + (rows[:, 0] >= _FIRST_HAN).sum() + (rows[:, 0] == _UNKNOWN).sum())
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from voxinstruct_jax.config import ConfigError
 from voxinstruct_jax.models.ar import ARConfig, ARModel
 from voxinstruct_jax.sharding.mesh import MeshConfig
+from voxinstruct_jax.training.alignment import guided_attention_loss
 from voxinstruct_jax.training.language_model import (
     TokenData,
     clip_uniform,
@@ -33,6 +34,8 @@ class ARObjective:
 
     drop_text: float = 0.1
     drop_semantic: float = 0.1
+    alignment_weight: float = 0.0  # of the guided attention loss (`training.alignment`); 0 = none
+    alignment_layers: tuple[int, ...] = (1, 2)  # blocks, from 0, whose first head is guided
 
     def __post_init__(self) -> None:
         if min(self.drop_text, self.drop_semantic) < 0 or self.drop_text + self.drop_semantic > 1:
@@ -69,13 +72,19 @@ def ar_loss(
     draw = clip_uniform(row_keys(drop_key, batch), batch.segment_ids)
     drop_text = draw < config.drop_text
     drop_semantic = (draw >= config.drop_text) & (draw < config.drop_text + config.drop_semantic)
-    logits = model(batch, drop_text, drop_semantic, key=dropout_key)
+    observed: list[Float[Array, "batch time dim"]] = []
+    logits = model(batch, drop_text, drop_semantic, key=dropout_key, observed=observed)
     targets, target_part = ar_targets(batch)
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     semantic = (target_part == SEMANTIC) & ~drop_semantic
     acoustic = target_part == ACOUSTIC
     hit = (logits.argmax(-1) == targets).astype(jnp.float32)
-    return weighted_mean(loss, semantic | acoustic), {
+    total, alignment = weighted_mean(loss, semantic | acoustic), jnp.zeros(())
+    if config.alignment_weight:
+        alignment = guided_attention_loss(model, batch, observed, config.alignment_layers, ~drop_text)
+        total += config.alignment_weight * alignment
+    return total, {
+        "loss_alignment": alignment,
         "loss_semantic": weighted_mean(loss, semantic),
         "loss_acoustic": weighted_mean(loss, acoustic),
         "accuracy_semantic": weighted_mean(hit, semantic),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
 
 from voxinstruct_jax.checkpoints.run import RunStore
@@ -70,7 +71,7 @@ def train(task: Task, experiment: Any, out: Path, *, report: Report) -> TrainRes
             stopping = bool(asked_to_stop) and step < steps
             if step % task.train.log_every == 0 or step == steps:
                 values = {name: float(value) for name, value in metrics.items()}
-                values |= {"learning_rate": float(schedule(step - 1)), **meter.read()}
+                values |= {"learning_rate": np.asarray(schedule(step - 1)).item(), **meter.read()}
                 log.write(step, values)
                 report(step, steps, values)
             if step % task.train.save_every == 0 or step == steps or stopping:

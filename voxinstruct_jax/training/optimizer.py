@@ -6,6 +6,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from voxinstruct_jax.config import ConfigError
 
@@ -45,7 +46,7 @@ def learning_rate(config: OptimizerConfig) -> optax.Schedule:
             0.0, config.peak_lr, config.warmup_steps, config.decay_steps, config.peak_lr * config.final_lr_ratio
         )
 
-    def inverse_sqrt(step: jax.Array) -> jax.Array:
+    def inverse_sqrt(step: ArrayLike) -> jax.Array:
         step = jnp.maximum(step, 1)
         return config.peak_lr * jnp.minimum((config.warmup_steps / step) ** 0.5, step / config.warmup_steps)
 

@@ -1,0 +1,30 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from voxinstruct_jax.data.packing import Clip, pack
+from voxinstruct_jax.vocabulary import Vocabulary, build_layout
+
+
+@pytest.fixture(scope="session")
+def make_batch():
+    """Packs clips given as (units, codes), each with `num_text` text slots, all of one row together."""
+
+    def make(vocabulary, rows, *, num_text=2, text_width=8, time_width=48):
+        text_tokens = np.ones((num_text, 1), np.int32)
+        clips = [
+            [Clip(text_tokens=text_tokens, layout=build_layout(vocabulary, "en", units, codes)) for units, codes in row]
+            for row in rows
+        ]
+        batch = pack(clips, text_width=text_width, time_width=time_width, clip_ids=np.arange(len(rows)))
+        return jax.tree.map(jnp.asarray, batch)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def worked_example(make_batch):
+    """Full-size ids: units 17, 240, 499 and code t of codebook q = 100 q + t, five frames; two text slots."""
+    codes = 100 * np.arange(8)[:, None] + np.arange(5)
+    return make_batch(Vocabulary(), [[(np.array([17, 240, 499]), codes)]], text_width=2, time_width=16)

@@ -1,0 +1,142 @@
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from voxinstruct_jax.config import ConfigError
+from voxinstruct_jax.data.packing import Clip, pack
+from voxinstruct_jax.models.ar import ARModel
+from voxinstruct_jax.training.ar import ARObjective, ar_loss, ar_targets
+from voxinstruct_jax.training.language_model import clip_uniform, row_keys, weighted_mean
+from voxinstruct_jax.vocabulary import ACOUSTIC, SEMANTIC, TEXT, Vocabulary, build_layout
+
+TEXT_SLOTS = 2
+SEQUENCE = [1527, 1, 20, 243, 502, 1528, 503, 504, 505, 506, 507, 1529]
+TARGETS = SEQUENCE[1:]
+NO_DROPS = ARObjective(drop_text=0.0, drop_semantic=0.0)
+
+
+class Oracle(ARModel):
+    """Sure of the acoustic targets of the worked example, which it was told; has no idea of the others."""
+
+    def __init__(self):
+        self.drops = None
+
+    def __call__(self, batch, drop_text, drop_semantic, *, key=None):
+        self.drops = (drop_text, drop_semantic)
+        known = np.zeros((1, 16, 1530), np.float32)
+        for place, target in enumerate(TARGETS[5:], start=TEXT_SLOTS + 5):
+            known[0, place, target] = 100.0
+        return jnp.asarray(known)
+
+
+class Indifferent(Oracle):
+    """Finds all of ten ids equally likely."""
+
+    def __call__(self, batch, drop_text, drop_semantic, *, key=None):
+        self.drops = (drop_text, drop_semantic)
+        return jnp.zeros((*drop_text.shape, 10))
+
+
+def evaluate(objective, model, batch):
+    """Loss, metrics, and what the model was told to drop; compiled as one program, as in training."""
+
+    @jax.jit
+    def run(batch, key):
+        return *ar_loss(objective, model, batch, key), model.drops
+
+    return run(batch, jax.random.key(0))
+
+
+def test_every_token_after_bos_is_predicted_from_the_one_before(worked_example):
+    targets, parts = ar_targets(worked_example)
+    counted = np.flatnonzero(parts[0] != TEXT)
+    np.testing.assert_array_equal(counted, TEXT_SLOTS + np.arange(11))
+    np.testing.assert_array_equal(targets[0, counted], TARGETS)
+    np.testing.assert_array_equal(parts[0, counted], [SEMANTIC] * 5 + [ACOUSTIC] * 6)
+    np.testing.assert_array_equal(worked_example.tokens[0, 0, counted], SEQUENCE[:-1])
+
+
+def test_clips_in_a_row_do_not_predict_each_other_and_padding_predicts_nothing(make_batch):
+    vocabulary = Vocabulary(num_semantic=8, codebook_size=8, num_codebooks=2)
+    clips = [(np.array([1, 2]), np.array([[3, 4], [5, 6]])), (np.array([5]), np.array([[7], [0]]))]
+    batch = make_batch(vocabulary, [clips])
+    _, parts = ar_targets(batch)
+    # 2 text slots, then BOS LANG ST ST EOS1 AT AT EOS2; then 2 text slots, BOS LANG ST EOS1 AT EOS2
+    np.testing.assert_array_equal(np.flatnonzero(parts[0] != TEXT), [*range(2, 9), *range(12, 17)])
+
+
+def test_frames_lent_by_another_clip_are_shown_and_never_predicted(make_batch):
+    vocabulary = Vocabulary(num_semantic=8, codebook_size=8, num_codebooks=2)
+    layout = build_layout(vocabulary, "en", np.array([1]), np.array([[3, 4, 5], [5, 6, 7]]))
+    clip = Clip(text_tokens=np.ones((2, 1), np.int32), layout=layout, prompt_frames=2)
+    batch = jax.tree.map(jnp.asarray, pack([[clip]], text_width=2, time_width=12, clip_ids=np.arange(1)))
+    targets, parts = ar_targets(batch)
+    # slots: text text BOS LANG ST EOS1 AT AT AT EOS2; the first two AT are lent
+    counted = np.flatnonzero(parts[0] != TEXT)
+    np.testing.assert_array_equal(counted, [2, 3, 4, 7, 8])
+    assert targets[0, 7] == vocabulary.acoustic_offset + 5
+
+
+def test_the_loss_is_one_mean_over_all_targets(worked_example):
+    loss, metrics, _ = evaluate(NO_DROPS, Oracle(), worked_example)
+    # language, three units and EOS1 out of 1530 equally likely ids; five codes and EOS2 for sure
+    assert float(metrics["loss_semantic"]) == pytest.approx(math.log(1530), rel=1e-5)
+    assert float(metrics["loss_acoustic"]) == pytest.approx(0, abs=1e-5)
+    assert float(loss) == pytest.approx(5 * math.log(1530) / 11, rel=1e-5)
+    assert float(metrics["accuracy_acoustic"]) == 1
+
+
+def test_dropped_semantic_tokens_are_no_targets(worked_example):
+    objective = ARObjective(drop_text=0.0, drop_semantic=1.0)
+    loss, metrics, (drop_text, drop_semantic) = evaluate(objective, Oracle(), worked_example)
+    assert float(loss) == pytest.approx(0, abs=1e-5)
+    assert float(metrics["loss_semantic"]) == 0
+    assert not drop_text.any()
+    assert drop_semantic.all()
+
+
+def test_clips_lose_text_or_semantic_tokens_with_their_probability_and_never_both(make_batch):
+    vocabulary = Vocabulary(num_semantic=8, codebook_size=8, num_codebooks=2)
+    clip = (np.array([1]), np.array([[3], [5]]))
+    batch = make_batch(vocabulary, [[clip, clip, clip]] * 400, time_width=24, text_width=6)
+
+    _, _, drops = evaluate(ARObjective(drop_text=0.3, drop_semantic=0.1), Indifferent(), batch)
+    drop_text, drop_semantic = (np.asarray(drop) for drop in drops)
+    assert not (drop_text & drop_semantic).any()
+    for drop, probability in ((drop_text, 0.3), (drop_semantic, 0.1)):
+        rows = zip(drop, batch.segment_ids, strict=True)
+        clips = np.stack([[row[ids == clip] for clip in (1, 2, 3)] for row, ids in rows])
+        assert (clips == clips[..., :1]).all()  # all slots of a clip alike
+        assert clips[..., 0].mean() == pytest.approx(probability, abs=0.05)  # 4 sigma of 1200 draws
+        assert np.mean(clips[:, 0, 0] != clips[:, 1, 0]) > 0  # and clips of a row differ
+
+
+def test_draws_follow_from_the_number_of_the_row_whatever_its_place(make_batch):
+    vocabulary = Vocabulary(num_semantic=8, codebook_size=8, num_codebooks=2)
+    batch = make_batch(vocabulary, [[(np.array([1]), np.array([[3], [5]]))]] * 6, time_width=10)
+
+    @jax.jit
+    def draw(batch):
+        return clip_uniform(row_keys(jax.random.key(1), batch), batch.segment_ids)
+
+    draws = draw(batch)
+    half = dataclasses.replace(
+        batch, **{field.name: getattr(batch, field.name)[3:] for field in dataclasses.fields(batch)}
+    )
+    np.testing.assert_array_equal(draw(half), draws[3:])
+    assert len(np.unique(np.asarray(draws)[:, 2])) == 6
+
+
+def test_a_mean_over_nothing_is_zero():
+    values = jnp.asarray([[1.0, 2.0, 6.0]])
+    assert float(weighted_mean(values, jnp.asarray([[True, False, True]]))) == 3.5
+    assert float(weighted_mean(values, jnp.zeros((1, 3), bool))) == 0
+
+
+def test_probabilities_that_leave_nothing_whole_are_refused():
+    with pytest.raises(ConfigError, match=r"drop_text 0\.6 and drop_semantic 0\.6 must sum to at most 1"):
+        ARObjective(drop_text=0.6, drop_semantic=0.6)

@@ -1,0 +1,281 @@
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from voxinstruct_jax.cli.main import main
+from voxinstruct_jax.cli.train import _clock
+from voxinstruct_jax.config import ConfigError, InputError, to_dict
+from voxinstruct_jax.sharding.mesh import MeshConfig
+from voxinstruct_jax.training import experiment as experiment_module
+from voxinstruct_jax.training.ar import ar_task
+from voxinstruct_jax.training.loop import train
+from voxinstruct_jax.training.metrics import MetricsLog
+from voxinstruct_jax.training.optimizer import OptimizerConfig
+from voxinstruct_jax.training.task import Task, TrainConfig, identity
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+class Slope(nnx.Module):
+    def __init__(self, rngs):
+        self.kernel = nnx.Param(jax.random.normal(rngs.params(), (3, 1)))
+
+
+class Points:
+    """Batch of a step: three numbers a row that follow from the step."""
+
+    def __getitem__(self, step):
+        return np.random.default_rng((7, step)).standard_normal((4, 3)).astype(np.float32)
+
+
+def slope_loss(model, batch, key):
+    noise = jax.random.normal(key, (4, 1))
+    loss = jnp.mean((batch @ model.kernel[...] - batch.sum(axis=1, keepdims=True) + 0.1 * noise) ** 2)
+    return loss, {"noise": noise[0, 0]}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Toy:
+    """An experiment that compiles in no time."""
+
+    data: str = "points"
+    optimizer: OptimizerConfig = OptimizerConfig(peak_lr=0.1, warmup_steps=2)
+    train: TrainConfig = TrainConfig(steps=12, log_every=1, save_every=4)
+    mesh: MeshConfig = MeshConfig()
+
+
+def toy_task(toy):
+    return Task(
+        build_model=Slope,
+        objective=slope_loss,
+        batches=Points(),
+        count_tokens=lambda batch: batch.size,
+        optimizer=toy.optimizer,
+        train=toy.train,
+        mesh=toy.mesh,
+        identity=identity("toy", toy.data, toy.train, optimizer=toy.optimizer),
+    )
+
+
+def run(toy, folder, report=lambda *_: None):
+    return train(toy_task(toy), toy, folder, report=report)
+
+
+def at_step(wanted, action):
+    def report(step, steps, values):
+        if step == wanted:
+            action()
+
+    return report
+
+
+def metrics(folder, *, timed=False):
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return rows if timed else [{k: v for k, v in row.items() if k != "tokens_per_s"} for row in rows]
+
+
+def states(folder):
+    return sorted(int(path.name) for path in (folder / "states").iterdir() if path.name.isdigit())
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "unbroken"
+    return folder, run(Toy(), folder)
+
+
+@pytest.fixture
+def copied(unbroken, tmp_path):
+    return shutil.copytree(unbroken[0], tmp_path / "run")
+
+
+def test_a_run_leaves_its_settings_identity_metrics_and_newest_states(unbroken):
+    folder, result = unbroken
+    assert (result.step, result.stopped, int(result.state.step)) == (12, False, 12)
+    assert json.loads((folder / "config.json").read_text()) == to_dict(Toy())
+    assert json.loads((folder / "run.json").read_text())["kind"] == "toy"
+    rows = metrics(folder, timed=True)
+    assert [row["step"] for row in rows] == list(range(1, 13))
+    assert {"loss", "grad_norm", "noise", "learning_rate", "tokens_per_s", "mfu"} < set(rows[0])
+    assert all(row["tokens_per_s"] > 0 for row in rows)
+    assert rows[11]["loss"] < rows[0]["loss"]
+    assert states(folder) == [8, 12]
+    assert list((folder / "tensorboard").iterdir())
+
+
+def test_every_step_draws_anew(unbroken):
+    assert len({row["noise"] for row in metrics(unbroken[0])}) == 12
+
+
+def test_only_every_nth_step_and_the_last_are_logged(tmp_path):
+    run(dataclasses.replace(Toy(), train=TrainConfig(steps=5, log_every=3, save_every=100)), tmp_path)
+    assert [row["step"] for row in metrics(tmp_path)] == [3, 5]
+    assert states(tmp_path) == [5]
+
+
+def test_a_stop_signal_ends_the_run_between_steps_with_its_state_saved(unbroken, tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    result = run(Toy(), tmp_path, at_step(5, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    assert (result.step, result.stopped) == (6, True)
+    assert states(tmp_path) == [4, 6]
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert run(Toy(), tmp_path).step == 12
+    assert metrics(tmp_path) == metrics(unbroken[0])
+
+
+def test_the_run_goes_on_from_the_state_before_a_damaged_one(unbroken, copied):
+    damaged = max((copied / "states" / "12").rglob("*"), key=lambda path: path.stat().st_size * path.is_file())
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    result = run(Toy(), copied)
+    assert (result.step, result.stopped) == (12, False)
+    assert metrics(copied) == metrics(unbroken[0])
+    assert states(copied) == [8, 12]
+
+
+def test_a_run_whose_states_are_all_damaged_begins_anew(unbroken, copied):
+    for path in (copied / "states").glob("checksums-*.json"):
+        path.unlink()
+    run(Toy(), copied)
+    assert metrics(copied) == metrics(unbroken[0])
+
+
+def test_a_finished_run_can_be_given_more_steps(unbroken, copied):
+    longer = dataclasses.replace(Toy(), train=TrainConfig(steps=14, log_every=1, save_every=7))
+    assert run(longer, copied).step == 14
+    assert metrics(copied)[:12] == metrics(unbroken[0])
+    assert [row["step"] for row in metrics(copied)] == list(range(1, 15))
+    assert json.loads((copied / "config.json").read_text())["train"]["steps"] == 14
+
+
+@pytest.mark.parametrize("steps", [12, 9])
+def test_a_run_that_is_far_enough_does_nothing(unbroken, copied, steps):
+    result = run(dataclasses.replace(Toy(), train=TrainConfig(steps=steps, log_every=1)), copied)
+    assert (result.step, result.stopped) == (12, False)
+    assert metrics(copied) == metrics(unbroken[0])
+    assert states(copied) == [8, 12]
+
+
+@pytest.mark.parametrize(
+    ("change", "differs"),
+    [
+        ({"train": TrainConfig(steps=12, seed=1)}, "seed"),
+        ({"optimizer": OptimizerConfig(peak_lr=0.2, warmup_steps=2)}, "optimizer"),
+        ({"data": "others"}, "data"),
+        ({"data": "others", "train": TrainConfig(steps=12, seed=1)}, "data, seed"),
+    ],
+)
+def test_a_folder_of_another_run_is_refused_untouched(unbroken, change, differs):
+    folder = unbroken[0]
+    before = (folder / "config.json").read_bytes(), (folder / "metrics.jsonl").read_bytes()
+    with pytest.raises(InputError, match=rf"holds another run \(its {differs} differs\); give another --out"):
+        run(dataclasses.replace(Toy(), **change), folder)
+    assert ((folder / "config.json").read_bytes(), (folder / "metrics.jsonl").read_bytes()) == before
+
+
+def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"file/run: cannot be written .*; give another --out"):
+        run(Toy(), tmp_path / "file" / "run")
+
+
+def test_rows_of_steps_to_be_done_again_and_a_torn_line_are_dropped(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"step": 4, "lo')
+    log = MetricsLog(tmp_path, 2)
+    log.write(3, {"loss": 0.5, "mfu": None})
+    log.close()
+    assert metrics(tmp_path) == [{"step": 1}, {"step": 2}, {"step": 3, "loss": 0.5, "mfu": None}]
+
+
+def test_settings_that_make_no_run_are_refused():
+    with pytest.raises(ConfigError, match="must be at least 1"):
+        TrainConfig(save_every=0)
+
+
+KILLED = """
+import json, os, signal, sys
+from pathlib import Path
+from voxinstruct_jax.config import from_dict
+from voxinstruct_jax.training.ar import ARExperiment, ar_task
+from voxinstruct_jax.training.loop import train
+
+experiment = from_dict(ARExperiment, json.loads(Path(sys.argv[1]).read_text()))
+
+def report(step, steps, values):
+    if step == 57:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+train(ar_task(experiment), experiment, Path(sys.argv[2]), report=report)
+"""
+
+
+def test_a_run_killed_in_the_middle_ends_as_if_it_had_never_stopped(tiny_ar_experiment, tiny_ar_run, tmp_path):
+    settings = tmp_path / "experiment.json"
+    settings.write_text(json.dumps(to_dict(tiny_ar_experiment)))
+    command = [sys.executable, "-c", KILLED, str(settings), str(tmp_path / "run")]
+    killed = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert [row["step"] for row in metrics(tmp_path / "run")][-1] == 57
+    assert states(tmp_path / "run") == [40]
+    train(ar_task(tiny_ar_experiment), tiny_ar_experiment, tmp_path / "run", report=lambda *_: None)
+    assert metrics(tmp_path / "run") == metrics(tiny_ar_run.folder)
+
+
+CONFIG = """
+from voxinstruct_jax.models.ar import ARConfig
+from voxinstruct_jax.training.ar import ARExperiment
+from voxinstruct_jax.training.optimizer import OptimizerConfig
+from voxinstruct_jax.training.task import TrainConfig
+from voxinstruct_jax.vocabulary import Vocabulary
+
+experiment = ARExperiment(
+    model=ARConfig.tiny(vocabulary=Vocabulary(), channel_sizes=(5,)),
+    optimizer=OptimizerConfig(peak_lr=0.1, warmup_steps=2),
+    train=TrainConfig(steps=8, log_every=2, save_every=4),
+)
+"""
+
+
+def test_the_command_stops_on_a_signal_with_exit_code_1_and_goes_on_when_run_again(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(experiment_module, "build_task", toy_task_of)
+    (tmp_path / "toy.py").write_text(CONFIG)
+    command = ["train", str(tmp_path / "toy.py"), "--out", str(tmp_path / "run"), "--optimizer.peak-lr", "0.05"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Points, "__getitem__", stop_at_step_three(Points.__getitem__))
+        assert main(command) == 1
+    told = capsys.readouterr()
+    assert told.err.startswith("stopped at step ")
+    assert "saved; the same command goes on from there" in told.err
+    assert main([*command, "--train.log-every", "1"]) == 0
+    told = capsys.readouterr()
+    assert "step 8/8 loss " in told.out
+    assert f"{tmp_path / 'run'}: step 8 saved" in told.out
+    assert main([*command[:-1], "0.06"]) == 1
+    assert "holds another run (its optimizer differs)" in capsys.readouterr().err
+
+
+def toy_task_of(experiment):
+    return toy_task(Toy(optimizer=experiment.optimizer, train=experiment.train))
+
+
+def stop_at_step_three(read):
+    def reading(self, step):
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return read(self, step)
+
+    return reading
+
+
+def test_the_time_to_the_end_is_shown_as_hours_minutes_seconds():
+    assert _clock(3725.4) == "1:02:05"
