@@ -119,10 +119,6 @@ class Loaded(Generic[T]):
     state: nnx.State
     config: Any
 
-    def merge(self, state: nnx.State) -> T:
-        """Builds the module inside a jitted function."""
-        return nnx.merge(self.graph, state)
-
 
 def embedded_release() -> Path:
     """Folder of the voice that comes with the package."""

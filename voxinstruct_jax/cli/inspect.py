@@ -21,7 +21,7 @@ def run(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         "voxinstruct inspect",
         description="Say what a manifest, request file, shard folder, weights, voice, training run, result folder or "
-        "configuration holds. Example: voxinstruct inspect configs/ar_small.py",
+        "configuration holds. Example: voxinstruct inspect configs/instruct_ar_small.py",
     )
     parser.add_argument("path", type=Path, help="file or folder")
     parser.add_argument("--json", action="store_true", help="print it as JSON")

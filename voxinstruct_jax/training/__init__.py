@@ -1,1 +1,1 @@
-"""Training: one loop for codec, AR and NAR. Start at `loop.train`, then `step`, `objectives`, `experiment`."""
+"""Training: one loop for codec, AR and NAR. Start at `loop.train`, then `step`, `codec`, `ar`, `nar`."""
