@@ -44,10 +44,10 @@ experiment = ARExperiment(
         peak_lr=1e-3,
         warmup_steps=60,
         decay="cosine",
-        decay_steps=2800,
+        decay_steps=2200,
         beta2=0.98,
         weight_decay=0.1,
         max_grad_norm=1.0,
     ),
-    train=TrainConfig(steps=2800, log_every=20, save_every=250),
+    train=TrainConfig(steps=2200, log_every=20, save_every=250),
 )

@@ -11,6 +11,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from voxinstruct_jax.checkpoints.weights import read_settings
 from voxinstruct_jax.cli.convert import export_run
 from voxinstruct_jax.config import VoxError, to_dict
 from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
@@ -38,7 +39,10 @@ def main() -> int:
     except VoxError as error:
         print(error, file=sys.stderr)
         return 1
-    config = VoiceConfig(text_fingerprint=PronunciationTokenizer().fingerprint)
+    codebooks = read_settings(out / "nar")["model"]["vocabulary"]["num_codebooks"]
+    config = VoiceConfig(
+        num_steps=VoiceConfig().num_steps[: codebooks - 1], text_fingerprint=PronunciationTokenizer().fingerprint
+    )
     (out / "voice.json").write_text(json.dumps(to_dict(config), indent=1) + "\n")
     if options.card:
         shutil.copyfile(options.card, out / "MODEL_CARD.md")

@@ -142,13 +142,17 @@ def load(path: str | os.PathLike[str] | None = None) -> "Voice":
     tokenizer = PronunciationTokenizer()
     if config.text_fingerprint != tokenizer.fingerprint:
         raise InputError(f"{folder}: made for text tables {config.text_fingerprint}, here are {tokenizer.fingerprint}")
+    nar = load_part(folder / "nar", NARConfig, NARModel)
+    filled = nar.config.vocabulary.num_codebooks - 1
+    if len(config.num_steps) != filled:
+        raise InputError(f"{settings}: num_steps has {len(config.num_steps)} entries, the NAR model fills {filled}")
     return Voice(
         name=f"{folder.name} {_identify(folder)}",
         config=config,
         tokenizer=tokenizer,
         codec=load_part(folder / "codec", CodecConfig, MelCodec),
         ar=load_part(folder / "ar", ARConfig, ARModel),
-        nar=load_part(folder / "nar", NARConfig, NARModel),
+        nar=nar,
         units=folder / "units",
     )
 
@@ -350,7 +354,7 @@ class Voice:
         language: str,
         semantic: Int32[np.ndarray, " unit"],
         first_codes: Int32[np.ndarray, " frame"],
-        prompt_codes: Int32[np.ndarray, "codebook prompt"],
+        prompt_codes: Int32[np.ndarray, "all_codebooks prompt"],
         seed: int,
     ) -> Int32[np.ndarray, "codebook prompt_and_frame"]:
         """Codebooks from the second on; returns those of the prompt too."""
@@ -367,7 +371,7 @@ class Voice:
         return filled[:, begin : begin + frames] - vocabulary.acoustic_offset
 
     def _vocode(
-        self, codes: Int32[np.ndarray, "codebook frame"], prompt_codes: Int32[np.ndarray, "codebook prompt"]
+        self, codes: Int32[np.ndarray, "codebook frame"], prompt_codes: Int32[np.ndarray, "all_codebooks prompt"]
     ) -> Float32[np.ndarray, " sample"]:
         """Decodes prompt and continuation together, so that the join is smooth, and cuts the prompt off."""
         frames, hop = codes.shape[1], self.codec.config.hop_length

@@ -12,7 +12,6 @@ from voxinstruct_jax.audio.spectrogram import MelConfig
 from voxinstruct_jax.audio.vocos import MAX_MAGNITUDE, Vocos, VocosConfig
 from voxinstruct_jax.config import ConfigError, from_dict, to_dict
 
-
 GRAPH, ABSTRACT = nnx.split(nnx.eval_shape(lambda: MelCodec(CodecConfig.tiny(), rngs=nnx.Rngs(0))))
 encode = jax.jit(lambda state, samples: nnx.merge(GRAPH, state).encode(samples))
 

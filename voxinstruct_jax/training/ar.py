@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from voxinstruct_jax.config import ConfigError
 from voxinstruct_jax.models.ar import ARConfig, ARModel
 from voxinstruct_jax.sharding.mesh import MeshConfig
-from voxinstruct_jax.training.alignment import guided_attention_loss
+from voxinstruct_jax.training.alignment import guided_attention_loss, text_units_loss
 from voxinstruct_jax.training.language_model import (
     TokenData,
     clip_uniform,
@@ -34,7 +34,7 @@ class ARObjective:
 
     drop_text: float = 0.1
     drop_semantic: float = 0.1
-    alignment_weight: float = 0.0  # of the guided attention loss (`training.alignment`); 0 = none
+    alignment_weight: float = 0.0  # of each of the two losses of `training.alignment`; 0 = none
     alignment_layers: tuple[int, ...] = (1, 2)  # blocks, from 0, whose first head is guided
 
     def __post_init__(self) -> None:
@@ -80,11 +80,14 @@ def ar_loss(
     acoustic = target_part == ACOUSTIC
     hit = (logits.argmax(-1) == targets).astype(jnp.float32)
     total, alignment = weighted_mean(loss, semantic | acoustic), jnp.zeros(())
+    text_units = jnp.zeros(())
     if config.alignment_weight:
         alignment = guided_attention_loss(model, batch, observed, config.alignment_layers, ~drop_text)
-        total += config.alignment_weight * alignment
+        text_units = text_units_loss(model, batch, logits, ~drop_text)
+        total += config.alignment_weight * (alignment + text_units)
     return total, {
         "loss_alignment": alignment,
+        "loss_text_units": text_units,
         "loss_semantic": weighted_mean(loss, semantic),
         "loss_acoustic": weighted_mean(loss, acoustic),
         "accuracy_semantic": weighted_mean(hit, semantic),

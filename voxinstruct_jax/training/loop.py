@@ -126,7 +126,7 @@ def _start_from(folder: str, state: TrainState) -> TrainState:
         return state
     _, arrays = load_weights(Path(folder))
     try:
-        return dataclasses.replace(state, params=_take(state.params, arrays))
+        return dataclasses.replace(state, params=_take(state.params, arrays), rest=_take(state.rest, arrays))
     except (KeyError, TypeError) as error:
         raise InputError(f"{folder}: weights of another model ({error}); give another --train.init-from") from error
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 __all__ = ["Objective", "TrainState", "init_state", "make_train_step"]
 
@@ -23,7 +23,7 @@ Objective = Callable[[Any, Batch, jax.Array], tuple[Float[Array, ""], Metrics]]
 class TrainState:
     """All that changes while training; a pytree of arrays, and what a checkpoint holds."""
 
-    step: Int[Array, ""]
+    step: Any  # int32 scalar; as its siblings not checked: trees of shapes and of placements have this form too
     params: Any  # plain nested dict
     rest: Any  # non-parameter state, plain nested dict
     optimizer: Any
@@ -67,7 +67,7 @@ def make_train_step(
         (loss, (metrics, rest)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = {"loss": loss, "grad_norm": optax.global_norm(grads), **metrics}
+        metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **metrics}
         return TrainState(state.step + 1, params, rest, optimizer_state), metrics
 
     return jax.jit(step, donate_argnums=0)

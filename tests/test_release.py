@@ -1,0 +1,69 @@
+"""The embedded voice: it opens, is small enough, and says what it said when it was released."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import voxinstruct_jax as vox
+from voxinstruct_jax.audio.waveform import read_audio
+from voxinstruct_jax.voice import embedded_release
+
+ROOT = Path(__file__).parents[1]
+STEADY = 8
+"""First tokens that must agree exactly; later ones may part where another CPU rounds a near tie the other way."""
+
+
+@pytest.fixture(scope="module")
+def voice():
+    return vox.load()
+
+
+def load_script():
+    spec = importlib.util.spec_from_file_location("stored", ROOT / "launch" / "store_release_tokens.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+def test_greedy_tokens_are_those_of_the_release():
+    script = load_script()
+    stored = json.loads(script.STORED.read_text("utf-8"))
+    for now, then in zip(script.greedy_tokens(), stored, strict=True):
+        assert now["language"] == then["language"]
+        assert now["semantic"][:STEADY] == then["semantic"][:STEADY]
+
+
+@pytest.mark.slow
+def test_the_same_request_and_seed_give_the_same_tokens(voice):
+    first, second = (voice.synthesize('A man says: "Good morning."', seed=3) for _ in range(2))
+    np.testing.assert_array_equal(first.semantic, second.semantic)
+    np.testing.assert_array_equal(first.acoustic, second.acoustic)
+    assert first.finish_reason in ("stop", "max_semantic", "max_acoustic")
+
+
+@pytest.mark.slow
+def test_a_stereo_prompt_of_another_rate_conditions_through_its_codes(voice, tmp_path):
+    import soundfile
+
+    samples = read_audio(embedded_release() / "prompt.ogg", 44_100)
+    soundfile.write(tmp_path / "stereo.wav", np.stack([samples, samples], axis=1), 44_100)
+    audio = voice.synthesize('He says: "Good morning."', prompt=tmp_path / "stereo.wav", seed=3)
+    assert audio.samples.size
+    assert any("acoustic codes only" in note for note in audio.notes)
+
+
+def test_resynthesis_by_the_codec_keeps_the_spectrum(voice):
+    from voxinstruct_jax.audio.spectrogram import log_mel
+    from voxinstruct_jax.voice import _vocode
+
+    samples = read_audio(embedded_release() / "prompt.ogg", voice.sample_rate)[: 2 * voice.sample_rate]
+    again = np.asarray(_vocode(voice.codec.graph, voice.codec.state, voice.encode(samples)[None]))[0]
+    mel = voice.codec.config.mel
+    before, after = (np.asarray(log_mel(jnp.asarray(x[None]), mel)) for x in (samples, again))
+    distance, silence = np.abs(before - after).mean(), np.abs(before - np.log(1e-5)).mean()
+    assert distance < 0.6 < silence
