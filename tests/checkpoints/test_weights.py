@@ -79,6 +79,22 @@ def test_a_save_that_fails_half_way_leaves_the_old_version_as_it_was(folder, mon
     assert load_weights(folder)[0]["kind"] == "nar"
 
 
+def test_a_kill_between_the_old_version_and_the_new_one_leaves_no_folder_rather_than_a_torn_one(folder, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module.Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save_weights(folder, {"other": jnp.zeros(3)}, {"kind": "nar"}, card="")
+    monkeypatch.undo()
+    assert not folder.exists()
+    with pytest.raises(InputError, match="no checkpoint here"):
+        load_weights(folder)
+    save_weights(folder, {"other": jnp.zeros(3)}, {"kind": "nar"}, card="")
+    assert load_weights(folder)[0]["kind"] == "nar"
+    assert [path.name for path in folder.parent.iterdir()] == ["ar"]
+
+
 def array_file(folder):
     return max((path for path in (folder / "weights").rglob("*") if path.is_file()), key=lambda p: p.stat().st_size)
 

@@ -82,7 +82,7 @@ def test_edit_distance_is_a_metric(first, second, third):
 
 def test_missing_extra_names_the_package_and_the_command(monkeypatch):
     monkeypatch.setattr(asr.util, "find_spec", lambda name: None if name == "faster_whisper" else object())
-    with pytest.raises(InputError, match=r"faster_whisper.*pip install 'voxinstruct-jax\[asr\]'"):
+    with pytest.raises(InputError, match=r"faster_whisper.*uv run --extra asr.*voxinstruct-jax\[asr\]"):
         load_asr()
 
 

@@ -1,14 +1,16 @@
 import dataclasses
+import json
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import soundfile
 from flax import nnx
 
 from voxinstruct_jax.audio.codec import CodecConfig, CodecTraining, MelCodec
-from voxinstruct_jax.training.codec import CodecObjective, codec_loss
+from voxinstruct_jax.training.codec import CodecExperiment, CodecObjective, SegmentData, codec_loss, codec_task
 from voxinstruct_jax.training.optimizer import OptimizerConfig, make_optimizer
 from voxinstruct_jax.training.step import init_state, make_train_step
 
@@ -54,6 +56,23 @@ def test_silence_has_a_finite_gradient():
         return codec_loss(OBJECTIVE, Copier(scale), jnp.zeros((1, 1920)), jax.random.key(0))[0]
 
     assert np.isfinite(float(jax.jit(jax.grad(loss))(1.0)))
+
+
+def test_the_task_reads_whole_codec_frames_and_is_the_same_run_wherever_its_cache_lies(tmp_path):
+    random = np.random.default_rng(0)
+    for name in ("a", "b"):
+        soundfile.write(tmp_path / f"{name}.wav", random.uniform(-0.5, 0.5, 9000), 24_000)
+    rows = [{"id": name, "audio": f"{name}.wav", "language": "en", "transcript": name} for name in ("a", "b")]
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = SegmentData(manifest=str(tmp_path / "manifest.jsonl"), segment_s=0.13, rows=3)
+    task = codec_task(CodecExperiment(model=CodecConfig.tiny(), data=data))
+    assert task.batches[0].shape == (3, 2880)  # .13 s is 3.25 frames of 960 samples
+    assert task.count_tokens(task.batches[0]) == 9
+    elsewhere = dataclasses.replace(data, cache=str(tmp_path / "other"))
+    assert codec_task(CodecExperiment(model=CodecConfig.tiny(), data=elsewhere)).identity == task.identity
+    longer = dataclasses.replace(data, segment_s=0.5)
+    other = codec_task(CodecExperiment(model=CodecConfig.tiny(), data=longer)).identity
+    assert [name for name in other if other[name] != task.identity[name]] == ["batch"]
 
 
 def test_a_tiny_codec_learns_a_handful_of_tones():

@@ -14,7 +14,6 @@ from flax import nnx
 from voxinstruct_jax.models.ar import ARModel
 from voxinstruct_jax.models.nar import NARConfig, NARModel
 from voxinstruct_jax.training.ar import ar_task
-from voxinstruct_jax.training.language_model import open_batches
 from voxinstruct_jax.training.nar import NARObjective, nar_loss
 from voxinstruct_jax.training.optimizer import OptimizerConfig, make_optimizer
 from voxinstruct_jax.training.step import init_state, make_train_step
@@ -67,7 +66,7 @@ def test_the_ar_model_predicts_the_next_token_of_the_language(tiny_ar_run, tiny_
 def test_the_nar_model_beats_the_commonest_code(tiny_ar_experiment):
     tiny = tiny_ar_experiment.model
     config = NARConfig(vocabulary=tiny.vocabulary, backbone=tiny.backbone, text_encoder=tiny.text_encoder)
-    batches = open_batches(tiny_ar_experiment.data, config.vocabulary, seed=0)
+    batches = ar_task(tiny_ar_experiment).batches
     model = NARModel(config, rngs=nnx.Rngs(0))
     optimizer = make_optimizer(OptimizerConfig(peak_lr=1e-2, warmup_steps=10, weight_decay=0.0))
     step = make_train_step(model, functools.partial(nar_loss, NARObjective()), optimizer, seed=0)

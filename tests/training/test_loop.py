@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from voxinstruct_jax.checkpoints.weights import save_weights
+from voxinstruct_jax.cli.convert import export_run
 from voxinstruct_jax.cli.main import main
 from voxinstruct_jax.cli.train import _clock
 from voxinstruct_jax.config import ConfigError, InputError, to_dict
 from voxinstruct_jax.sharding.mesh import MeshConfig
 from voxinstruct_jax.training import experiment as experiment_module
-from voxinstruct_jax.training.ar import ar_task
+from voxinstruct_jax.training.ar import ARObjective, ar_task
 from voxinstruct_jax.training.loop import train
 from voxinstruct_jax.training.metrics import MetricsLog
 from voxinstruct_jax.training.optimizer import OptimizerConfig
@@ -29,7 +31,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 class Slope(nnx.Module):
     def __init__(self, rngs):
-        self.kernel = nnx.Param(jax.random.normal(rngs.params(), (3, 1)))
+        self.kernels = nnx.List([nnx.Param(jax.random.normal(rngs.params(), (3, 1))) for _ in range(2)])
 
 
 class Points:
@@ -41,7 +43,8 @@ class Points:
 
 def slope_loss(model, batch, key):
     noise = jax.random.normal(key, (4, 1))
-    loss = jnp.mean((batch @ model.kernel[...] - batch.sum(axis=1, keepdims=True) + 0.1 * noise) ** 2)
+    kernel = model.kernels[0][...] + model.kernels[1][...]
+    loss = jnp.mean((batch @ kernel - batch.sum(axis=1, keepdims=True) + 0.1 * noise) ** 2)
     return loss, {"noise": noise[0, 0]}
 
 
@@ -49,6 +52,7 @@ def slope_loss(model, batch, key):
 class Toy:
     """An experiment that compiles in no time."""
 
+    model: str = "slope"
     data: str = "points"
     optimizer: OptimizerConfig = OptimizerConfig(peak_lr=0.1, warmup_steps=2)
     train: TrainConfig = TrainConfig(steps=12, log_every=1, save_every=4)
@@ -183,6 +187,23 @@ def test_a_folder_of_another_run_is_refused_untouched(unbroken, change, differs)
     assert ((folder / "config.json").read_bytes(), (folder / "metrics.jsonl").read_bytes()) == before
 
 
+def test_a_run_starts_from_the_weights_of_another_one(unbroken, tmp_path):
+    export_run(unbroken[0], tmp_path / "weights", dtype="float32")
+    train_config = TrainConfig(steps=1, log_every=1, init_from=str(tmp_path / "weights"))
+    run(dataclasses.replace(Toy(), train=train_config), tmp_path / "run")
+    # the first batch again, after twelve steps of learning
+    assert metrics(tmp_path / "run")[0]["loss"] < 0.5 * metrics(unbroken[0])[0]["loss"]
+    with pytest.raises(InputError, match=r"holds another run \(its init_from differs\)"):
+        run(dataclasses.replace(Toy(), train=TrainConfig(steps=1)), tmp_path / "run")
+
+
+def test_weights_of_another_model_are_refused(tmp_path):
+    save_weights(tmp_path / "weights", {"kernels": {0: jnp.zeros((3, 2)), 1: jnp.zeros((3, 1))}}, {}, card="")
+    train_config = TrainConfig(steps=1, init_from=str(tmp_path / "weights"))
+    with pytest.raises(InputError, match=r"weights of another model \(an array is \(3, 2\), here \(3, 1\)\)"):
+        run(dataclasses.replace(Toy(), train=train_config), tmp_path / "run")
+
+
 def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"file/run: cannot be written .*; give another --out"):
@@ -200,6 +221,24 @@ def test_rows_of_steps_to_be_done_again_and_a_torn_line_are_dropped(tmp_path):
 def test_settings_that_make_no_run_are_refused():
     with pytest.raises(ConfigError, match="must be at least 1"):
         TrainConfig(save_every=0)
+
+
+def test_model_data_batch_objective_optimiser_and_seed_make_a_run_and_nothing_else_does(tiny_ar_experiment):
+    base = tiny_ar_experiment
+
+    def changed(**fields):
+        other = ar_task(dataclasses.replace(base, **fields)).identity
+        return sorted(name for name in other if other[name] != ar_task(base).identity[name])
+
+    wider = dataclasses.replace(base.model, dtype="bfloat16")
+    rows = dataclasses.replace(base.data, batch=dataclasses.replace(base.data.batch, rows=4))
+    assert changed(model=wider) == ["model"]
+    assert changed(data=rows) == ["data"]
+    assert changed(objective=ARObjective(drop_text=0.2)) == ["objective"]
+    assert changed(optimizer=dataclasses.replace(base.optimizer, peak_lr=1.0)) == ["optimizer"]
+    assert "seed" in changed(train=dataclasses.replace(base.train, seed=5))
+    longer = TrainConfig(steps=10**6, log_every=7, save_every=9, keep=5)
+    assert changed(train=longer, mesh=MeshConfig(fsdp=4)) == []
 
 
 KILLED = """

@@ -38,6 +38,8 @@ def save_weights(folder: Path, weights: Any, settings: dict[str, Any], *, card: 
     partial.mkdir(parents=True)
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(partial / "weights", stored)
+    for note in (partial / "weights").rglob("commit_success.txt"):
+        note.write_text("committed\n")  # Orbax names the folder it saved to, a path of this machine
     described = {"format_version": FORMAT_VERSION, "arrays": _describe(stored), **settings}
     (partial / SETTINGS).write_text(json.dumps(described, indent=1) + "\n")
     (partial / "MODEL_CARD.md").write_text(card)

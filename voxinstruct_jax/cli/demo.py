@@ -154,7 +154,6 @@ def _speaker(voice: "Voice", out: Path, seed: int, listener: "Listener | None") 
         heard, judgement = _judge(case, audio, listener)
         guidance = case.guidance or voice.config.guidance
         facts = {
-            "duration": f"{audio.duration_s:.1f} s",
             "guidance (gamma, alpha, beta)": f"{guidance.text_on_semantic:g}, {guidance.text_on_acoustic:g}, "
             f"{guidance.semantic_on_acoustic:g}",
         }

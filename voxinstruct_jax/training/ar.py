@@ -15,14 +15,13 @@ from voxinstruct_jax.training.alignment import guided_attention_loss, text_units
 from voxinstruct_jax.training.language_model import (
     TokenData,
     clip_uniform,
-    count_tokens,
-    open_batches,
     row_keys,
+    token_task,
     weighted_mean,
 )
 from voxinstruct_jax.training.optimizer import OptimizerConfig
 from voxinstruct_jax.training.step import Metrics
-from voxinstruct_jax.training.task import Task, TrainConfig, identity
+from voxinstruct_jax.training.task import Task, TrainConfig
 from voxinstruct_jax.vocabulary import ACOUSTIC, SEMANTIC, TEXT, PackedBatch
 
 __all__ = ["ARExperiment", "ARObjective", "ar_loss", "ar_task", "ar_targets"]
@@ -110,22 +109,5 @@ def ar_targets(batch: PackedBatch) -> tuple[Int[Array, "batch time"], Int[Array,
 
 def ar_task(experiment: ARExperiment) -> Task:
     """Opens the data and makes the experiment ready."""
-    config = experiment.model
-    batches = open_batches(experiment.data, config.vocabulary, seed=experiment.train.seed)
-    return Task(
-        build_model=lambda rngs: ARModel(config, rngs=rngs),
-        objective=functools.partial(ar_loss, experiment.objective),
-        batches=batches,
-        count_tokens=count_tokens,
-        optimizer=experiment.optimizer,
-        train=experiment.train,
-        mesh=experiment.mesh,
-        identity=identity(
-            "ar",
-            batches.fingerprint,
-            experiment.train,
-            model=config,
-            objective=experiment.objective,
-            optimizer=experiment.optimizer,
-        ),
-    )
+    objective = functools.partial(ar_loss, experiment.objective)
+    return token_task("ar", experiment, lambda rngs: ARModel(experiment.model, rngs=rngs), objective)

@@ -1,19 +1,26 @@
 """What the objectives of AR and NAR share: their data, per-clip draws, and masked means over packed rows."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from voxinstruct_jax.data.batches import BatchConfig, TokenBatches
 from voxinstruct_jax.data.shards import ShardReader
+from voxinstruct_jax.sharding.mesh import MeshConfig
 from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
-from voxinstruct_jax.vocabulary import PackedBatch, Vocabulary
+from voxinstruct_jax.training.optimizer import OptimizerConfig
+from voxinstruct_jax.training.step import Objective
+from voxinstruct_jax.training.task import Task, TrainConfig, identity
+from voxinstruct_jax.vocabulary import PackedBatch
 
-__all__ = ["TokenData", "clip_uniform", "count_tokens", "open_batches", "row_keys", "weighted_mean"]
+__all__ = ["TokenData", "TokenExperiment", "clip_uniform", "count_tokens", "row_keys", "token_task", "weighted_mean"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,10 +31,58 @@ class TokenData:
     batch: BatchConfig = BatchConfig()
 
 
-def open_batches(data: TokenData, vocabulary: Vocabulary, *, seed: int) -> TokenBatches:
-    """Opens prepared data with the tokenizer of the small text encoder; the draws follow the run's seed."""
-    batch = dataclasses.replace(data.batch, seed=seed)
-    return TokenBatches(ShardReader(Path(data.shards)), PronunciationTokenizer(), vocabulary, batch)
+@runtime_checkable
+class TokenExperiment(Protocol):
+    """What AR and NAR experiments have in common."""
+
+    @property
+    def model(self) -> Any: ...
+    @property
+    def objective(self) -> Any: ...
+    @property
+    def data(self) -> TokenData: ...
+    @property
+    def optimizer(self) -> OptimizerConfig: ...
+    @property
+    def train(self) -> TrainConfig: ...
+    @property
+    def mesh(self) -> MeshConfig: ...
+
+
+def token_task(
+    kind: str, experiment: TokenExperiment, build_model: Callable[[nnx.Rngs], nnx.Module], objective: Objective
+) -> Task:
+    """Opens prepared data with the tokenizer of the small text encoder; the draws follow the run's seed.
+
+    Args:
+        kind: Of the run: "ar" or "nar".
+        experiment: Its settings.
+        build_model: Makes fresh weights.
+        objective: Of the train step.
+
+    Raises:
+        InputError: The data is missing, or does not fit the model.
+    """
+    batch = dataclasses.replace(experiment.data.batch, seed=experiment.train.seed)
+    reader = ShardReader(Path(experiment.data.shards))
+    batches = TokenBatches(reader, PronunciationTokenizer(), experiment.model.vocabulary, batch)
+    return Task(
+        build_model=build_model,
+        objective=objective,
+        batches=batches,
+        count_tokens=count_tokens,
+        optimizer=experiment.optimizer,
+        train=experiment.train,
+        mesh=experiment.mesh,
+        identity=identity(
+            kind,
+            batches.fingerprint,
+            experiment.train,
+            model=experiment.model,
+            objective=experiment.objective,
+            optimizer=experiment.optimizer,
+        ),
+    )
 
 
 def count_tokens(batch: PackedBatch) -> int:

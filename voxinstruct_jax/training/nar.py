@@ -14,14 +14,13 @@ from voxinstruct_jax.sharding.mesh import MeshConfig
 from voxinstruct_jax.training.language_model import (
     TokenData,
     clip_uniform,
-    count_tokens,
-    open_batches,
     row_keys,
+    token_task,
     weighted_mean,
 )
 from voxinstruct_jax.training.optimizer import OptimizerConfig
 from voxinstruct_jax.training.step import Metrics
-from voxinstruct_jax.training.task import Task, TrainConfig, identity
+from voxinstruct_jax.training.task import Task, TrainConfig
 from voxinstruct_jax.vocabulary import ACOUSTIC, PackedBatch
 
 __all__ = ["MaskDraw", "NARExperiment", "NARObjective", "draw_masks", "nar_loss", "nar_task"]
@@ -120,25 +119,8 @@ def draw_masks(config: NARObjective, model: NARConfig, batch: PackedBatch, key: 
 
 def nar_task(experiment: NARExperiment) -> Task:
     """Opens the data and makes the experiment ready."""
-    config = experiment.model
-    batches = open_batches(experiment.data, config.vocabulary, seed=experiment.train.seed)
-    return Task(
-        build_model=lambda rngs: NARModel(config, rngs=rngs),
-        objective=functools.partial(nar_loss, experiment.objective),
-        batches=batches,
-        count_tokens=count_tokens,
-        optimizer=experiment.optimizer,
-        train=experiment.train,
-        mesh=experiment.mesh,
-        identity=identity(
-            "nar",
-            batches.fingerprint,
-            experiment.train,
-            model=config,
-            objective=experiment.objective,
-            optimizer=experiment.optimizer,
-        ),
-    )
+    objective = functools.partial(nar_loss, experiment.objective)
+    return token_task("nar", experiment, lambda rngs: NARModel(experiment.model, rngs=rngs), objective)
 
 
 def _length_and_place(

@@ -58,7 +58,8 @@ def train_units(experiment: UnitsExperiment, out: Path) -> SemanticUnits:
         f"# Semantic units\n\n{experiment.num_units} centroids of {source.name}, pooled to 25 Hz, fitted on "
         f"{frames} frames of {len(features)} clips by mini-batch k-means (seed {experiment.seed}).\n"
     )
-    settings = {"kind": "units", "source": source.name, "experiment": to_dict(experiment)}
+    made = dataclasses.replace(experiment, manifest=Path(experiment.manifest).name)  # a release names no machine's path
+    settings = {"kind": "units", "source": source.name, "experiment": to_dict(made)}
     save_weights(out, {"centroids": units.centroids}, settings, card=card)
     return units
 
