@@ -132,6 +132,8 @@ def test_only_the_newest_states_and_their_checksums_are_kept(folder):
     assert sorted(path.name for path in folder.iterdir()) == ["6", "9", "checksums-6.json", "checksums-9.json"]
 
 
+# Orbax leaves coroutines of a refused restore behind; Python reports them at some later collection.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::RuntimeWarning")
 @pytest.mark.parametrize("change", ["shape", "name", "missing"])
 def test_a_state_of_another_model_is_refused_in_one_line(folder, change):
     like = make_state(0)
