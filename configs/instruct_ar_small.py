@@ -16,7 +16,7 @@ from voxinstruct_jax.models.ar import ARConfig
 from voxinstruct_jax.models.llama import LlamaConfig
 from voxinstruct_jax.text.encoder import TextEncoderConfig
 from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
-from voxinstruct_jax.training.ar import ARExperiment, ARObjective
+from voxinstruct_jax.training.ar import ARExperiment
 from voxinstruct_jax.training.language_model import TokenData
 from voxinstruct_jax.training.optimizer import OptimizerConfig
 from voxinstruct_jax.training.task import TrainConfig
@@ -24,7 +24,7 @@ from voxinstruct_jax.vocabulary import Vocabulary
 
 experiment = ARExperiment(
     model=ARConfig(
-        vocabulary=Vocabulary(num_semantic=400, codebook_size=512),
+        vocabulary=Vocabulary(num_semantic=256, codebook_size=1024, num_codebooks=4),
         # no dropout: drawing its random bits would take a third of a step on a CPU
         backbone=LlamaConfig(
             num_layers=4, model_dim=256, num_heads=4, num_kv_heads=4, head_dim=64, ffn_dim=512, dropout=0.0
@@ -32,6 +32,7 @@ experiment = ARExperiment(
         text_encoder=dataclasses.replace(
             TextEncoderConfig.small(PronunciationTokenizer().channel_sizes, num_layers=2), dropout=0.0
         ),
+        timing="aligned",
     ),
     data=TokenData(
         shards="corpus/v1/train",
@@ -39,15 +40,14 @@ experiment = ARExperiment(
             text_width=320, time_width=512, rows=2, max_clips=8, description_free_ratio=0.4, prompt_ratio=0.15
         ),
     ),
-    objective=ARObjective(alignment_weight=0.3),
     optimizer=OptimizerConfig(
         peak_lr=1e-3,
         warmup_steps=60,
         decay="cosine",
-        decay_steps=2200,
+        decay_steps=3200,
         beta2=0.98,
         weight_decay=0.1,
         max_grad_norm=1.0,
     ),
-    train=TrainConfig(steps=2200, log_every=20, save_every=250),
+    train=TrainConfig(steps=3200, log_every=20, save_every=250),
 )

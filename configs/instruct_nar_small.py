@@ -25,7 +25,7 @@ from voxinstruct_jax.vocabulary import Vocabulary
 
 experiment = NARExperiment(
     model=NARConfig(
-        vocabulary=Vocabulary(num_semantic=400, codebook_size=512, num_codebooks=3),
+        vocabulary=Vocabulary(num_semantic=256, codebook_size=1024, num_codebooks=4),
         # no dropout: drawing its random bits would take a third of a step on a CPU
         backbone=LlamaConfig(
             num_layers=4, model_dim=256, num_heads=4, num_kv_heads=4, head_dim=64, ffn_dim=512, dropout=0.0
@@ -33,6 +33,7 @@ experiment = NARExperiment(
         text_encoder=dataclasses.replace(
             TextEncoderConfig.small(PronunciationTokenizer().channel_sizes, num_layers=2), dropout=0.0
         ),
+        timing="aligned",
     ),
     data=TokenData(
         shards="corpus/v1/train",
@@ -44,10 +45,10 @@ experiment = NARExperiment(
         peak_lr=1e-3,
         warmup_steps=150,
         decay="cosine",
-        decay_steps=2600,
+        decay_steps=3000,
         beta2=0.98,
         weight_decay=0.1,
         max_grad_norm=1.0,
     ),
-    train=TrainConfig(steps=2600, log_every=20, save_every=250),
+    train=TrainConfig(steps=3000, log_every=20, save_every=250),
 )

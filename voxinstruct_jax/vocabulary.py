@@ -5,17 +5,18 @@ The text stands before it as embeddings, so it has slots but no ids here. Read `
 """
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Int, Int32
+from jaxtyping import Array, Bool, Float, Float32, Int, Int32, Num
 
 from voxinstruct_jax.config import ConfigError, InputError
 
 __all__ = [
     "ACOUSTIC",
     "NUM_PARTS",
+    "HostOrDevice",
     "SEMANTIC",
     "TEXT",
     "Layout",
@@ -24,16 +25,20 @@ __all__ = [
     "Vocabulary",
     "build_layout",
     "build_prompt",
+    "audio_times",
     "deduplicate",
     "expand",
     "parse_layout",
     "prompt_semantic_length",
+    "text_times",
 ]
 
 if TYPE_CHECKING:
     HostOrDevice = Array  # what the models read; hosts fill a batch with NumPy arrays, which checks at run time allow
 else:
     HostOrDevice = Array | np.ndarray
+
+AnyArray = TypeVar("AnyArray", Array, np.ndarray)
 
 TEXT, SEMANTIC, ACOUSTIC = 0, 1, 2
 """Part ids, the rows of the part embedding. SEMANTIC covers BOS, LANG, ST and EOS1; ACOUSTIC covers AT and EOS2."""
@@ -191,6 +196,11 @@ class PackedBatch:
     prompted: Int32[HostOrDevice, "batch time"] | None = None
     """1 at acoustic tokens of another clip that stand before a clip's own as its voice prompt: shown, never predicted.
     None = no clip has one."""
+    times: Float32[HostOrDevice, "batch time"] | None = None
+    """When each slot is spoken, in codec frames (`text_times`, `audio_times`): the rotary position of aligned models.
+    None = not known, and of no use to other models."""
+    text_durations: Int32[HostOrDevice, "batch text"] | None = None
+    """How long each text token is spoken, in half frames: what aligned models learn to tell. None as above."""
 
 
 def deduplicate(units: Int[np.ndarray, " frame"]) -> tuple[Int32[np.ndarray, " time"], Int32[np.ndarray, " time"]]:
@@ -300,6 +310,31 @@ def build_prompt(
     return Prompt(
         semantic_prefix=prefix.astype(np.int32), acoustic_prefix=(codes + vocabulary.acoustic_offset).astype(np.int32)
     )
+
+
+def text_times(durations: Num[AnyArray, "*batch text"]) -> Float[AnyArray, "*batch text"]:
+    """Returns the middle of each text token in time, in codec frames from the first.
+
+    Args:
+        durations: Half frames; 0 for what is not spoken.
+    """
+    return (durations.cumsum(axis=-1) - durations / 2) / 2
+
+
+def audio_times(num_semantic: int, num_frames: int, prompt_frames: int) -> Float32[np.ndarray, " time"]:
+    """Returns when the slots of a layout are spoken, in codec frames; its semantic tokens are not de-duplicated.
+
+    The token that predicts a frame stands just before it, in both stages: a semantic token and the acoustic token of
+    the same frame share their time, which attention finds at one distance wherever it is.
+
+    Args:
+        num_semantic: Semantic tokens, one a frame.
+        num_frames: Acoustic tokens of the clip's own.
+        prompt_frames: Acoustic tokens of a voice prompt before them; it ends where the clip begins.
+    """
+    semantic = np.arange(-2, num_semantic) + 0.5
+    acoustic = np.arange(-prompt_frames - 1, num_frames + 1) + 0.5
+    return np.concatenate([semantic, acoustic]).astype(np.float32)
 
 
 def prompt_semantic_length(num_units: int) -> int:

@@ -33,7 +33,15 @@ from voxinstruct_jax.models.ar import ARConfig, ARModel
 from voxinstruct_jax.models.nar import NARConfig, NARModel
 from voxinstruct_jax.text.content import spoken_content
 from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
-from voxinstruct_jax.vocabulary import TEXT, PackedBatch, build_prompt, deduplicate, prompt_semantic_length
+from voxinstruct_jax.vocabulary import (
+    TEXT,
+    PackedBatch,
+    audio_times,
+    build_prompt,
+    deduplicate,
+    prompt_semantic_length,
+    text_times,
+)
 
 __all__ = [
     "Audio",
@@ -238,13 +246,18 @@ class Voice:
         """
         notes: list[str] = []
         text = check_instruction(instruction)
+        if prompt_transcript is not None and prompt is None:
+            raise InputError("prompt_transcript is given without a prompt; give the audio file too")
+        if self.ar.config.timing == "aligned":
+            # A prompt counts by its sound alone: there are no units of it in time with the text.
+            text, prompt_transcript = _with_quotes(text, transcript, notes), None
         prompt_codes, prompt_units = self._read_prompt(prompt, prompt_transcript, notes)
         if len(prompt_units) and prompt_transcript:
             text = _with_prompt_transcript(text, prompt_transcript)
         tokens = self.tokenizer.encode(text)
         if len(tokens) > TEXT_WIDTHS[-1]:
             raise InputError(f"instruction has {len(tokens)} text tokens, at most {TEXT_WIDTHS[-1]}; shorten it")
-        limits = self._limits(instruction, transcript, max_duration_s, notes)
+        limits = self._limits(text, transcript, max_duration_s, notes)
         request = ARRequest(
             text_tokens=tokens,
             prompt=build_prompt(self.ar.config.vocabulary, language, prompt_units, prompt_codes),
@@ -252,17 +265,17 @@ class Voice:
             limits=limits,
             seed=_checked_seed(seed),
         )
-        language_name, semantic, first_codes, reason = self._decode(request, sampling or self.config.sampling)
-        all_semantic = np.concatenate([prompt_units, semantic])
-        codes = self._fill(tokens, language_name, all_semantic, first_codes, prompt_codes, seed)
+        spoken = self._decode(request, sampling or self.config.sampling)
+        all_semantic = np.concatenate([prompt_units, spoken.semantic])
+        codes = self._fill(tokens, spoken, all_semantic, prompt_codes, seed)
         samples = self._vocode(codes, prompt_codes)
         return Audio(
             samples=samples,
             sample_rate=self.sample_rate,
-            semantic=semantic,
+            semantic=spoken.semantic,
             acoustic=codes[:, prompt_codes.shape[1] :],
-            language=language_name,
-            finish_reason=reason.name.lower(),
+            language=spoken.language,
+            finish_reason=spoken.reason.name.lower(),
             seed=seed,
             notes=tuple(notes),
             model=self.name,
@@ -277,8 +290,6 @@ class Voice:
     ) -> tuple[Int32[np.ndarray, "codebook frame"], Int32[np.ndarray, " unit"]]:
         none = np.zeros(0, np.int32)
         if path is None:
-            if transcript is not None:
-                raise InputError("prompt_transcript is given without a prompt; give the audio file too")
             return np.zeros((self.codec.config.num_codebooks, 0), np.int32), none
         samples = read_audio(path, self.sample_rate)
         longest = int(PROMPT_FRAME_WIDTHS[-1] * self.codec.config.hop_length)
@@ -288,7 +299,7 @@ class Voice:
             transcript = None  # no longer what is heard
         codes = self.encode(samples)
         if transcript is None:
-            notes.append("prompt without its transcript: it conditions through acoustic codes only")
+            notes.append("the prompt conditions through acoustic codes only")
             return codes, none
         units = self._prompt_units(samples, codes.shape[1], notes)
         return codes, units[: prompt_semantic_length(len(units))]
@@ -328,9 +339,7 @@ class Voice:
             max_total=2 * frames + PROMPT_FRAME_WIDTHS[-1] * 2 + 4,
         )
 
-    def _decode(
-        self, request: ARRequest, sampling: SamplingConfig
-    ) -> tuple[str, Int32[np.ndarray, " unit"], Int32[np.ndarray, " frame"], FinishReason]:
+    def _decode(self, request: ARRequest, sampling: SamplingConfig) -> "_Spoken":
         branches = needed_branches(request.guidance)
         room = _bucket(int(request.limits.max_acoustic), FRAME_WIDTHS)
         prompt = request.prompt
@@ -344,29 +353,36 @@ class Voice:
         capacity = Capacity(semantic=room, acoustic=room)
         result = jax.device_get(_decode(self.ar.graph, self.ar.state, batch, branches, sampling, capacity))
         language = self.ar.config.vocabulary.language_name(int(result.language[0]))
-        semantic = result.semantic_tokens[0, : result.semantic_lengths[0]]
-        codes = result.codes[0, : result.code_lengths[0]]
-        return language, semantic, codes, FinishReason(int(result.finish_reasons[0]))
+        return _Spoken(
+            language=language,
+            semantic=result.semantic_tokens[0, : result.semantic_lengths[0]],
+            first_codes=result.codes[0, : result.code_lengths[0]],
+            reason=FinishReason(int(result.finish_reasons[0])),
+            durations=result.durations[0, : len(request.text_tokens)],
+        )
 
     def _fill(
         self,
         text_tokens: Int32[np.ndarray, "text channel"],
-        language: str,
+        spoken: "_Spoken",
         semantic: Int32[np.ndarray, " unit"],
-        first_codes: Int32[np.ndarray, " frame"],
         prompt_codes: Int32[np.ndarray, "all_codebooks prompt"],
         seed: int,
     ) -> Int32[np.ndarray, "codebook prompt_and_frame"]:
         """Codebooks from the second on; returns those of the prompt too."""
         vocabulary = self.nar.config.vocabulary
         prompt_codes = prompt_codes[: vocabulary.num_codebooks]  # a NAR model may stop at the leading codebooks
-        layout = masked_layout(vocabulary, language, semantic, first_codes, prompt_codes)
+        layout = masked_layout(vocabulary, spoken.language, semantic, spoken.first_codes, prompt_codes)
         width = _bucket(len(text_tokens), TEXT_WIDTHS)
         audio_width = _bucket(layout.tokens.shape[1], tuple(2 * frames + 4 for frames in (*FRAME_WIDTHS, 1600)))
-        batch = _one_clip(text_tokens, layout.tokens, layout.part_ids, width, audio_width)
+        times = None
+        if self.nar.config.timing == "aligned":
+            heard = audio_times(len(semantic), len(spoken.first_codes), prompt_codes.shape[1])
+            times = np.concatenate([text_times(spoken.durations), heard]).astype(np.float32)
+        batch = _one_clip(text_tokens, layout.tokens, layout.part_ids, times, width, audio_width)
         keys = jax.random.key(seed)[None]
         filled = np.asarray(_fill(self.nar.graph, self.nar.state, batch, keys, self.config.num_steps))[0]
-        frames = prompt_codes.shape[1] + len(first_codes)
+        frames = prompt_codes.shape[1] + len(spoken.first_codes)
         begin = len(text_tokens) + layout.tokens.shape[1] - 1 - frames
         return filled[:, begin : begin + frames] - vocabulary.acoustic_offset
 
@@ -378,6 +394,17 @@ class Voice:
         padded = np.pad(codes, ((0, 0), (0, -frames % 50)), mode="edge")
         samples = np.asarray(_vocode(self.codec.graph, self.codec.state, padded[None]))[0]
         return samples[prompt_codes.shape[1] * hop : frames * hop]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Spoken:
+    """What the AR model gave for one request."""
+
+    language: str
+    semantic: Int32[np.ndarray, " unit"]
+    first_codes: Int32[np.ndarray, " frame"]
+    reason: FinishReason
+    durations: Float32[np.ndarray, " text"]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3, 4, 5))
@@ -405,6 +432,7 @@ def _one_clip(
     text_tokens: Int32[np.ndarray, "text channel"],
     tokens: Int32[np.ndarray, "codebook time"],
     part_ids: Int32[np.ndarray, " time"],
+    times: Float32[np.ndarray, " slot"] | None,
     text_width: int,
     audio_width: int,
 ) -> PackedBatch:
@@ -422,6 +450,7 @@ def _one_clip(
         positions=jnp.asarray(np.where(real, slots, 0), jnp.int32)[None],
         text_index=jnp.asarray(np.where(slots < text, slots, 0), jnp.int32)[None],
         clip_ids=jnp.zeros(1, jnp.int32),
+        times=None if times is None else jnp.asarray(np.pad(times, (0, spare)))[None],
     )
 
 
@@ -433,6 +462,17 @@ def _checked_seed(seed: int) -> int:
     if not 0 <= seed < 2**32:
         raise InputError(f"seed {seed} must be a whole number from 0 to {2**32 - 1}")
     return seed
+
+
+def _with_quotes(instruction: str, transcript: str | None, notes: list[str]) -> str:
+    """Quotes what is to be spoken: an aligned model speaks nothing else."""
+    if spoken_content(instruction).text is not None:
+        return instruction
+    if transcript is None:
+        notes.append("no quoted words and no transcript: the whole instruction is spoken")
+        return f'"{instruction}"'
+    before, found, after = instruction.partition(transcript)
+    return f'{before}"{transcript}"{after}' if found else f'{instruction} "{transcript}"'
 
 
 def _with_prompt_transcript(instruction: str, prompt_transcript: str) -> str:

@@ -32,6 +32,8 @@ class CodecConfig:
     ffn_dim: int = 768
     num_layers: int = 5  # encoder blocks at the codec's frame rate
     num_decoder_layers: int = 4  # blocks at the codec's frame rate ahead of Vocos
+    num_units: int = 0
+    """Semantic units that the first codebook alone must tell in training; 0 = it need not."""
 
     def __post_init__(self) -> None:
         if self.vocos.hop_length != self.mel.hop_length:
@@ -66,8 +68,9 @@ class CodecConfig:
 
     @classmethod
     def small(cls) -> "CodecConfig":
-        """The embedded voice's codec: about 5 million parameters, 1.8 kbit/s."""
-        return cls()
+        """The embedded voice's codec: about 6 million parameters, 1 kbit/s."""
+        quantizer = QuantizerConfig(num_codebooks=4, codebook_size=1024, dropout=1.0)
+        return cls(quantizer=quantizer, num_units=256)
 
     @classmethod
     def tiny(cls) -> "CodecConfig":
@@ -95,6 +98,8 @@ class MelCodec(nnx.Module):
         self.encoder = _blocks(config, config.num_layers, rngs)
         self.to_latent = nnx.Linear(dim, config.quantizer.latent_dim, rngs=rngs)
         self.quantizer = ResidualQuantizer(config.quantizer, rngs=rngs)
+        if config.num_units:
+            self.unit_head = nnx.Linear(config.quantizer.latent_dim, config.num_units, rngs=rngs)
         self.from_latent = nnx.Linear(config.quantizer.latent_dim, dim, rngs=rngs)
         self.decoder = _blocks(config, config.num_decoder_layers, rngs)
         self.upsample = nnx.Linear(dim, stride * config.vocos.dim, kernel_init=init, rngs=rngs)
@@ -129,17 +134,24 @@ class MelCodec(nnx.Module):
 
     def reconstruct(self, samples: Float[Array, "batch sample"], key: jax.Array) -> "CodecTraining":
         """One training pass: straight-through quantisation, codebooks moved (a side effect on their state)."""
-        latents, commitment, perplexity = self.quantizer.train_step(self.latents(samples), key)
-        return CodecTraining(self.waveform(latents), commitment, perplexity)
+        quantised = self.quantizer.train_step(self.latents(samples), key)
+        return CodecTraining(
+            samples=self.waveform(quantised.latents),
+            commitment=quantised.commitment,
+            perplexity=quantised.perplexity,
+            unit_logits=self.unit_head(quantised.first) if self.config.num_units else None,
+        )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class CodecTraining:
     """What the codec's objective reads."""
 
     samples: Float[Array, "batch sample"]
     commitment: Float[Array, ""]
     perplexity: Float[Array, " codebook"]
+    unit_logits: Float[Array, "batch frame unit"] | None
+    """Of the semantic unit of each frame, from the first codebook alone."""
 
 
 def _blocks(config: CodecConfig, count: int, rngs: nnx.Rngs) -> nnx.List:

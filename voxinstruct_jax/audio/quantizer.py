@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from voxinstruct_jax.config import ConfigError
 
-__all__ = ["Codebook", "QuantizerConfig", "ResidualQuantizer"]
+__all__ = ["Codebook", "Quantised", "QuantizerConfig", "ResidualQuantizer"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,19 @@ class QuantizerConfig:
     def __post_init__(self) -> None:
         if min(self.latent_dim, self.num_codebooks, self.codebook_size) < 1:
             raise ConfigError("latent_dim, num_codebooks and codebook_size must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Quantised:
+    """What a training pass through the quantiser gives; gradients pass straight to the latents."""
+
+    latents: Float[Array, "batch frame latent"]
+    """By as many codebooks as each clip drew."""
+    first: Float[Array, "batch frame latent"]
+    """By the first codebook alone."""
+    commitment: Float[Array, ""]
+    perplexity: Float[Array, " codebook"]
+    """Of each codebook's use in this batch."""
 
 
 class Codebook(nnx.Variable):
@@ -63,20 +76,15 @@ class ResidualQuantizer(nnx.Module):
         entries = self.entries[...]
         return sum((entries[q][codes[:, q]] for q in range(1, codes.shape[1])), entries[0][codes[:, 0]])
 
-    def train_step(
-        self, latents: Float[Array, "batch frame latent"], key: jax.Array
-    ) -> tuple[Float[Array, "batch frame latent"], Float[Array, ""], Float[Array, " codebook"]]:
-        """Quantises with straight-through gradients and moves the codebooks towards their members.
-
-        Returns:
-            The quantised latents, the commitment loss, and each codebook's perplexity over this batch.
-        """
+    def train_step(self, latents: Float[Array, "batch frame latent"], key: jax.Array) -> "Quantised":
+        """Quantises with straight-through gradients and moves the codebooks towards their members."""
         keep_key, amount_key, revive_key = jax.random.split(key, 3)
         batch, config = latents.shape[0], self.config
         amount = jax.random.randint(amount_key, (batch,), 1, config.num_codebooks + 1)
         whole = jax.random.uniform(keep_key, (batch,)) >= config.dropout
         active = jnp.where(whole, config.num_codebooks, amount)
         residual, quantised, commitment, perplexity = latents, jnp.zeros_like(latents), jnp.zeros(()), []
+        first = self.entries[...][0][nearest(latents, self.entries[...][0])]
         for q in range(config.num_codebooks):
             index = nearest(residual, self.entries[...][q])
             chosen = self.entries[...][q][index]
@@ -87,8 +95,12 @@ class ResidualQuantizer(nnx.Module):
             )
             quantised = quantised + used * chosen
             residual = residual - jax.lax.stop_gradient(chosen)
-        quantised = latents + jax.lax.stop_gradient(quantised - latents)
-        return quantised, commitment / config.num_codebooks, jnp.stack(perplexity)
+        return Quantised(
+            latents=latents + jax.lax.stop_gradient(quantised - latents),
+            first=latents + jax.lax.stop_gradient(first - latents),
+            commitment=commitment / config.num_codebooks,
+            perplexity=jnp.stack(perplexity),
+        )
 
     def _follow(self, q: int, latents: Array, index: Array, key: jax.Array) -> Float[Array, ""]:
         """One EMA update of codebook q; returns the perplexity of its use."""

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from voxinstruct_jax.audio.quantizer import nearest
 
-__all__ = ["FeatureSource", "SemanticUnits", "fit_units", "pool"]
+__all__ = ["FeatureSource", "Projection", "SemanticUnits", "fit_units", "pool"]
 
 
 @runtime_checkable
@@ -29,16 +29,30 @@ class FeatureSource(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+class Projection:
+    """A linear view of features: `(features - mean) @ matrix`."""
+
+    mean: Float[np.ndarray, " dim"]
+    matrix: Float[np.ndarray, "dim latent"]
+
+    def __call__(self, features: Float[np.ndarray, "frame dim"]) -> Float[np.ndarray, "frame latent"]:
+        return (features.astype(np.float32) - self.mean) @ self.matrix
+
+
+@dataclasses.dataclass(frozen=True)
 class SemanticUnits:
     """Frozen centroids, jointly for all languages."""
 
-    centroids: Float[Array, "unit dim"]
+    centroids: Float[Array, "unit latent"]
     source: str
     """Name of the feature source they were fitted on."""
+    projection: Projection | None = None
+    """What the centroids see of the features; None = all."""
 
     def assign(self, features: Float[np.ndarray, "frame dim"]) -> Int[np.ndarray, " frame"]:
         """Returns the nearest unit of every frame, repeats included (see `vocabulary.deduplicate`)."""
-        return np.asarray(_nearest(jnp.asarray(features), self.centroids), np.int32)
+        seen = features if self.projection is None else self.projection(features)
+        return np.asarray(_nearest(jnp.asarray(seen), self.centroids), np.int32)
 
 
 def pool(features: Float[np.ndarray, "frame dim"], factor: int, frames: int) -> Float[np.ndarray, "pooled dim"]:
@@ -52,17 +66,22 @@ def pool(features: Float[np.ndarray, "frame dim"], factor: int, frames: int) -> 
 
 
 def fit_units(
-    features: Iterable[Float[np.ndarray, "frame dim"]], count: int, *, seed: int, source: str
+    features: Iterable[Float[np.ndarray, "frame dim"]],
+    count: int,
+    *,
+    seed: int,
+    source: str,
+    projection: Projection | None = None,
 ) -> SemanticUnits:
     """Fits centroids by mini-batch k-means (scikit-learn, of the `prepare` extra)."""
     from sklearn.cluster import MiniBatchKMeans
 
-    everything = np.concatenate(list(features))
+    everything = np.concatenate([clip if projection is None else projection(clip) for clip in features])
     model = MiniBatchKMeans(
         count, random_state=seed, batch_size=8192, n_init="auto", max_iter=60, reassignment_ratio=1e-3
     )
     model.fit(everything)
-    return SemanticUnits(jnp.asarray(model.cluster_centers_, jnp.float32), source)
+    return SemanticUnits(jnp.asarray(model.cluster_centers_, jnp.float32), source, projection)
 
 
 _nearest = jax.jit(nearest)

@@ -1,6 +1,7 @@
 """`voxinstruct prepare MANIFEST --out DIR`."""
 
 import argparse
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -43,23 +44,36 @@ def _encoders(voice: Path):  # noqa: ANN202 - the type is imported only when the
     from voxinstruct_jax.audio.whisper import load_whisper_encoder
     from voxinstruct_jax.checkpoints.run import file_checksums
     from voxinstruct_jax.config import fingerprint
+    from voxinstruct_jax.data.durations import character_durations
     from voxinstruct_jax.data.prepare import Encoders
     from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
-    from voxinstruct_jax.training.units import load_units
+    from voxinstruct_jax.training.units import layer_of, load_phone_model, load_units
     from voxinstruct_jax.voice import encode_clip, load_part
 
     codec = load_part(voice / "codec", CodecConfig, MelCodec)
-    units, features = load_units(voice / "units"), load_whisper_encoder()
+    units, phones = load_units(voice / "units"), load_phone_model(voice / "units")
+    source, tokenizer = load_whisper_encoder(layer_of(units.source)), PronunciationTokenizer()
+
+    @functools.lru_cache(maxsize=1)
+    def features(data: bytes) -> np.ndarray:  # units and durations of a clip are asked for one after the other
+        samples = np.frombuffer(data, np.float32)
+        return source.features(resample(samples, codec.config.sample_rate, FEATURE_SAMPLE_RATE))
+
+    def frames(samples: np.ndarray) -> int:
+        return -(-len(samples) // codec.config.hop_length)
 
     def semantic(samples: np.ndarray) -> np.ndarray:
-        frames = -(-len(samples) // codec.config.hop_length)
-        low = resample(samples, codec.config.sample_rate, FEATURE_SAMPLE_RATE)
-        return units.assign(pool(features.features(low), FEATURES_A_FRAME, frames))
+        return units.assign(pool(features(samples.tobytes()), FEATURES_A_FRAME, frames(samples)))
+
+    def durations(samples: np.ndarray, transcript: str) -> np.ndarray | None:
+        assert phones is not None
+        return character_durations(phones, tokenizer, features(samples.tobytes()), transcript, frames(samples))
 
     return Encoders(
         acoustic=lambda samples: encode_clip(codec, samples),
         semantic=semantic,
-        tokenizer=PronunciationTokenizer(),
+        durations=durations if phones is not None else None,
+        tokenizer=tokenizer,
         sample_rate=codec.config.sample_rate,
         frame_rate=codec.config.frame_rate,
         fingerprints={part: fingerprint(file_checksums(voice / part / "weights")) for part in ("codec", "units")},

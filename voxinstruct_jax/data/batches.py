@@ -16,8 +16,8 @@ from voxinstruct_jax.config import ConfigError, InputError, fingerprint
 from voxinstruct_jax.data.packing import Clip, RowPlan, draw_prompts, draw_variants, pack, plan_rows
 from voxinstruct_jax.data.shards import ShardReader
 from voxinstruct_jax.data.steps import read_ahead
-from voxinstruct_jax.text.tokenizer import TextTokenizer
-from voxinstruct_jax.vocabulary import PackedBatch, Vocabulary, build_layout
+from voxinstruct_jax.text.tokenizer import TextTokenizer, spread_durations
+from voxinstruct_jax.vocabulary import PackedBatch, Vocabulary, build_layout, expand
 
 __all__ = ["BatchConfig", "EpochPlan", "TokenBatches", "token_batches"]
 
@@ -78,6 +78,7 @@ class TokenBatches:
         vocabulary: Vocabulary,
         config: BatchConfig,
         *,
+        aligned: bool = False,
         host_rows: tuple[int, int] | None = None,
     ) -> None:
         """Checks that data, tokenizer and vocabulary belong together.
@@ -88,6 +89,7 @@ class TokenBatches:
             vocabulary: Of the model; its semantic units must hold the data's. Of the data's codebooks it may take the
                 leading ones only.
             config: Shape and draw.
+            aligned: For aligned models: with times and durations, semantic tokens at the frame rate.
             host_rows: First and last (exclusive) row of a step that this host reads; all by default.
 
         Raises:
@@ -95,10 +97,13 @@ class TokenBatches:
             ConfigError: `host_rows` lie outside the step.
         """
         self._reader, self._tokenizer, self._vocabulary, self.config = reader, tokenizer, vocabulary, config
+        self._aligned = aligned
         self._host_rows = host_rows or (0, config.rows)
         if not 0 <= self._host_rows[0] < self._host_rows[1] <= config.rows:
             raise ConfigError(f"host_rows: {self._host_rows} is no part of the {config.rows} rows of a step")
         _check(reader, tokenizer, vocabulary)
+        if aligned and not len(reader[0].durations):
+            raise InputError(f"{reader.folder}: no durations of characters; prepare it with units that know phones")
         self._epoch_ends: list[int] = []
         self._epochs: dict[int, EpochPlan] = {}
         self._lock = threading.Lock()
@@ -106,7 +111,8 @@ class TokenBatches:
     @property
     def fingerprint(self) -> str:
         """Changes when any batch could change; hosts do not matter."""
-        return fingerprint([self._reader.fingerprint, self._tokenizer.fingerprint, self._vocabulary, self.config])
+        made = [self._reader.fingerprint, self._tokenizer.fingerprint, self._vocabulary, self.config]
+        return fingerprint([*made, "aligned"] if self._aligned else made)
 
     def __getitem__(self, step: int) -> PackedBatch:
         """Returns NumPy arrays; `clip_ids` are the rows' numbers in the whole run."""
@@ -132,8 +138,12 @@ class TokenBatches:
         frames = int(plan.prompt_frames[record])
         prompt = self._reader[int(plan.prompt_records[record])].codes[:, :frames] if frames else example.codes[:, :0]
         codes = np.concatenate([prompt, example.codes], axis=1)[: self._vocabulary.num_codebooks]
-        layout = build_layout(self._vocabulary, example.language, example.semantic_tokens, codes)
-        return Clip(text_tokens=text_tokens, layout=layout, prompt_frames=frames)
+        semantic, durations = example.semantic_tokens, None
+        if self._aligned:
+            semantic = expand(example.semantic_tokens, example.run_lengths)
+            durations = spread_durations(text_tokens, example.durations)
+        layout = build_layout(self._vocabulary, example.language, semantic, codes)
+        return Clip(text_tokens=text_tokens, layout=layout, prompt_frames=frames, durations=durations)
 
     def _place(self, number: int) -> tuple[EpochPlan, int]:
         """Global row number to its epoch and its place there. Epochs differ in rows, so all before it are planned."""
@@ -147,7 +157,7 @@ class TokenBatches:
         if epoch not in self._epochs:
             # A step can touch the end of one epoch and the start of the next: keep two.
             self._epochs = {known: plan for known, plan in self._epochs.items() if known == epoch - 1}
-            self._epochs[epoch] = _plan_epoch(self._reader, self.config, epoch)
+            self._epochs[epoch] = _plan_epoch(self._reader, self.config, epoch, self._aligned)
         return self._epochs[epoch]
 
 
@@ -169,7 +179,7 @@ def token_batches(
     return read_ahead(batches, start_step=start_step, num_steps=num_steps)
 
 
-def _plan_epoch(reader: ShardReader, config: BatchConfig, epoch: int) -> EpochPlan:
+def _plan_epoch(reader: ShardReader, config: BatchConfig, epoch: int, aligned: bool) -> EpochPlan:
     lengths = reader.lengths
     variants = draw_variants(
         lengths.num_variants,
@@ -182,7 +192,7 @@ def _plan_epoch(reader: ShardReader, config: BatchConfig, epoch: int) -> EpochPl
     )
     rows = plan_rows(
         lengths.text_of(variants),
-        lengths.semantic + lengths.frames + prompt_frames + NUM_SPECIAL,
+        (lengths.frames if aligned else lengths.semantic) + lengths.frames + prompt_frames + NUM_SPECIAL,
         text_width=config.text_width,
         time_width=config.time_width,
         max_clips=config.max_clips,

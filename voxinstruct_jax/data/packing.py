@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
-from jaxtyping import Int, Int32, Int64
+from jaxtyping import Int, Int32, Int64, Num
 
 from voxinstruct_jax.config import InputError
 from voxinstruct_jax.data.shards import Lengths
-from voxinstruct_jax.vocabulary import ACOUSTIC, TEXT, Layout, PackedBatch
+from voxinstruct_jax.vocabulary import ACOUSTIC, TEXT, Layout, PackedBatch, audio_times, text_times
 
 __all__ = ["Clip", "RowPlan", "draw_prompts", "draw_variants", "pack", "plan_rows", "unpack"]
 
@@ -48,6 +48,8 @@ class Clip:
     layout: Layout
     prompt_frames: int = 0
     """Leading acoustic tokens that are a voice prompt from another clip."""
+    durations: Int32[np.ndarray, " text"] | None = None
+    """Half frames that each text token is spoken; None = not known. If known, semantic tokens are not de-duplicated."""
 
 
 def draw_variants(
@@ -172,6 +174,9 @@ def pack(
         "tokens": np.zeros((len(rows), num_codebooks, time_width), np.int32),
         **{name: np.zeros((len(rows), time_width), np.int32) for name in TIME_FIELDS},
     }
+    if first.durations is not None:
+        arrays["times"] = np.zeros((len(rows), time_width), np.float32)
+        arrays["text_durations"] = np.zeros((len(rows), text_width), np.int32)
     for index, row in enumerate(rows):
         if _text_slots(row) > text_width or _text_slots(row) + _audio_slots(row) > time_width:
             raise InputError(f"row {index}: its clips need more than {text_width} text or {time_width} time slots")
@@ -192,12 +197,17 @@ def unpack(batch: PackedBatch) -> list[list[Clip]]:
                 tokens=np.asarray(batch.tokens[index])[:, audio], part_ids=np.asarray(batch.part_ids[index])[audio]
             )
             prompt_frames = int(np.asarray(batch.prompted)[index][audio].sum()) if batch.prompted is not None else 0
-            clips.append(Clip(text_tokens=text, layout=layout, prompt_frames=prompt_frames))
+            durations = None
+            if batch.text_durations is not None:
+                durations = np.asarray(batch.text_durations[index])[
+                    np.asarray(batch.text_segment_ids[index]) == segment
+                ]
+            clips.append(Clip(text_tokens=text, layout=layout, prompt_frames=prompt_frames, durations=durations))
         rows.append(clips)
     return rows
 
 
-def _fill_row(arrays: dict[str, Int32[np.ndarray, "..."]], row: Sequence[Clip]) -> None:
+def _fill_row(arrays: dict[str, Num[np.ndarray, "..."]], row: Sequence[Clip]) -> None:
     text_at, at = 0, 0
     for segment, clip in enumerate(row, 1):
         num_text, num_audio = _text_slots([clip]), _audio_slots([clip])
@@ -213,6 +223,12 @@ def _fill_row(arrays: dict[str, Int32[np.ndarray, "..."]], row: Sequence[Clip]) 
         first_acoustic = audio_slots.start + int(np.argmax(clip.layout.part_ids == ACOUSTIC))
         arrays["prompted"][first_acoustic : first_acoustic + clip.prompt_frames] = 1
         arrays["positions"][at : audio_slots.stop] = np.arange(num_text + num_audio)
+        if clip.durations is not None:
+            arrays["text_durations"][text] = clip.durations
+            arrays["times"][text_slots] = text_times(clip.durations)
+            frames = int((clip.layout.part_ids == ACOUSTIC).sum()) - 1 - clip.prompt_frames
+            num_semantic = first_acoustic - audio_slots.start - 3  # without BOS, LANG, EOS1
+            arrays["times"][audio_slots] = audio_times(num_semantic, frames, clip.prompt_frames)
         text_at, at = text.stop, audio_slots.stop
 
 

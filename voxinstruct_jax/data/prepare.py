@@ -19,6 +19,7 @@ from jaxtyping import Float, Int, Int32
 
 from voxinstruct_jax.audio.waveform import read_audio
 from voxinstruct_jax.config import InputError, VoxError, fingerprint, from_dict, to_dict
+from voxinstruct_jax.data.durations import quoted
 from voxinstruct_jax.data.manifest import Rejection, Row
 from voxinstruct_jax.data.progress import progress_bar
 from voxinstruct_jax.data.shards import (
@@ -31,7 +32,7 @@ from voxinstruct_jax.data.shards import (
     write_json,
     write_shard,
 )
-from voxinstruct_jax.text.tokenizer import TextTokenizer
+from voxinstruct_jax.text.tokenizer import TextTokenizer, content_rows
 from voxinstruct_jax.vocabulary import deduplicate
 
 __all__ = ["Encoders", "ShardPart", "instruction_variants", "prepare", "prepare_shard", "recount_text"]
@@ -57,6 +58,9 @@ class Encoders:
     """What both encoders expect (Hz)."""
     frame_rate: float
     """Frames a second (Hz)."""
+    durations: Callable[[Float[np.ndarray, " sample"], str], Int[np.ndarray, " character"] | None] | None = None
+    """Half frames that each character of a transcript lasts in a clip (`Example.durations`), None where the transcript
+    cannot have been spoken there; no function = not known."""
     fingerprints: Mapping[str, str]
     """Of the weights behind `acoustic` (codec) and `semantic` (units)."""
 
@@ -176,7 +180,7 @@ def instruction_variants(row: Row) -> tuple[str, ...]:
         VoxInstruct release, utils/dataset.py, which draws the quotes each time.
     """
     chinese = hashlib.sha256(row.id.encode()).digest()[0] % 2
-    return (*row.instructions, f"“{row.transcript}”" if chinese else f'"{row.transcript}"')
+    return (*row.instructions, f"“{row.transcript}”" if chinese else quoted(row.transcript))
 
 
 def recount_text(folder: str | os.PathLike[str], tokenizer: TextTokenizer) -> ShardReader:
@@ -291,17 +295,31 @@ def _encode(row: Row, samples: Float[np.ndarray, " sample"], encoders: Encoders)
     tokens, run_lengths = deduplicate(np.asarray(units[:num_frames]))
     if run_lengths.max() > INT16_MAX:
         raise InputError(f"{row.audio}: one semantic token lasts {run_lengths.max()} frames; cut out the silence")
+    instructions, durations = instruction_variants(row), np.zeros(0, np.int16)
+    if encoders.durations is not None:
+        found = encoders.durations(samples, row.transcript)
+        if found is None:
+            raise InputError(f"{row.audio}: the transcript cannot be spoken in this time; check that it fits the audio")
+        durations = np.minimum(found, INT16_MAX).astype(np.int16)
+        instructions = tuple(text for text in instructions if _says(text, row.transcript, encoders.tokenizer))
     return Example(
         id=row.id,
         language=row.language,
         transcript=row.transcript,
-        instructions=instruction_variants(row),
+        instructions=instructions,
+        durations=durations,
         semantic_tokens=tokens.astype(np.int16),
         run_lengths=run_lengths.astype(np.int16),
         codes=np.asarray(codes[:, :num_frames]).astype(np.int16),
         speaker=row.speaker,
         attributes=dict(row.attributes),
     )
+
+
+def _says(instruction: str, transcript: str, tokenizer: TextTokenizer) -> bool:
+    """Whether the content of an instruction is the transcript, character by character."""
+    contents = [content_rows(tokenizer.encode(text)) for text in (instruction, quoted(transcript))]
+    return np.array_equal(*contents)
 
 
 def _count_text(example: Example, tokenizer: TextTokenizer) -> tuple[int, ...]:

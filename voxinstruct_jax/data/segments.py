@@ -10,17 +10,19 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
+import jax
 import numpy as np
-from jaxtyping import Float32, Int16, Int64
+from jaxtyping import Float32, Int, Int16, Int32, Int64
 
 from voxinstruct_jax.audio.waveform import read_audio
 from voxinstruct_jax.config import InputError, VoxError
 from voxinstruct_jax.data.progress import progress_bar
 from voxinstruct_jax.data.shards import write_json
+from voxinstruct_jax.vocabulary import HostOrDevice
 
-__all__ = ["AudioCache", "SegmentBatches", "build_cache"]
+__all__ = ["AudioCache", "FrameUnits", "SegmentBatch", "SegmentBatches", "build_cache"]
 
 FORMAT_VERSION = 1
 CLIPS_A_CHECKPOINT = 256
@@ -47,6 +49,26 @@ class AudioCache:
     def clip(self, index: int) -> Int16[np.ndarray, " sample"]:
         """Returns the samples of one clip, without copying."""
         return self.samples[self.offsets[index] : self.offsets[index + 1]]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class SegmentBatch:
+    """Crops of a step, and what is said in them."""
+
+    samples: Float32[HostOrDevice, "batch sample"]
+    units: Int32[HostOrDevice, "batch frame"]
+    """Semantic unit of each frame; -1 = unknown. No frames where the data has no units."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameUnits:
+    """Semantic units of the clips of a cache, frame by frame."""
+
+    clips: Sequence[Int[np.ndarray, " frame"]]
+    """One array a clip."""
+    frame_samples: int
+    """Samples a frame; crops then begin with a frame."""
 
 
 def build_cache(paths: Sequence[str | os.PathLike], folder: str | os.PathLike, sample_rate: int) -> AudioCache:
@@ -127,6 +149,7 @@ class SegmentBatches:
         seed: int,
         *,
         gain_db: float = 0.0,
+        units: FrameUnits | None = None,
         host_rows: tuple[int, int] | None = None,
     ) -> None:
         """Prepares the draw.
@@ -137,24 +160,39 @@ class SegmentBatches:
             rows: Crops in a step, over all hosts.
             seed: Draws clips, crops and gains.
             gain_db: Each crop is scaled by a gain drawn from [-gain_db, gain_db] (dB), less where it would clip.
+            units: What is said in the clips; crops then have whole frames.
             host_rows: First and last (exclusive) row that this host reads; all by default.
         """
+        self._units = units
         self._cache, self._segment_samples, self._seed, self._gain_db = cache, segment_samples, seed, gain_db
         self._host_rows = host_rows or (0, rows)
         lengths = np.diff(cache.offsets)
         weights = np.where(lengths > 0, np.maximum(lengths, segment_samples), 0)
         self._bounds = np.cumsum(weights)
 
-    def __getitem__(self, step: int) -> Float32[np.ndarray, "batch sample"]:
-        return np.stack([self._crop(np.random.default_rng((self._seed, step, row))) for row in range(*self._host_rows)])
+    def __getitem__(self, step: int) -> SegmentBatch:
+        crops = [self._crop(np.random.default_rng((self._seed, step, row))) for row in range(*self._host_rows)]
+        # Any: the fields are JAX arrays to an objective and NumPy arrays until they are put on a device.
+        samples, units = (cast("Any", np.stack(part)) for part in zip(*crops, strict=True))
+        return SegmentBatch(samples=samples, units=units)
 
-    def _crop(self, random: np.random.Generator) -> Float32[np.ndarray, " sample"]:
-        clip_index = np.searchsorted(self._bounds, random.integers(self._bounds[-1]), side="right")
-        clip = self._cache.clip(int(clip_index))
-        start = int(random.integers(max(len(clip) - self._segment_samples, 0) + 1))
+    def _crop(self, random: np.random.Generator) -> tuple[Float32[np.ndarray, " sample"], Int32[np.ndarray, " frame"]]:
+        clip_index = int(np.searchsorted(self._bounds, random.integers(self._bounds[-1]), side="right"))
+        clip = self._cache.clip(clip_index)
+        grid = self._units.frame_samples if self._units else 1
+        start = grid * int(random.integers(max(len(clip) - self._segment_samples, 0) // grid + 1))
         crop = np.zeros(self._segment_samples, np.float32)
         part = clip[start : start + self._segment_samples]
         crop[: len(part)] = part / INT16_SCALE
         gain = 10 ** (random.uniform(-self._gain_db, self._gain_db) / 20)
         peak = float(np.abs(crop).max())
-        return (crop * min(gain, 1 / max(peak, 1e-9))).astype(np.float32)
+        return (crop * min(gain, 1 / max(peak, 1e-9))).astype(np.float32), self._crop_units(clip_index, start)
+
+    def _crop_units(self, clip_index: int, start: int) -> Int32[np.ndarray, " frame"]:
+        if self._units is None:
+            return np.zeros(0, np.int32)
+        found = np.full(self._segment_samples // self._units.frame_samples, -1, np.int32)
+        first = start // self._units.frame_samples
+        part = self._units.clips[clip_index][first : first + len(found)]
+        found[: len(part)] = part
+        return found

@@ -32,7 +32,9 @@ __all__ = [
     "write_shard",
 ]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, 2)
+"""Version 1 has no durations."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,9 @@ class Example:
     """Codec indices."""
     speaker: str = ""
     attributes: dict[str, Any] = field(default_factory=dict)
+    durations: Int16[np.ndarray, " character"] = field(default_factory=lambda: np.zeros(0, np.int16))
+    """How long each character of the transcript is spoken, in half frames, as the text tokenizer has them: from the
+    opening quote (the silence before) to the closing one (the silence after). Empty = not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,8 +134,10 @@ def decode_example(record: bytes) -> Example:
 
     try:
         names = [item.name for item in dataclasses.fields(Example)]
-        fields = dict(zip(names, msgpack.unpackb(zlib.decompress(record)), strict=True))
-        for name in ("semantic_tokens", "run_lengths", "codes"):
+        values = msgpack.unpackb(zlib.decompress(record))
+        # the last field is younger than the rest
+        fields = dict(zip(names[: len(values)] if len(values) == len(names) - 1 else names, values, strict=True))
+        for name in {"semantic_tokens", "run_lengths", "codes", "durations"} & fields.keys():
             fields[name] = _unpack_bits(*fields[name])
         return Example(**{**fields, "instructions": tuple(fields["instructions"])})
     except (zlib.error, ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
@@ -247,8 +254,10 @@ def _read_index(folder: Path) -> ShardIndex:
         raise InputError(f"{folder}: holds no index.json; give a folder that `prepare` has finished")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        if values["format_version"] != FORMAT_VERSION:
-            raise InputError(f"{path}: format version {values['format_version']}, this release reads {FORMAT_VERSION}")
+        if values["format_version"] not in READABLE_VERSIONS:
+            raise InputError(
+                f"{path}: format version {values['format_version']}, this release reads {READABLE_VERSIONS}"
+            )
         return from_dict(ShardIndex, values)
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: damaged ({error}); copy it again") from error

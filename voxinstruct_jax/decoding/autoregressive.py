@@ -4,7 +4,8 @@ A batch of requests runs as `request x branch` rows, one row a guidance conditio
 cache (text and BOS; then language and voice prompt), one `while_loop` draws a token a request and feeds it to all of
 its branches. Every request is in its own stage: SEMANTIC until EOS1, ACOUSTIC (first the voice prompt's codes, fed as
 they are) until EOS2, DONE. The branch without semantic tokens is fed blanks in their place from the start, so no cache
-is ever built twice. Read `decode_ar`, then `_advance`.
+is ever built twice. An aligned model tells first how long each character lasts: that sets when each slot is spoken and
+how many frames there are. Read `decode_ar`, then `_advance`.
 """
 
 import dataclasses
@@ -12,9 +13,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Float32, Int, Int32
+from jaxtyping import Array, Bool, Float, Float32, Int, Int32, Num
 
-from voxinstruct_jax.decoding.requests import ARBatch, ARResult, Capacity, FinishReason
+from voxinstruct_jax.decoding.requests import ARBatch, ARResult, Capacity, FinishReason, Limits
 from voxinstruct_jax.decoding.sampling import (
     SamplingConfig,
     acoustic_mask,
@@ -26,12 +27,14 @@ from voxinstruct_jax.decoding.sampling import (
 )
 from voxinstruct_jax.guidance import Branch, mix_logits
 from voxinstruct_jax.models.ar import ARModel
+from voxinstruct_jax.models.conditioning import expected_durations
 from voxinstruct_jax.models.llama import KVCache, init_cache
-from voxinstruct_jax.vocabulary import ACOUSTIC, SEMANTIC, TEXT
+from voxinstruct_jax.vocabulary import ACOUSTIC, SEMANTIC, TEXT, text_times
 
 __all__ = ["decode_ar"]
 
 _DONE = 0  # stages are numbered like the parts: SEMANTIC, ACOUSTIC
+_BOS_TIME = -1.5  # first entry of `vocabulary.audio_times`
 
 
 @jax.tree_util.register_dataclass
@@ -69,7 +72,12 @@ def decode_ar(
         counted sampled tokens as the budget and rebuilt a cache at EOS1; here each stage has its limit, cutting is
         reported, and semantic tokens are blanked as they are fed (BOS, language and EOS1 stay, as in training).
     """
-    state, valid = _prefill(model, batch, branches, sampling, capacity)
+    text_rows = _embed_text(model, batch)
+    durations = jnp.zeros(batch.text_tokens.shape[:2])
+    if model.config.timing == "aligned":
+        durations, limits = _fit_durations(expected_durations(model.duration_logits(text_rows)), batch)
+        batch = dataclasses.replace(batch, limits=limits)
+    state, valid = _prefill(model, batch, text_rows, durations, branches, sampling, capacity)
 
     def unfinished(state: _State) -> Bool[Array, ""]:
         return jnp.any(state.stage != _DONE)
@@ -80,8 +88,33 @@ def decode_ar(
     return jax.lax.while_loop(unfinished, advance, state).result
 
 
+def _embed_text(model: ARModel, batch: ARBatch) -> Float[Array, "batch text dim"]:
+    in_text = jnp.arange(batch.text_tokens.shape[1]) < batch.text_lengths[:, None]
+    has_text = jnp.any(batch.text_tokens != 0, axis=-1) & in_text
+    return model.embed_text(batch.text_tokens, has_text.astype(jnp.int32))
+
+
+def _fit_durations(durations: Float[Array, "batch text"], batch: ARBatch) -> tuple[Float[Array, "batch text"], Limits]:
+    """Stretches durations to whole frames within the limits; the limits then leave no other number of frames."""
+    in_text = jnp.arange(durations.shape[1]) < batch.text_lengths[:, None]
+    durations = jnp.where(in_text, durations, 0)
+    total = jnp.maximum(durations.sum(axis=1), 1e-3)
+    shortest = jnp.maximum(jnp.asarray(batch.limits.min_acoustic), 1)
+    frames = jnp.clip(jnp.round(total / 2).astype(jnp.int32), shortest, batch.limits.max_acoustic)
+    limits = dataclasses.replace(
+        batch.limits, min_semantic=frames, max_semantic=frames, min_acoustic=frames, max_acoustic=frames
+    )
+    return durations * (2 * frames / total)[:, None], limits
+
+
 def _prefill(
-    model: ARModel, batch: ARBatch, branches: tuple[Branch, ...], sampling: SamplingConfig, capacity: Capacity
+    model: ARModel,
+    batch: ARBatch,
+    text_rows: Float[Array, "batch text dim"],
+    durations: Float[Array, "batch text"],
+    branches: tuple[Branch, ...],
+    sampling: SamplingConfig,
+    capacity: Capacity,
 ) -> tuple[_State, Bool[Array, "row slot"]]:
     """Feeds text, BOS, language and prompt; returns the first state and which of their cache slots are real."""
     rows, text_width = batch.text_tokens.shape[:2]
@@ -96,7 +129,7 @@ def _prefill(
     valid = jnp.repeat(valid, num_branches, axis=0)
 
     cache = init_cache(model.config.backbone, rows * num_branches, slots, dtype=model.config.dtype)
-    hidden, cache = _feed_text(model, batch, branches, valid, cache)
+    hidden, cache = _feed_text(model, batch, text_rows, text_times(durations), branches, valid, cache)
     # The language is read off the plain condition: the paper guides semantic and acoustic tokens only.
     predicted = model.logits(hidden)[branches.index(Branch.COND) :: num_branches]
     predicted = jnp.argmax(mask_logits(predicted, language_mask(model.config.vocabulary)), axis=-1)
@@ -109,12 +142,14 @@ def _prefill(
         stage=jnp.full(rows, SEMANTIC, jnp.int32),
         index=batch.prefix_lengths,
         recent=jnp.zeros((rows, sampling.repetition_window), jnp.int32),
-        result=_empty_result(language, capacity),
+        result=_empty_result(language, durations, capacity),
     )
     return state, valid
 
 
-def _empty_result(language: Int32[Array, " batch"], capacity: Capacity) -> ARResult:
+def _empty_result(
+    language: Int32[Array, " batch"], durations: Float[Array, "batch text"], capacity: Capacity
+) -> ARResult:
     rows = len(language)
     none = jnp.zeros(rows, jnp.int32)
     return ARResult(
@@ -124,16 +159,21 @@ def _empty_result(language: Int32[Array, " batch"], capacity: Capacity) -> ARRes
         codes=jnp.zeros((rows, capacity.acoustic), jnp.int32),
         code_lengths=none,
         finish_reasons=none + FinishReason.STOP,
+        durations=durations,
     )
 
 
 def _feed_text(
-    model: ARModel, batch: ARBatch, branches: tuple[Branch, ...], valid: Bool[Array, "row slot"], cache: KVCache
+    model: ARModel,
+    batch: ARBatch,
+    text_rows: Float[Array, "batch text dim"],
+    times: Float[Array, "batch text"],
+    branches: tuple[Branch, ...],
+    valid: Bool[Array, "row slot"],
+    cache: KVCache,
 ) -> tuple[Float[Array, "row dim"], KVCache]:
     """Feeds the text slots and BOS; returns the last hidden state."""
     rows, width = batch.text_tokens.shape[:2]
-    has_text = jnp.any(batch.text_tokens != 0, axis=-1) & (jnp.arange(width) < batch.text_lengths[:, None])
-    text_rows = model.embed_text(batch.text_tokens, has_text.astype(jnp.int32))
     kept = jnp.array([branch != Branch.TEXT_FREE for branch in branches], text_rows.dtype)
     text_rows = (text_rows[:, None] * kept[:, None, None]).reshape(rows * len(branches), width, -1)
     text_rows = jnp.pad(text_rows, ((0, 0), (0, 1), (0, 0)))
@@ -141,7 +181,9 @@ def _feed_text(
     slot = jnp.arange(width + 1)
     is_bos = slot == width
     tokens = jnp.where(is_bos, model.config.vocabulary.bos, 0)
-    positions = jnp.where(is_bos, batch.text_lengths[:, None], slot)
+    positions: Num[Array, "batch slot"] = jnp.where(is_bos, batch.text_lengths[:, None], slot)
+    if model.config.timing == "aligned":
+        positions = jnp.pad(times, ((0, 0), (0, 1)), constant_values=_BOS_TIME)
     keys = jnp.arange(valid.shape[1])
     in_reach = jnp.where(is_bos[:, None], keys <= width, keys < width)
     if model.config.text_attention == "causal":
@@ -168,7 +210,10 @@ def _feed_prefix(
     begin, width = batch.text_tokens.shape[1] + 1, prefix.shape[1] - 1
     tokens = _branch_tokens(model, prefix[:, 1:], branches)
     part_ids = jnp.full(tokens.shape, SEMANTIC, jnp.int32)
-    positions = jnp.repeat(batch.text_lengths[:, None] + 1 + jnp.arange(width), len(branches), axis=0)
+    places: Num[Array, "batch slot"] = batch.text_lengths[:, None] + 1 + jnp.arange(width)
+    if model.config.timing == "aligned":
+        places = jnp.broadcast_to(_BOS_TIME + 1 + jnp.arange(width), places.shape)
+    positions = jnp.repeat(places, len(branches), axis=0)
     in_reach = jnp.arange(valid.shape[1]) <= begin + jnp.arange(width)[:, None]
     x = _embed_audio(model, tokens, part_ids)
     hidden, cache = model.decode(x, positions, cache, jnp.int32(begin), valid[:, None] & in_reach)
@@ -209,7 +254,10 @@ def _advance(
     mask = valid | ((keys >= begin) & (keys <= begin + state.step))
     fed = _branch_tokens(model, tokens[:, None], branches)
     part_ids = jnp.repeat(state.stage, len(branches))[:, None]
-    positions = jnp.repeat(batch.text_lengths + state.index, len(branches))[:, None]
+    places: Num[Array, " batch"] = batch.text_lengths + state.index
+    if model.config.timing == "aligned":
+        places = _times(model, batch, tokens, state, result)
+    positions = jnp.repeat(places, len(branches))[:, None]
     hidden, cache = model.decode(
         _embed_audio(model, fed, part_ids), positions, state.cache, begin + state.step, mask[:, None]
     )
@@ -222,6 +270,15 @@ def _advance(
         recent=jnp.concatenate([state.recent[:, 1:], tokens[:, None]], axis=1),
         result=result,
     )
+
+
+def _times(
+    model: ARModel, batch: ARBatch, tokens: Int32[Array, " batch"], state: _State, result: ARResult
+) -> Float[Array, " batch"]:
+    """When the tokens fed now are spoken: `vocabulary.audio_times`, one slot a row."""
+    in_semantic = (state.stage == SEMANTIC) & (tokens != model.config.vocabulary.eos1)
+    acoustic = state.index - batch.prefix_lengths - result.semantic_lengths - 1 - batch.acoustic_prefix_lengths
+    return jnp.where(in_semantic, state.index + _BOS_TIME, acoustic + 0.5)
 
 
 def _choose(
@@ -277,8 +334,11 @@ def _draw(model: ARModel, batch: ARBatch, state: _State, sampling: SamplingConfi
     shortest = jnp.where(acoustic, jnp.maximum(limits.min_acoustic, 1), limits.min_semantic)
     count = jnp.where(acoustic, state.result.code_lengths, state.result.semantic_lengths)
     end = jnp.where(acoustic, vocabulary.eos2, vocabulary.eos1)
-    too_early = (count < shortest)[:, None] & (jnp.arange(vocabulary.size) == end[:, None])
-    logits = mask_logits(mix_logits(state.logits, weights), allowed & ~too_early)
+    is_end = jnp.arange(vocabulary.size) == end[:, None]
+    allowed &= ~((count < shortest)[:, None] & is_end)
+    if model.config.timing == "aligned":  # the number of frames is settled, so a stage ends there
+        allowed = jnp.where((count >= shortest)[:, None], is_end, allowed)
+    logits = mask_logits(mix_logits(state.logits, weights), allowed)
     top_k = jnp.where(acoustic, sampling.acoustic_top_k, sampling.semantic_top_k)
     return sample_tokens(fold_keys(batch.keys, state.stage, state.index), logits, state.recent, top_k, sampling)
 

@@ -112,6 +112,8 @@ class ARResult:
     code_lengths: Int32[Array | np.ndarray, " batch"]
     finish_reasons: Int32[Array | np.ndarray, " batch"]
     """`FinishReason`."""
+    durations: Float32[Array | np.ndarray, "batch text"]
+    """Half frames that each text token was given; 0 in models that are not aligned."""
 
 
 def batch_requests(

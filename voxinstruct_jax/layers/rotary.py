@@ -1,13 +1,13 @@
 """Rotary position embedding, half-rotation form."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Num
 
 __all__ = ["rotary_tables", "rotate"]
 
 
 def rotary_tables(
-    positions: Int[Array, "batch time"], head_dim: int, theta: float
+    positions: Num[Array, "batch time"], head_dim: int, theta: float
 ) -> tuple[Float[Array, "batch time half"], Float[Array, "batch time half"]]:
     """Returns cosines and sines of position x theta^(-2j / head_dim), j = 0 .. head_dim / 2 - 1, in float32.
 

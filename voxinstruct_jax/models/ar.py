@@ -5,14 +5,14 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Float32, Int
+from jaxtyping import Array, Bool, Float, Float32, Int, Num
 
 from voxinstruct_jax.config import ConfigError
 from voxinstruct_jax.layers.attention import TextAttention, packed_mask
-from voxinstruct_jax.layers.dense import TokenEmbedding
+from voxinstruct_jax.layers.dense import Dense, TokenEmbedding
 from voxinstruct_jax.layers.dropout import split_key
 from voxinstruct_jax.layers.parameter import make_param, normal
-from voxinstruct_jax.models.conditioning import TextCondition, place_text
+from voxinstruct_jax.models.conditioning import NUM_DURATIONS, TextCondition, Timing, place_text, slot_positions
 from voxinstruct_jax.models.llama import STDDEV, ComputeType, KVCache, Llama, LlamaConfig
 from voxinstruct_jax.text.encoder import TextEncoderConfig
 from voxinstruct_jax.vocabulary import NUM_PARTS, TEXT, PackedBatch, Vocabulary
@@ -33,6 +33,7 @@ class ARConfig:
     text_encoder: TextEncoderConfig
     text_attention: TextAttention = "bidirectional"
     """"causal" is for the released weights."""
+    timing: Timing = "sequence"
     dtype: ComputeType = "float32"
     """Of the computation."""
 
@@ -79,6 +80,9 @@ class ARModel(nnx.Module):
         self.part_embedding = make_param(normal(STDDEV)(rngs.params(), (NUM_PARTS, dim)), (None, "embed"))
         self.backbone = Llama(config.backbone, dtype=config.dtype, rngs=rngs)
         self.head = make_param(normal(STDDEV)(rngs.params(), (dim, vocabulary.size)), ("embed", "vocab"))
+        if config.timing == "aligned":
+            init = normal(STDDEV)
+            self.duration_head = Dense((dim,), (NUM_DURATIONS,), ("embed", None), init=init, rngs=rngs)
 
     def embed_text(
         self,
@@ -113,7 +117,6 @@ class ARModel(nnx.Module):
         drop_semantic: Bool[Array, "batch time"],
         *,
         key: jax.Array | None = None,
-        observed: list[Float[Array, "batch time dim"]] | None = None,
     ) -> Float32[Array, "batch time vocab"]:
         """Predicts, at every place, the token that follows it.
 
@@ -122,19 +125,37 @@ class ARModel(nnx.Module):
             drop_text: True where a clip goes without its instruction.
             drop_semantic: True where a clip goes without its semantic tokens; BOS, LANG and EOS1 stay.
             key: Of dropout; None = no dropout.
-            observed: See `Llama`.
 
         Returns:
             Logits; undefined at padding.
         """
         text_key, backbone_key = split_key(key, 2)
         text_rows = self.embed_text(batch.text_tokens, batch.text_segment_ids, key=text_key)
+        return self.predict(batch, text_rows, drop_text, drop_semantic, key=backbone_key)
+
+    def predict(
+        self,
+        batch: PackedBatch,
+        text_rows: Float[Array, "batch text dim"],
+        drop_text: Bool[Array, "batch time"],
+        drop_semantic: Bool[Array, "batch time"],
+        *,
+        key: jax.Array | None = None,
+    ) -> Float32[Array, "batch time vocab"]:
+        """As `__call__`, from the rows of `embed_text`."""
         vocabulary, tokens = self.config.vocabulary, batch.tokens[:, 0]
         tokens = jnp.where(drop_semantic & vocabulary.is_semantic(tokens), vocabulary.pad, tokens)
         x = self.embed(tokens, batch.part_ids, place_text(text_rows, batch, drop_text))
-        return self.logits(
-            self.backbone(x, batch.positions, self.attention_mask(batch), key=backbone_key, observed=observed)
-        )
+        positions = slot_positions(batch, self.config.timing)
+        return self.logits(self.backbone(x, positions, self.attention_mask(batch), key=key))
+
+    def duration_logits(self, text_rows: Float[Array, "batch text dim"]) -> Float32[Array, "batch text duration"]:
+        """Predicts how long each text token is spoken, in half frames; aligned models only.
+
+        Args:
+            text_rows: From `embed_text`.
+        """
+        return self.duration_head(text_rows.astype(jnp.float32))
 
     def attention_mask(self, batch: PackedBatch) -> Bool[Array, "batch time time"]:
         """Returns which slot (first) sees which (second)."""
@@ -143,7 +164,7 @@ class ARModel(nnx.Module):
     def decode(
         self,
         x: Float[Array, "batch time dim"],
-        positions: Int[Array, "batch time"],
+        positions: Num[Array, "batch time"],
         cache: KVCache,
         slot: Int[Array, ""],
         mask: Bool[Array, "batch time slot"],

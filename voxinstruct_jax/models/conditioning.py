@@ -1,17 +1,27 @@
 """The instruction as the language models see it: encoded, projected, put into their sequence, or left empty."""
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Num
 
+from voxinstruct_jax.config import InputError
 from voxinstruct_jax.layers.dense import Dense
 from voxinstruct_jax.layers.parameter import make_param, uniform
 from voxinstruct_jax.text.encoder import TextEncoder, TextEncoderConfig
 from voxinstruct_jax.vocabulary import TEXT, PackedBatch
 
-__all__ = ["TextCondition", "place_text"]
+__all__ = ["NUM_DURATIONS", "TextCondition", "Timing", "expected_durations", "place_text", "slot_positions"]
+
+Timing = Literal["sequence", "aligned"]
+"""What a rotary position is. "sequence": the place in the sequence, semantic tokens de-duplicated, as in the paper.
+"aligned": the moment when a slot is spoken; semantic tokens stand at the frame rate, and the AR model predicts how long
+each character lasts."""
+NUM_DURATIONS = 64
+"""Durations of a text token that are told apart, in half frames from 0; the last one stands for longer ones too."""
 
 
 class TextCondition(nnx.Module):
@@ -39,6 +49,24 @@ class TextCondition(nnx.Module):
         """Returns one row a text token; rows of padding are zero."""
         x = self.projection(self.encoder(text_tokens, text_segment_ids, key=key))
         return jnp.where(text_segment_ids[..., None] > 0, x + self.bias[...].astype(x.dtype), 0)
+
+
+def expected_durations(logits: Float[Array, "*batch duration"]) -> Float[Array, "*batch"]:
+    """Mean duration under the predicted distribution, half frames."""
+    return jax.nn.softmax(logits, axis=-1) @ jnp.arange(NUM_DURATIONS, dtype=jnp.float32)
+
+
+def slot_positions(batch: PackedBatch, timing: Timing) -> Num[Array, "batch time"]:
+    """Returns the rotary positions of a model with this timing.
+
+    Raises:
+        InputError: The model is aligned and the batch has no times.
+    """
+    if timing == "sequence":
+        return batch.positions
+    if batch.times is None:
+        raise InputError("an aligned model needs times; prepare the data with units that know phones")
+    return batch.times
 
 
 def place_text(

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Num
 
 from voxinstruct_jax.config import ConfigError
 from voxinstruct_jax.layers.attention import attend
@@ -207,11 +207,10 @@ class Llama(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "batch time dim"],
-        positions: Int[Array, "batch time"],
+        positions: Num[Array, "batch time"],
         mask: Bool[Array, "batch time time"],
         *,
         key: jax.Array | None = None,
-        observed: list[Float[Array, "batch time dim"]] | None = None,
     ) -> Float[Array, "batch time dim"]:
         """Runs whole rows.
 
@@ -220,44 +219,16 @@ class Llama(nnx.Module):
             positions: Of the rotary embedding.
             mask: True where a query (first) may see a key (second).
             key: Of dropout; None = no dropout.
-            observed: A list that takes up the input of every block, for `attention_weights`.
         """
         rotary = self._rotary(positions)
         for block, block_key in zip(self.blocks, split_key(key, self.config.num_layers), strict=True):
-            if observed is not None:
-                observed.append(x)
             x, _, _ = block(x, rotary, mask, dropout_key=block_key)
         return self.norm(x)
-
-    def attention_weights(
-        self,
-        layer: int,
-        head: int,
-        x: Float[Array, "batch time dim"],
-        positions: Int[Array, "batch time"],
-        mask: Bool[Array, "batch time time"],
-    ) -> Float[Array, "batch time time"]:
-        """Returns where one head looks: a training objective may read it, decoding never does.
-
-        Args:
-            layer: From 0.
-            head: Query head, from 0.
-            x: Input of that layer's block (`observed`).
-            positions: As in the call.
-            mask: As in the call.
-        """
-        block, rotary = self.blocks[layer], self._rotary(positions)
-        y = block.attention_norm(x)
-        group = self.config.num_heads // self.config.num_kv_heads
-        query = rotate(block.attention.query(y), *rotary)[:, :, head]
-        keys = rotate(block.attention.key(y), *rotary)[:, :, head // group]
-        scores = jnp.einsum("bth,bsh->bts", query, keys, preferred_element_type=jnp.float32)
-        return jax.nn.softmax(jnp.where(mask, scores * self.config.head_dim**-0.5, -1e30), axis=-1)
 
     def decode(
         self,
         x: Float[Array, "batch time dim"],
-        positions: Int[Array, "batch time"],
+        positions: Num[Array, "batch time"],
         cache: KVCache,
         slot: Int[Array, ""],
         mask: Bool[Array, "batch time slot"],
@@ -279,5 +250,5 @@ class Llama(nnx.Module):
             all_values.append(values)
         return self.norm(x), KVCache(keys=tuple(all_keys), values=tuple(all_values))
 
-    def _rotary(self, positions: Int[Array, "batch time"]) -> Rotary:
+    def _rotary(self, positions: Num[Array, "batch time"]) -> Rotary:
         return rotary_tables(positions, self.config.head_dim, self.config.rope_theta)

@@ -12,7 +12,7 @@ from voxinstruct_jax.layers.attention import segment_mask
 from voxinstruct_jax.layers.dense import TokenEmbedding
 from voxinstruct_jax.layers.dropout import split_key
 from voxinstruct_jax.layers.parameter import make_param, normal, uniform
-from voxinstruct_jax.models.conditioning import TextCondition, place_text
+from voxinstruct_jax.models.conditioning import TextCondition, Timing, place_text, slot_positions
 from voxinstruct_jax.models.llama import STDDEV, ComputeType, Llama, LlamaConfig
 from voxinstruct_jax.text.encoder import TextEncoderConfig
 from voxinstruct_jax.vocabulary import NUM_PARTS, TEXT, PackedBatch, Vocabulary
@@ -31,6 +31,8 @@ class NARConfig:
     vocabulary: Vocabulary = dataclasses.field(default_factory=Vocabulary)
     backbone: LlamaConfig
     text_encoder: TextEncoderConfig
+    timing: Timing = "sequence"
+    """As that of the AR model it follows."""
     dtype: ComputeType = "float32"
     """Of the computation."""
 
@@ -146,6 +148,7 @@ class NARModel(nnx.Module):
     ) -> Float32[Array, "batch time head"]:
         """As `__call__`, from text rows already in place: decoding encodes the text once for all its passes."""
         x = self.embed(batch.tokens, batch.part_ids, text_rows, codebook)
-        hidden = self.backbone(x, batch.positions, segment_mask(batch.segment_ids), key=key)
+        positions = slot_positions(batch, self.config.timing)
+        hidden = self.backbone(x, positions, segment_mask(batch.segment_ids), key=key)
         kernel = self.heads[...][codebook - 1].astype(hidden.dtype)
         return jnp.einsum("btd,bdv->btv", hidden, kernel, preferred_element_type=jnp.float32)

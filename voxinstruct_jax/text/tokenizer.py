@@ -4,6 +4,7 @@ A few hours of speech can't teach spelling, so each character brings its pronunc
 voices bring an id of their own. Read `PronunciationTokenizer`; the channels are listed there.
 """
 
+import dataclasses
 import functools
 import hashlib
 import re
@@ -11,16 +12,25 @@ import unicodedata
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Int32
 
-from voxinstruct_jax.config import fingerprint
+from voxinstruct_jax.config import InputError, fingerprint
 from voxinstruct_jax.text.alignment import PHONES
 from voxinstruct_jax.text.content import spoken_content
 from voxinstruct_jax.text.lexicon import LETTER_TO_SOUND_FILE, LEXICON_FILE, read_data
 from voxinstruct_jax.text.normalizer import HAN, normalize
 from voxinstruct_jax.text.pronunciation import FINALS, INITIALS, english_phones, letter_name, mandarin_syllables
 
-__all__ = ["INSIDE_QUOTES", "QUOTE_CHANNEL", "PronunciationTokenizer", "TextTokenizer"]
+__all__ = [
+    "INSIDE_QUOTES",
+    "QUOTE_CHANNEL",
+    "SILENCE",
+    "PronunciationTokenizer",
+    "SpokenPhone",
+    "TextTokenizer",
+    "content_rows",
+    "spread_durations",
+]
 
 INSTRUCTION_WORDS_FILE = "instruction_words.txt"
 
@@ -35,6 +45,8 @@ _SECOND_PHONES = {phone: i for i, phone in enumerate(PHONES + FINALS, start=_SIL
 _OUTSIDE, INSIDE_QUOTES, _MARK = 1, 2, 3
 QUOTE_CHANNEL = 4
 """Channel that says whether a character is outside the quotes, inside (spoken), or a quote mark itself."""
+SILENCE = "silence"
+"""Label of a pause among spoken phones."""
 
 _SEGMENT = re.compile(rf"((?<![a-z])(?:[a-z]\.){{2,}})|([a-z](?:[a-z'’]*[a-z])?)|([{HAN}]+)|(.)", re.DOTALL)
 _MAX_ACRONYM = 5
@@ -57,6 +69,47 @@ class TextTokenizer(Protocol):
     def encode(self, text: str) -> Int[np.ndarray, "text channel"]:
         """Turns an instruction into int32 ids that end with an end-of-text row."""
         ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SpokenPhone:
+    """A phone of the content and the row of `encode` that it belongs to."""
+
+    label: str
+    """Language and phone as the tokenizer has it, stress or tone included: "en AH0", "zh ang3"; or `SILENCE`."""
+    row: int
+    optional: bool = False
+    """True for silence, which may last no time."""
+
+    @property
+    def base_label(self) -> str:
+        """Without stress or tone."""
+        return self.label.rstrip("012345")
+
+
+def content_rows(rows: Int[np.ndarray, "text channel"]) -> Int[np.ndarray, "character channel"]:
+    """Rows of `PronunciationTokenizer.encode` between the quotes."""
+    return rows[rows[:, QUOTE_CHANNEL] == INSIDE_QUOTES]
+
+
+def spread_durations(
+    rows: Int[np.ndarray, "text channel"], durations: Int[np.ndarray, " character"]
+) -> Int32[np.ndarray, " text"]:
+    """Gives each row of an instruction its duration: that of its character and, to the quotes, the silence around.
+
+    Args:
+        rows: Of `PronunciationTokenizer.encode`.
+        durations: Of the opening quote, the content, the closing quote.
+
+    Raises:
+        InputError: The content has another length.
+    """
+    (inside,) = np.nonzero(rows[:, QUOTE_CHANNEL] == INSIDE_QUOTES)
+    if len(inside) + 2 != len(durations):
+        raise InputError(f"{len(durations) - 2} durations for {len(inside)} characters; prepare the data again")
+    spread = np.zeros(len(rows), np.int32)
+    spread[inside[0] - 1 : inside[-1] + 2] = durations
+    return spread
 
 
 class PronunciationTokenizer:
@@ -122,6 +175,32 @@ class PronunciationTokenizer:
                 spoken.append(" ".join(phone for pair in names for phone in pair))
         return spoken
 
+    def spoken_phones(self, text: str) -> list["SpokenPhone"]:
+        """Lists what is said, phone by phone, for an aligner.
+
+        Silence may stand at both ends and wherever a space or a mark does. Rows of Chinese characters without a
+        reading, and characters of unknown scripts, are silence too.
+
+        Args:
+            text: An instruction with its content in quotes; the rest of it is not listed.
+        """
+        rows = self.encode(text)
+        (inside,) = np.nonzero(rows[:, QUOTE_CHANNEL] == INSIDE_QUOTES)
+        if not len(inside):
+            return []
+        found = [_pause(int(inside[0]) - 1)]
+        for row in inside.tolist():
+            phones = [
+                SpokenPhone(label=label, row=row)
+                for channel, names in ((1, _FIRST_NAMES), (2, _SECOND_NAMES))
+                if (label := _phone_label(rows[row], channel, names)) is not None
+            ]
+            if not phones and not _is_letter(int(rows[row, 0])) and not found[-1].optional:
+                phones = [_pause(row)]
+            found += phones
+        last = _pause(int(inside[-1]) + 1)
+        return [*found[:-1], last] if found[-1].optional and len(found) > 1 else [*found, last]
+
     def text_length_units(self, text: str) -> float:
         """Counts the syllables to be spoken, roughly; a letter of an unknown script counts as one.
 
@@ -138,6 +217,20 @@ class PronunciationTokenizer:
 _FIRST_NAMES = {i: phone for phone, i in _FIRST_PHONES.items()}
 _SECOND_NAMES = {i: phone for phone, i in _SECOND_PHONES.items()}
 _VOWEL_IDS = [i for phone, i in _FIRST_PHONES.items() if phone in PHONES and phone[-1].isdigit()]
+
+
+def _pause(row: int) -> SpokenPhone:
+    return SpokenPhone(label=SILENCE, row=row, optional=True)
+
+
+def _phone_label(row: Int[np.ndarray, " channel"], channel: int, names: dict[int, str]) -> str | None:
+    name = names.get(int(row[channel]), "-")
+    return None if name == "-" else f"{'zh' if row[0] >= _FIRST_HAN else 'en'} {name}"
+
+
+def _is_letter(character: int) -> bool:
+    """Whether a character belongs to a word, and so is no place for a pause even if it is silent."""
+    return _CHARACTERS["a"] <= character <= _CHARACTERS["z"] or character in map(_CHARACTERS.get, "'’")
 
 
 @functools.cache

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from voxinstruct_jax.config import ConfigError
+from voxinstruct_jax.config import ConfigError, InputError
+from voxinstruct_jax.layers.dropout import split_key
 from voxinstruct_jax.models.ar import ARConfig, ARModel
+from voxinstruct_jax.models.conditioning import NUM_DURATIONS
 from voxinstruct_jax.sharding.mesh import MeshConfig
-from voxinstruct_jax.training.alignment import guided_attention_loss, text_units_loss
 from voxinstruct_jax.training.language_model import (
     TokenData,
     clip_uniform,
@@ -24,7 +25,7 @@ from voxinstruct_jax.training.step import Metrics
 from voxinstruct_jax.training.task import Task, TrainConfig
 from voxinstruct_jax.vocabulary import ACOUSTIC, SEMANTIC, TEXT, PackedBatch
 
-__all__ = ["ARExperiment", "ARObjective", "ar_loss", "ar_task", "ar_targets"]
+__all__ = ["ARExperiment", "ARObjective", "ar_loss", "ar_task", "ar_targets", "duration_loss"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,8 +34,8 @@ class ARObjective:
 
     drop_text: float = 0.1
     drop_semantic: float = 0.1
-    alignment_weight: float = 0.0  # of each of the two losses of `training.alignment`; 0 = none
-    alignment_layers: tuple[int, ...] = (1, 2)  # blocks, from 0, whose first head is guided
+    duration_weight: float = 0.3
+    """Of the cross-entropy of text durations, in aligned models."""
 
     def __post_init__(self) -> None:
         if min(self.drop_text, self.drop_semantic) < 0 or self.drop_text + self.drop_semantic > 1:
@@ -58,7 +59,7 @@ class ARExperiment:
 def ar_loss(
     config: ARObjective, model: ARModel, batch: PackedBatch, key: jax.Array
 ) -> tuple[Float[Array, ""], Metrics]:
-    """Cross-entropy of every token after BOS, as one mean over the batch.
+    """Cross-entropy of every token after BOS, as one mean over the batch; aligned models tell durations too.
 
     A clip loses its text or its semantic tokens, never both. Where the semantic tokens are blank they are no targets
     either: to predict them from blanks would teach nothing that decoding uses.
@@ -71,27 +72,38 @@ def ar_loss(
     draw = clip_uniform(row_keys(drop_key, batch), batch.segment_ids)
     drop_text = draw < config.drop_text
     drop_semantic = (draw >= config.drop_text) & (draw < config.drop_text + config.drop_semantic)
-    observed: list[Float[Array, "batch time dim"]] = []
-    logits = model(batch, drop_text, drop_semantic, key=dropout_key, observed=observed)
+    text_key, backbone_key = split_key(dropout_key, 2)
+    text_rows = model.embed_text(batch.text_tokens, batch.text_segment_ids, key=text_key)
+    logits = model.predict(batch, text_rows, drop_text, drop_semantic, key=backbone_key)
     targets, target_part = ar_targets(batch)
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     semantic = (target_part == SEMANTIC) & ~drop_semantic
     acoustic = target_part == ACOUSTIC
     hit = (logits.argmax(-1) == targets).astype(jnp.float32)
-    total, alignment = weighted_mean(loss, semantic | acoustic), jnp.zeros(())
-    text_units = jnp.zeros(())
-    if config.alignment_weight:
-        alignment = guided_attention_loss(model, batch, observed, config.alignment_layers, ~drop_text)
-        text_units = text_units_loss(model, batch, logits, ~drop_text)
-        total += config.alignment_weight * (alignment + text_units)
+    total, durations = weighted_mean(loss, semantic | acoustic), {}
+    if model.config.timing == "aligned":
+        durations["loss_duration"] = duration_loss(model, batch, text_rows)
+        total += config.duration_weight * durations["loss_duration"]
     return total, {
-        "loss_alignment": alignment,
-        "loss_text_units": text_units,
+        **durations,
         "loss_semantic": weighted_mean(loss, semantic),
         "loss_acoustic": weighted_mean(loss, acoustic),
         "accuracy_semantic": weighted_mean(hit, semantic),
         "accuracy_acoustic": weighted_mean(hit, acoustic),
     }
+
+
+def duration_loss(model: ARModel, batch: PackedBatch, text_rows: Float[Array, "batch text dim"]) -> Float[Array, ""]:
+    """Cross-entropy of how long each text token is spoken; most last no time, which also tells what is content.
+
+    Source:
+        The duration predictor of FastSpeech (Ren et al. 2019), section 3.3, with classes in place of a mean.
+    """
+    if batch.text_durations is None:
+        raise InputError("an aligned model needs durations; prepare the data with units that know phones")
+    targets = jnp.minimum(batch.text_durations, NUM_DURATIONS - 1)
+    loss = optax.softmax_cross_entropy_with_integer_labels(model.duration_logits(text_rows), targets)
+    return weighted_mean(loss, batch.text_segment_ids > 0)
 
 
 def ar_targets(batch: PackedBatch) -> tuple[Int[Array, "batch time"], Int[Array, "batch time"]]:

@@ -6,17 +6,23 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
 
 from voxinstruct_jax.audio.codec import CodecConfig, MelCodec
 from voxinstruct_jax.audio.spectrogram import MelConfig, log_mel, stft
-from voxinstruct_jax.config import fingerprint
+from voxinstruct_jax.audio.waveform import read_audio
+from voxinstruct_jax.audio.whisper import load_whisper_encoder
+from voxinstruct_jax.config import ConfigError, fingerprint
 from voxinstruct_jax.data.manifest import read_manifest
-from voxinstruct_jax.data.segments import SegmentBatches, build_cache
+from voxinstruct_jax.data.progress import progress_bar
+from voxinstruct_jax.data.segments import AudioCache, FrameUnits, SegmentBatch, SegmentBatches, build_cache
 from voxinstruct_jax.sharding.mesh import MeshConfig
 from voxinstruct_jax.training.optimizer import OptimizerConfig
 from voxinstruct_jax.training.step import Metrics
 from voxinstruct_jax.training.task import Task, TrainConfig, identity
+from voxinstruct_jax.training.units import FEATURE_SAMPLE_RATE, clip_units, layer_of, load_units
 
 __all__ = ["CodecExperiment", "CodecObjective", "SegmentData", "codec_loss", "codec_task"]
 
@@ -29,6 +35,8 @@ class CodecObjective:
     mel_weight: float = 1.0
     stft_weight: float = 0.5
     commitment_weight: float = 0.25
+    unit_weight: float = 0.0
+    """Of the cross-entropy of semantic units given the first codebook."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,6 +48,8 @@ class SegmentData:
     segment_s: float = 1.28
     rows: int = 16
     gain_db: float = 6.0  # each crop is scaled by a gain drawn from plus or minus this
+    units: str = ""
+    """Folder of the semantic units that the first codebook must tell; empty = none."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,40 +65,57 @@ class CodecExperiment:
 
 
 def codec_loss(
-    config: CodecObjective, model: MelCodec, samples: Float[Array, "batch sample"], key: jax.Array
+    config: CodecObjective, model: MelCodec, batch: SegmentBatch, key: jax.Array
 ) -> tuple[Float[Array, ""], Metrics]:
-    """Mel and STFT distances between speech and its reconstruction, and the commitment of the latents.
+    """Mel and STFT distances between speech and its reconstruction, commitment, and semantic units.
+
+    A first codebook that tells the units carries what is said: with few codes, or with later codebooks guessed, speech
+    stays intelligible.
 
     Source:
         Vocos (Siuzdak 2023), section 3.4 (L1 on log-mel); Parallel WaveGAN (Yamamoto et al. 2020), section 2.2
-        (log STFT magnitudes at several windows).
+        (log STFT magnitudes at several windows); SpeechTokenizer (Zhang et al. 2023), section 3.2 (the first
+        quantiser is taught by semantic tokens).
     """
-    result = model.reconstruct(samples, key)
-    mel = _mel_distance(samples, result.samples, model.config.mel)
-    spectral = _stft_distance(samples, result.samples, config.stft_windows)
+    result = model.reconstruct(batch.samples, key)
+    mel = _mel_distance(batch.samples, result.samples, model.config.mel)
+    spectral = _stft_distance(batch.samples, result.samples, config.stft_windows)
     loss = config.mel_weight * mel + config.stft_weight * spectral + config.commitment_weight * result.commitment
-    return loss, {
+    metrics = {
         "mel_l1": mel,
         "stft_l1": spectral,
         "commitment": result.commitment,
         "perplexity_first": result.perplexity[0],
         "perplexity_last": result.perplexity[-1],
     }
+    if config.unit_weight and result.unit_logits is not None:
+        metrics["unit_loss"] = _unit_loss(result.unit_logits, batch.units)
+        loss += config.unit_weight * metrics["unit_loss"]
+    return loss, metrics
 
 
 def codec_task(experiment: CodecExperiment) -> Task:
-    """Opens the data and makes the experiment ready."""
+    """Opens the data and makes the experiment ready.
+
+    Raises:
+        ConfigError: Semantic units are asked for and not given, or are more than the model tells apart.
+        InputError: The data cannot be read.
+    """
     data, config = experiment.data, experiment.model
     paths = [row.audio for row in read_manifest(data.manifest)]
-    cache = build_cache(paths, data.cache or Path(data.manifest).parent / "audio-cache", config.sample_rate)
+    folder = Path(data.cache or Path(data.manifest).parent / "audio-cache")
+    cache = build_cache(paths, folder, config.sample_rate)
     segment = round(data.segment_s * config.frame_rate) * config.hop_length
-    batches = SegmentBatches(cache, segment, data.rows, experiment.train.seed, gain_db=data.gain_db)
-    rows = dataclasses.replace(data, manifest="", cache="")
+    units = None
+    if experiment.objective.unit_weight:
+        units = FrameUnits(clips=_clip_units(experiment, cache, paths, folder), frame_samples=config.hop_length)
+    batches = SegmentBatches(cache, segment, data.rows, experiment.train.seed, gain_db=data.gain_db, units=units)
+    rows = dataclasses.replace(data, manifest="", cache="", units="")
     return Task(
         build_model=lambda rngs: MelCodec(config, rngs=rngs),
         objective=functools.partial(codec_loss, experiment.objective),
         batches=batches,
-        count_tokens=lambda samples: samples.size // config.hop_length,
+        count_tokens=lambda batch: batch.samples.size // config.hop_length,
         optimizer=experiment.optimizer,
         train=experiment.train,
         mesh=experiment.mesh,
@@ -102,6 +129,41 @@ def codec_task(experiment: CodecExperiment) -> Task:
             batch=rows,
         ),
     )
+
+
+def _clip_units(
+    experiment: CodecExperiment, cache: AudioCache, paths: list[str], folder: Path
+) -> list[Int[np.ndarray, " frame"]]:
+    """Units of every clip, kept beside the decoded audio: they take longer to make than a thousand steps to read."""
+    config = experiment.model
+    if not experiment.data.units or not config.num_units:
+        raise ConfigError("objective.unit_weight asks for semantic units; give data.units and model.num_units")
+    units = load_units(Path(experiment.data.units))
+    if len(units.centroids) != config.num_units:
+        raise ConfigError(
+            f"model.num_units: {config.num_units}, but {experiment.data.units} holds {len(units.centroids)}"
+        )
+    lengths = -(-np.diff(cache.offsets) // config.hop_length)
+    stored = folder / f"units-{fingerprint(np.asarray(units.centroids).tobytes().hex())}.npy"
+    if not stored.exists():
+        source = load_whisper_encoder(layer_of(units.source))
+        found = []
+        with progress_bar("Reading units", len(paths)) as advance:
+            for path, frames in zip(paths, lengths, strict=True):
+                if frames:
+                    samples = read_audio(path, FEATURE_SAMPLE_RATE)
+                    found.append(clip_units(units, source, samples, int(frames)))
+                advance()
+        partial = stored.with_suffix(".partial.npy")
+        np.save(partial, np.concatenate(found).astype(np.int16))
+        partial.replace(stored)
+    return np.split(np.load(stored), np.cumsum(lengths)[:-1])
+
+
+def _unit_loss(logits: Float[Array, "batch frame unit"], units: Int[Array, "batch frame"]) -> Float[Array, ""]:
+    known = units >= 0
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(units, 0))
+    return jnp.sum(loss * known) / jnp.maximum(jnp.sum(known), 1)
 
 
 def _mel_distance(a: Array, b: Array, mel: MelConfig) -> Float[Array, ""]:

@@ -65,7 +65,13 @@ def token_task(
     """
     batch = dataclasses.replace(experiment.data.batch, seed=experiment.train.seed)
     reader = ShardReader(Path(experiment.data.shards))
-    batches = TokenBatches(reader, PronunciationTokenizer(), experiment.model.vocabulary, batch)
+    batches = TokenBatches(
+        reader,
+        PronunciationTokenizer(),
+        experiment.model.vocabulary,
+        batch,
+        aligned=experiment.model.timing == "aligned",
+    )
     return Task(
         build_model=build_model,
         objective=objective,
