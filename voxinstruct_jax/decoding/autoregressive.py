@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int, Int32
 
 from voxinstruct_jax.decoding.requests import ARBatch, ARResult, Capacity, FinishReason
+from voxinstruct_jax.decoding.rules import FIXED, DecodingRules
 from voxinstruct_jax.decoding.sampling import (
     SamplingConfig,
     acoustic_mask,
@@ -50,7 +51,13 @@ class _State:
 
 
 def decode_ar(
-    model: ARModel, batch: ARBatch, *, branches: tuple[Branch, ...], sampling: SamplingConfig, capacity: Capacity
+    model: ARModel,
+    batch: ARBatch,
+    *,
+    branches: tuple[Branch, ...],
+    sampling: SamplingConfig,
+    capacity: Capacity,
+    rules: DecodingRules = FIXED,
 ) -> ARResult:
     """Generates language, semantic tokens and first-codebook codes; pure, to be called inside `jax.jit`.
 
@@ -63,25 +70,32 @@ def decode_ar(
         branches: Static; `Branch.COND` among them.
         sampling: Static.
         capacity: Static.
+        rules: Static; where the release is followed in its faults. Ids out of a stage's range are then given as they
+            come: units and codes below 0.
 
     Source:
         VoxInstruct, sections 4.2 and 4.3. The released loop crashed or went on silently when EOS1 did not come,
         counted sampled tokens as the budget and rebuilt a cache at EOS1; here each stage has its limit, cutting is
         reported, and semantic tokens are blanked as they are fed (BOS, language and EOS1 stay, as in training).
     """
-    state, valid = _prefill(model, batch, branches, sampling, capacity)
+    state, valid = _prefill(model, batch, branches, sampling, capacity, rules)
 
     def unfinished(state: _State) -> Bool[Array, ""]:
         return jnp.any(state.stage != _DONE)
 
     def advance(state: _State) -> _State:
-        return _advance(model, batch, valid, state, branches, sampling)
+        return _advance(model, batch, valid, state, branches, (sampling, rules))
 
     return jax.lax.while_loop(unfinished, advance, state).result
 
 
 def _prefill(
-    model: ARModel, batch: ARBatch, branches: tuple[Branch, ...], sampling: SamplingConfig, capacity: Capacity
+    model: ARModel,
+    batch: ARBatch,
+    branches: tuple[Branch, ...],
+    sampling: SamplingConfig,
+    capacity: Capacity,
+    rules: DecodingRules,
 ) -> tuple[_State, Bool[Array, "row slot"]]:
     """Feeds text, BOS, language and prompt; returns the first state and which of their cache slots are real."""
     rows, text_width = batch.text_tokens.shape[:2]
@@ -96,12 +110,13 @@ def _prefill(
     valid = jnp.repeat(valid, num_branches, axis=0)
 
     cache = init_cache(model.config.backbone, rows * num_branches, slots, dtype=model.config.dtype)
-    hidden, cache = _feed_text(model, batch, branches, valid, cache)
+    hidden, cache = _feed_text(model, batch, branches, valid, cache, rules)
     # The language is read off the plain condition: the paper guides semantic and acoustic tokens only.
     predicted = model.logits(hidden)[branches.index(Branch.COND) :: num_branches]
     predicted = jnp.argmax(mask_logits(predicted, language_mask(model.config.vocabulary)), axis=-1)
     language = jnp.where(batch.prefix[:, 1] > 0, batch.prefix[:, 1], predicted).astype(jnp.int32)
-    hidden, cache = _feed_prefix(model, batch, batch.prefix.at[:, 1].set(language), branches, valid, cache)
+    batch = dataclasses.replace(batch, prefix=batch.prefix.at[:, 1].set(language))
+    hidden, cache = _feed_prefix(model, batch, branches, valid, cache, rules)
     state = _State(
         step=jnp.int32(0),
         logits=model.logits(hidden).reshape(rows, num_branches, -1),
@@ -128,7 +143,12 @@ def _empty_result(language: Int32[Array, " batch"], capacity: Capacity) -> ARRes
 
 
 def _feed_text(
-    model: ARModel, batch: ARBatch, branches: tuple[Branch, ...], valid: Bool[Array, "row slot"], cache: KVCache
+    model: ARModel,
+    batch: ARBatch,
+    branches: tuple[Branch, ...],
+    valid: Bool[Array, "row slot"],
+    cache: KVCache,
+    rules: DecodingRules,
 ) -> tuple[Float[Array, "row dim"], KVCache]:
     """Feeds the text slots and BOS; returns the last hidden state."""
     rows, width = batch.text_tokens.shape[:2]
@@ -140,16 +160,15 @@ def _feed_text(
 
     slot = jnp.arange(width + 1)
     is_bos = slot == width
-    tokens = jnp.where(is_bos, model.config.vocabulary.bos, 0)
+    bos = jnp.where(is_bos, model.config.vocabulary.bos, 0)
     positions = jnp.where(is_bos, batch.text_lengths[:, None], slot)
     keys = jnp.arange(valid.shape[1])
     in_reach = jnp.where(is_bos[:, None], keys <= width, keys < width)
     if model.config.text_attention == "causal":
         in_reach &= keys <= slot[:, None]
-    shape = (len(text_rows), width + 1)
-    x = model.embed(
-        jnp.broadcast_to(tokens, shape), jnp.broadcast_to(jnp.where(is_bos, SEMANTIC, TEXT), shape), text_rows
-    )
+    part_ids = jnp.broadcast_to(jnp.where(is_bos, SEMANTIC, TEXT), (rows, width + 1))
+    tokens = _branch_tokens(model, jnp.broadcast_to(bos, part_ids.shape), part_ids, branches, rules)
+    x = model.embed(tokens, jnp.repeat(part_ids, len(branches), axis=0), text_rows)
     hidden, cache = model.decode(
         x, jnp.repeat(positions, len(branches), axis=0), cache, jnp.int32(0), valid[:, None] & in_reach
     )
@@ -159,15 +178,16 @@ def _feed_text(
 def _feed_prefix(
     model: ARModel,
     batch: ARBatch,
-    prefix: Int32[Array, "batch prefix"],
     branches: tuple[Branch, ...],
     valid: Bool[Array, "row slot"],
     cache: KVCache,
+    rules: DecodingRules,
 ) -> tuple[Float[Array, "row dim"], KVCache]:
     """Feeds language and prompt, all after BOS; returns the hidden state of each row's last one."""
-    begin, width = batch.text_tokens.shape[1] + 1, prefix.shape[1] - 1
-    tokens = _branch_tokens(model, prefix[:, 1:], branches)
-    part_ids = jnp.full(tokens.shape, SEMANTIC, jnp.int32)
+    begin, width = batch.text_tokens.shape[1] + 1, batch.prefix.shape[1] - 1
+    part_ids = jnp.full((len(batch.prefix), width), SEMANTIC, jnp.int32)
+    tokens = _branch_tokens(model, batch.prefix[:, 1:], part_ids, branches, rules)
+    part_ids = jnp.repeat(part_ids, len(branches), axis=0)
     positions = jnp.repeat(batch.text_lengths[:, None] + 1 + jnp.arange(width), len(branches), axis=0)
     in_reach = jnp.arange(valid.shape[1]) <= begin + jnp.arange(width)[:, None]
     x = _embed_audio(model, tokens, part_ids)
@@ -185,12 +205,18 @@ def _embed_audio(
 
 
 def _branch_tokens(
-    model: ARModel, tokens: Int[Array, "batch time"], branches: tuple[Branch, ...]
+    model: ARModel,
+    tokens: Int[Array, "batch time"],
+    part_ids: Int[Array, "batch time"],
+    branches: tuple[Branch, ...],
+    rules: DecodingRules,
 ) -> Int[Array, "row time"]:
     """Gives each branch its tokens: blanks for semantic tokens in the branch without them."""
     blank = jnp.array([branch == Branch.SEMANTIC_FREE for branch in branches])[:, None]
-    is_semantic = jnp.asarray(model.config.vocabulary.is_semantic(tokens))[:, None]
-    return jnp.where(blank & is_semantic, 0, tokens[:, None]).reshape(-1, tokens.shape[1])
+    in_question = (
+        part_ids == SEMANTIC if rules.blank_whole_semantic_part else model.config.vocabulary.is_semantic(tokens)
+    )
+    return jnp.where(blank & jnp.asarray(in_question)[:, None], 0, tokens[:, None]).reshape(-1, tokens.shape[1])
 
 
 def _advance(
@@ -199,16 +225,17 @@ def _advance(
     valid: Bool[Array, "row slot"],
     state: _State,
     branches: tuple[Branch, ...],
-    sampling: SamplingConfig,
+    settings: tuple[SamplingConfig, DecodingRules],
 ) -> _State:
     """Draws a token a request, notes it, feeds it."""
-    tokens, stage, result = _choose(model, batch, state, sampling)
+    tokens, stage, result = _choose(model, batch, state, *settings)
     begin = batch.text_tokens.shape[1] + batch.prefix.shape[1]
     keys = jnp.arange(valid.shape[1])
     # Every slot since the prefill is real in every row: each request is fed a token in each step until it is done.
     mask = valid | ((keys >= begin) & (keys <= begin + state.step))
-    fed = _branch_tokens(model, tokens[:, None], branches)
-    part_ids = jnp.repeat(state.stage, len(branches))[:, None]
+    part_ids = state.stage[:, None]
+    fed = _branch_tokens(model, tokens[:, None], part_ids, branches, settings[1])
+    part_ids = jnp.repeat(part_ids, len(branches), axis=0)
     positions = jnp.repeat(batch.text_lengths + state.index, len(branches))[:, None]
     hidden, cache = model.decode(
         _embed_audio(model, fed, part_ids), positions, state.cache, begin + state.step, mask[:, None]
@@ -225,12 +252,12 @@ def _advance(
 
 
 def _choose(
-    model: ARModel, batch: ARBatch, state: _State, sampling: SamplingConfig
+    model: ARModel, batch: ARBatch, state: _State, sampling: SamplingConfig, rules: DecodingRules
 ) -> tuple[Int32[Array, " batch"], Int32[Array, " batch"], ARResult]:
     """Applies the rules of the stages to a draw; returns the tokens to feed, the next stages and the result so far."""
     vocabulary, limits, result = model.config.vocabulary, batch.limits, state.result
     active, acoustic = state.stage != _DONE, state.stage == ACOUSTIC
-    drawn = _draw(model, batch, state, sampling)
+    drawn = _draw(model, batch, state, sampling, rules)
     prompting, prompt_tokens = _prompt_tokens(batch, state)
     end = jnp.where(acoustic, vocabulary.eos2, vocabulary.eos1)
     count = jnp.where(acoustic, result.code_lengths, result.semantic_lengths)
@@ -267,12 +294,14 @@ def _choose(
     return jnp.where(active, tokens, 0), stage, result
 
 
-def _draw(model: ARModel, batch: ARBatch, state: _State, sampling: SamplingConfig) -> Int32[Array, " batch"]:
+def _draw(
+    model: ARModel, batch: ARBatch, state: _State, sampling: SamplingConfig, rules: DecodingRules
+) -> Int32[Array, " batch"]:
     """Mixes the branches, masks what the stage forbids and draws."""
     vocabulary, limits = model.config.vocabulary, batch.limits
     acoustic = state.stage == ACOUSTIC
     weights = jnp.where(acoustic[:, None], batch.acoustic_weights, batch.semantic_weights)
-    allowed = jnp.where(acoustic[:, None], acoustic_mask(vocabulary), semantic_mask(vocabulary))
+    allowed = jnp.where(acoustic[:, None], acoustic_mask(vocabulary, rules), semantic_mask(vocabulary, rules))
     # No frame at all can't be turned into a waveform, so EOS2 never comes first.
     shortest = jnp.where(acoustic, jnp.maximum(limits.min_acoustic, 1), limits.min_semantic)
     count = jnp.where(acoustic, state.result.code_lengths, state.result.semantic_lengths)
