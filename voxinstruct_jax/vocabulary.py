@@ -337,10 +337,15 @@ def audio_times(num_semantic: int, num_frames: int, prompt_frames: int) -> Float
     return np.concatenate([semantic, acoustic]).astype(np.float32)
 
 
-def prompt_semantic_length(num_units: int) -> int:
+def prompt_semantic_length(num_units: int, *, uneven: bool = False) -> int:
     """Returns how many units of a voice prompt are kept; the model says the rest anew.
 
+    Args:
+        num_units: De-duplicated units of the whole prompt.
+        uneven: As the release, which lets short prompts keep more than longer ones (of 15 units 10, of 20 none).
+
     Source:
-        The release, made monotone: it let short prompts keep more than longer ones.
+        The release, made monotone unless `uneven`: a negative end of its slice counted from the back.
     """
-    return max(0, min(num_units * 4 // 5, num_units - 20))
+    kept = min(num_units * 4 // 5, num_units - 20)
+    return max(0, kept + num_units) if uneven and kept < 0 else max(0, kept)

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int, Int32, Num
 
 from voxinstruct_jax.decoding.requests import ARBatch, ARResult, Capacity, FinishReason, Limits
+from voxinstruct_jax.decoding.rules import FIXED, DecodingRules
 from voxinstruct_jax.decoding.sampling import (
     SamplingConfig,
     acoustic_mask,
@@ -37,6 +38,31 @@ _DONE = 0  # stages are numbered like the parts: SEMANTIC, ACOUSTIC
 _BOS_TIME = -1.5  # first entry of `vocabulary.audio_times`
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Run:
+    """What stays the same from the first step to the last."""
+
+    model: ARModel
+    batch: ARBatch
+    branches: tuple[Branch, ...]
+    sampling: SamplingConfig
+    rules: DecodingRules
+    text_rows: Float[Array, "batch text dim"]
+    durations: Float[Array, "batch text"]
+    """Half frames of each text token; 0 if the model is not aligned."""
+    valid: Bool[Array, "row slot"]
+    """Which cache slots of the prefill are real."""
+
+    @property
+    def aligned(self) -> bool:
+        """Whether positions are moments."""
+        return self.model.config.timing == "aligned"
+
+    def by_branch(self, values: Num[Array, "batch ..."]) -> Num[Array, "row ..."]:
+        """Repeats each request's values for its branches."""
+        return jnp.repeat(values, len(self.branches), axis=0)
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _State:
@@ -53,7 +79,13 @@ class _State:
 
 
 def decode_ar(
-    model: ARModel, batch: ARBatch, *, branches: tuple[Branch, ...], sampling: SamplingConfig, capacity: Capacity
+    model: ARModel,
+    batch: ARBatch,
+    *,
+    branches: tuple[Branch, ...],
+    sampling: SamplingConfig,
+    capacity: Capacity,
+    rules: DecodingRules = FIXED,
 ) -> ARResult:
     """Generates language, semantic tokens and first-codebook codes; pure, to be called inside `jax.jit`.
 
@@ -66,6 +98,8 @@ def decode_ar(
         branches: Static; `Branch.COND` among them.
         sampling: Static.
         capacity: Static.
+        rules: Static; where the release is followed in its faults. Ids out of a stage's range are then given as they
+            come: units and codes below 0.
 
     Source:
         VoxInstruct, sections 4.2 and 4.3. The released loop crashed or went on silently when EOS1 did not come,
@@ -77,15 +111,24 @@ def decode_ar(
     if model.config.timing == "aligned":
         durations, limits = _fit_durations(expected_durations(model.duration_logits(text_rows)), batch)
         batch = dataclasses.replace(batch, limits=limits)
-    state, valid = _prefill(model, batch, text_rows, durations, branches, sampling, capacity)
+    run = _Run(
+        model=model,
+        batch=batch,
+        branches=branches,
+        sampling=sampling,
+        rules=rules,
+        text_rows=text_rows,
+        durations=durations,
+        valid=jnp.repeat(_real_slots(batch, capacity), len(branches), axis=0),
+    )
 
     def unfinished(state: _State) -> Bool[Array, ""]:
         return jnp.any(state.stage != _DONE)
 
     def advance(state: _State) -> _State:
-        return _advance(model, batch, valid, state, branches, sampling)
+        return _advance(run, state)
 
-    return jax.lax.while_loop(unfinished, advance, state).result
+    return jax.lax.while_loop(unfinished, advance, _prefill(run, capacity)).result
 
 
 def _embed_text(model: ARModel, batch: ARBatch) -> Float[Array, "batch text dim"]:
@@ -107,44 +150,36 @@ def _fit_durations(durations: Float[Array, "batch text"], batch: ARBatch) -> tup
     return durations * (2 * frames / total)[:, None], limits
 
 
-def _prefill(
-    model: ARModel,
-    batch: ARBatch,
-    text_rows: Float[Array, "batch text dim"],
-    durations: Float[Array, "batch text"],
-    branches: tuple[Branch, ...],
-    sampling: SamplingConfig,
-    capacity: Capacity,
-) -> tuple[_State, Bool[Array, "row slot"]]:
-    """Feeds text, BOS, language and prompt; returns the first state and which of their cache slots are real."""
-    rows, text_width = batch.text_tokens.shape[:2]
-    prefix_width, num_branches = batch.prefix.shape[1], len(branches)
-    begin = text_width + prefix_width
-    # One slot a token that the longest request can feed: both stages, their ends, the prompt's frames.
-    slots = begin + capacity.semantic + 1 + batch.acoustic_prefix.shape[1] + capacity.acoustic + 1
-    text_slot = jnp.arange(text_width)
-    in_text = text_slot < batch.text_lengths[:, None]
+def _real_slots(batch: ARBatch, capacity: Capacity) -> Bool[Array, "batch slot"]:
+    """One cache slot a token that the longest request can feed; True at those that the prefill fills."""
+    text_width, prefix_width = batch.text_tokens.shape[1], batch.prefix.shape[1]
+    # Both stages, their ends, the prompt's frames.
+    later = capacity.semantic + 1 + batch.acoustic_prefix.shape[1] + capacity.acoustic + 1
+    in_text = jnp.arange(text_width) < batch.text_lengths[:, None]
     in_prefix = jnp.arange(prefix_width) < batch.prefix_lengths[:, None]
-    valid = jnp.pad(jnp.concatenate([in_text, in_prefix], axis=1), ((0, 0), (0, slots - begin)))
-    valid = jnp.repeat(valid, num_branches, axis=0)
+    return jnp.pad(jnp.concatenate([in_text, in_prefix], axis=1), ((0, 0), (0, later)))
 
-    cache = init_cache(model.config.backbone, rows * num_branches, slots, dtype=model.config.dtype)
-    hidden, cache = _feed_text(model, batch, text_rows, text_times(durations), branches, valid, cache)
+
+def _prefill(run: _Run, capacity: Capacity) -> _State:
+    """Feeds text, BOS, language and prompt."""
+    model, batch, num_branches = run.model, run.batch, len(run.branches)
+    rows = len(batch.text_tokens)
+    cache = init_cache(model.config.backbone, *run.valid.shape, dtype=model.config.dtype)
+    hidden, cache = _feed_text(run, cache)
     # The language is read off the plain condition: the paper guides semantic and acoustic tokens only.
-    predicted = model.logits(hidden)[branches.index(Branch.COND) :: num_branches]
+    predicted = model.logits(hidden)[run.branches.index(Branch.COND) :: num_branches]
     predicted = jnp.argmax(mask_logits(predicted, language_mask(model.config.vocabulary)), axis=-1)
     language = jnp.where(batch.prefix[:, 1] > 0, batch.prefix[:, 1], predicted).astype(jnp.int32)
-    hidden, cache = _feed_prefix(model, batch, batch.prefix.at[:, 1].set(language), branches, valid, cache)
-    state = _State(
+    hidden, cache = _feed_prefix(run, batch.prefix.at[:, 1].set(language), cache)
+    return _State(
         step=jnp.int32(0),
         logits=model.logits(hidden).reshape(rows, num_branches, -1),
         cache=cache,
         stage=jnp.full(rows, SEMANTIC, jnp.int32),
         index=batch.prefix_lengths,
-        recent=jnp.zeros((rows, sampling.repetition_window), jnp.int32),
-        result=_empty_result(language, durations, capacity),
+        recent=jnp.zeros((rows, run.sampling.repetition_window), jnp.int32),
+        result=_empty_result(language, run.durations, capacity),
     )
-    return state, valid
 
 
 def _empty_result(
@@ -163,61 +198,46 @@ def _empty_result(
     )
 
 
-def _feed_text(
-    model: ARModel,
-    batch: ARBatch,
-    text_rows: Float[Array, "batch text dim"],
-    times: Float[Array, "batch text"],
-    branches: tuple[Branch, ...],
-    valid: Bool[Array, "row slot"],
-    cache: KVCache,
-) -> tuple[Float[Array, "row dim"], KVCache]:
+def _feed_text(run: _Run, cache: KVCache) -> tuple[Float[Array, "row dim"], KVCache]:
     """Feeds the text slots and BOS; returns the last hidden state."""
+    model, batch = run.model, run.batch
     rows, width = batch.text_tokens.shape[:2]
-    kept = jnp.array([branch != Branch.TEXT_FREE for branch in branches], text_rows.dtype)
-    text_rows = (text_rows[:, None] * kept[:, None, None]).reshape(rows * len(branches), width, -1)
+    kept = jnp.array([branch != Branch.TEXT_FREE for branch in run.branches], run.text_rows.dtype)
+    text_rows = (run.text_rows[:, None] * kept[:, None, None]).reshape(rows * len(run.branches), width, -1)
     text_rows = jnp.pad(text_rows, ((0, 0), (0, 1), (0, 0)))
 
     slot = jnp.arange(width + 1)
     is_bos = slot == width
-    tokens = jnp.where(is_bos, model.config.vocabulary.bos, 0)
+    bos = jnp.where(is_bos, model.config.vocabulary.bos, 0)
     positions: Num[Array, "batch slot"] = jnp.where(is_bos, batch.text_lengths[:, None], slot)
-    if model.config.timing == "aligned":
-        positions = jnp.pad(times, ((0, 0), (0, 1)), constant_values=_BOS_TIME)
-    keys = jnp.arange(valid.shape[1])
+    if run.aligned:
+        positions = jnp.pad(text_times(run.durations), ((0, 0), (0, 1)), constant_values=_BOS_TIME)
+    keys = jnp.arange(run.valid.shape[1])
     in_reach = jnp.where(is_bos[:, None], keys <= width, keys < width)
     if model.config.text_attention == "causal":
         in_reach &= keys <= slot[:, None]
-    shape = (len(text_rows), width + 1)
-    x = model.embed(
-        jnp.broadcast_to(tokens, shape), jnp.broadcast_to(jnp.where(is_bos, SEMANTIC, TEXT), shape), text_rows
-    )
-    hidden, cache = model.decode(
-        x, jnp.repeat(positions, len(branches), axis=0), cache, jnp.int32(0), valid[:, None] & in_reach
-    )
+    part_ids = jnp.broadcast_to(jnp.where(is_bos, SEMANTIC, TEXT), (rows, width + 1))
+    tokens = _branch_tokens(run, jnp.broadcast_to(bos, part_ids.shape), part_ids)
+    x = model.embed(tokens, run.by_branch(part_ids), text_rows)
+    hidden, cache = model.decode(x, run.by_branch(positions), cache, jnp.int32(0), run.valid[:, None] & in_reach)
     return hidden[:, -1], cache
 
 
 def _feed_prefix(
-    model: ARModel,
-    batch: ARBatch,
-    prefix: Int32[Array, "batch prefix"],
-    branches: tuple[Branch, ...],
-    valid: Bool[Array, "row slot"],
-    cache: KVCache,
+    run: _Run, prefix: Int32[Array, "batch prefix"], cache: KVCache
 ) -> tuple[Float[Array, "row dim"], KVCache]:
     """Feeds language and prompt, all after BOS; returns the hidden state of each row's last one."""
+    batch = run.batch
     begin, width = batch.text_tokens.shape[1] + 1, prefix.shape[1] - 1
-    tokens = _branch_tokens(model, prefix[:, 1:], branches)
-    part_ids = jnp.full(tokens.shape, SEMANTIC, jnp.int32)
-    places: Num[Array, "batch slot"] = batch.text_lengths[:, None] + 1 + jnp.arange(width)
-    if model.config.timing == "aligned":
-        places = jnp.broadcast_to(_BOS_TIME + 1 + jnp.arange(width), places.shape)
-    positions = jnp.repeat(places, len(branches), axis=0)
-    in_reach = jnp.arange(valid.shape[1]) <= begin + jnp.arange(width)[:, None]
-    x = _embed_audio(model, tokens, part_ids)
-    hidden, cache = model.decode(x, positions, cache, jnp.int32(begin), valid[:, None] & in_reach)
-    last = jnp.repeat(batch.prefix_lengths - 2, len(branches))
+    part_ids = jnp.full((len(prefix), width), SEMANTIC, jnp.int32)
+    positions: Num[Array, "batch slot"] = batch.text_lengths[:, None] + 1 + jnp.arange(width)
+    if run.aligned:
+        positions = jnp.broadcast_to(_BOS_TIME + 1 + jnp.arange(width), positions.shape)
+    in_reach = jnp.arange(run.valid.shape[1]) <= begin + jnp.arange(width)[:, None]
+    x = _embed_audio(run.model, _branch_tokens(run, prefix[:, 1:], part_ids), run.by_branch(part_ids))
+    mask = run.valid[:, None] & in_reach
+    hidden, cache = run.model.decode(x, run.by_branch(positions), cache, jnp.int32(begin), mask)
+    last = run.by_branch(batch.prefix_lengths - 2)
     return jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0], cache
 
 
@@ -230,40 +250,35 @@ def _embed_audio(
 
 
 def _branch_tokens(
-    model: ARModel, tokens: Int[Array, "batch time"], branches: tuple[Branch, ...]
+    run: _Run, tokens: Int[Array, "batch time"], part_ids: Int[Array, "batch time"]
 ) -> Int[Array, "row time"]:
     """Gives each branch its tokens: blanks for semantic tokens in the branch without them."""
-    blank = jnp.array([branch == Branch.SEMANTIC_FREE for branch in branches])[:, None]
-    is_semantic = jnp.asarray(model.config.vocabulary.is_semantic(tokens))[:, None]
-    return jnp.where(blank & is_semantic, 0, tokens[:, None]).reshape(-1, tokens.shape[1])
+    blank = jnp.array([branch == Branch.SEMANTIC_FREE for branch in run.branches])[:, None]
+    semantic = jnp.asarray(run.model.config.vocabulary.is_semantic(tokens))
+    if run.rules.blank_whole_semantic_part:
+        semantic = part_ids == SEMANTIC
+    return jnp.where(blank & semantic[:, None], 0, tokens[:, None]).reshape(-1, tokens.shape[1])
 
 
-def _advance(
-    model: ARModel,
-    batch: ARBatch,
-    valid: Bool[Array, "row slot"],
-    state: _State,
-    branches: tuple[Branch, ...],
-    sampling: SamplingConfig,
-) -> _State:
+def _advance(run: _Run, state: _State) -> _State:
     """Draws a token a request, notes it, feeds it."""
-    tokens, stage, result = _choose(model, batch, state, sampling)
+    batch = run.batch
+    tokens, stage, result = _choose(run, state)
     begin = batch.text_tokens.shape[1] + batch.prefix.shape[1]
-    keys = jnp.arange(valid.shape[1])
+    keys = jnp.arange(run.valid.shape[1])
     # Every slot since the prefill is real in every row: each request is fed a token in each step until it is done.
-    mask = valid | ((keys >= begin) & (keys <= begin + state.step))
-    fed = _branch_tokens(model, tokens[:, None], branches)
-    part_ids = jnp.repeat(state.stage, len(branches))[:, None]
-    places: Num[Array, " batch"] = batch.text_lengths + state.index
-    if model.config.timing == "aligned":
-        places = _times(model, batch, tokens, state, result)
-    positions = jnp.repeat(places, len(branches))[:, None]
-    hidden, cache = model.decode(
-        _embed_audio(model, fed, part_ids), positions, state.cache, begin + state.step, mask[:, None]
+    mask = run.valid | ((keys >= begin) & (keys <= begin + state.step))
+    part_ids = state.stage[:, None]
+    x = _embed_audio(run.model, _branch_tokens(run, tokens[:, None], part_ids), run.by_branch(part_ids))
+    positions: Num[Array, " batch"] = batch.text_lengths + state.index
+    if run.aligned:
+        positions = _times(run, tokens, state, result)
+    hidden, cache = run.model.decode(
+        x, run.by_branch(positions)[:, None], state.cache, begin + state.step, mask[:, None]
     )
     return _State(
         step=state.step + 1,
-        logits=model.logits(hidden[:, 0]).reshape(state.logits.shape),
+        logits=run.model.logits(hidden[:, 0]).reshape(state.logits.shape),
         cache=cache,
         stage=stage,
         index=state.index + 1,
@@ -272,23 +287,20 @@ def _advance(
     )
 
 
-def _times(
-    model: ARModel, batch: ARBatch, tokens: Int32[Array, " batch"], state: _State, result: ARResult
-) -> Float[Array, " batch"]:
+def _times(run: _Run, tokens: Int32[Array, " batch"], state: _State, result: ARResult) -> Float[Array, " batch"]:
     """When the tokens fed now are spoken: `vocabulary.audio_times`, one slot a row."""
-    in_semantic = (state.stage == SEMANTIC) & (tokens != model.config.vocabulary.eos1)
+    batch = run.batch
+    in_semantic = (state.stage == SEMANTIC) & (tokens != run.model.config.vocabulary.eos1)
     acoustic = state.index - batch.prefix_lengths - result.semantic_lengths - 1 - batch.acoustic_prefix_lengths
     return jnp.where(in_semantic, state.index + _BOS_TIME, acoustic + 0.5)
 
 
-def _choose(
-    model: ARModel, batch: ARBatch, state: _State, sampling: SamplingConfig
-) -> tuple[Int32[Array, " batch"], Int32[Array, " batch"], ARResult]:
+def _choose(run: _Run, state: _State) -> tuple[Int32[Array, " batch"], Int32[Array, " batch"], ARResult]:
     """Applies the rules of the stages to a draw; returns the tokens to feed, the next stages and the result so far."""
-    vocabulary, limits, result = model.config.vocabulary, batch.limits, state.result
+    vocabulary, limits, result = run.model.config.vocabulary, run.batch.limits, state.result
     active, acoustic = state.stage != _DONE, state.stage == ACOUSTIC
-    drawn = _draw(model, batch, state, sampling)
-    prompting, prompt_tokens = _prompt_tokens(batch, state)
+    drawn = _draw(run, state)
+    prompting, prompt_tokens = _prompt_tokens(run.batch, state)
     end = jnp.where(acoustic, vocabulary.eos2, vocabulary.eos1)
     count = jnp.where(acoustic, result.code_lengths, result.semantic_lengths)
     longest = jnp.where(
@@ -324,19 +336,19 @@ def _choose(
     return jnp.where(active, tokens, 0), stage, result
 
 
-def _draw(model: ARModel, batch: ARBatch, state: _State, sampling: SamplingConfig) -> Int32[Array, " batch"]:
+def _draw(run: _Run, state: _State) -> Int32[Array, " batch"]:
     """Mixes the branches, masks what the stage forbids and draws."""
-    vocabulary, limits = model.config.vocabulary, batch.limits
-    acoustic = state.stage == ACOUSTIC
+    vocabulary, batch, sampling = run.model.config.vocabulary, run.batch, run.sampling
+    acoustic, limits = state.stage == ACOUSTIC, batch.limits
     weights = jnp.where(acoustic[:, None], batch.acoustic_weights, batch.semantic_weights)
-    allowed = jnp.where(acoustic[:, None], acoustic_mask(vocabulary), semantic_mask(vocabulary))
+    masks = acoustic_mask(vocabulary, run.rules), semantic_mask(vocabulary, run.rules)
+    allowed = jnp.where(acoustic[:, None], *masks)
     # No frame at all can't be turned into a waveform, so EOS2 never comes first.
     shortest = jnp.where(acoustic, jnp.maximum(limits.min_acoustic, 1), limits.min_semantic)
     count = jnp.where(acoustic, state.result.code_lengths, state.result.semantic_lengths)
-    end = jnp.where(acoustic, vocabulary.eos2, vocabulary.eos1)
-    is_end = jnp.arange(vocabulary.size) == end[:, None]
+    is_end = jnp.arange(vocabulary.size) == jnp.where(acoustic, vocabulary.eos2, vocabulary.eos1)[:, None]
     allowed &= ~((count < shortest)[:, None] & is_end)
-    if model.config.timing == "aligned":  # the number of frames is settled, so a stage ends there
+    if run.aligned:  # the number of frames is settled, so a stage ends there
         allowed = jnp.where((count >= shortest)[:, None], is_end, allowed)
     logits = mask_logits(mix_logits(state.logits, weights), allowed)
     top_k = jnp.where(acoustic, sampling.acoustic_top_k, sampling.semantic_top_k)

@@ -13,10 +13,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int, Int32, Key
 
 from voxinstruct_jax.config import ConfigError, InputError
+from voxinstruct_jax.decoding.rules import FIXED, DecodingRules
 from voxinstruct_jax.decoding.sampling import fold_keys, mask_logits
 from voxinstruct_jax.models.conditioning import place_text
 from voxinstruct_jax.models.nar import NARModel
-from voxinstruct_jax.vocabulary import ACOUSTIC, Layout, PackedBatch, Vocabulary, build_layout
+from voxinstruct_jax.vocabulary import ACOUSTIC, LANGUAGE_SLOT, Layout, PackedBatch, Vocabulary, build_layout
 
 __all__ = ["fill_codebooks", "masked_layout", "reveal", "reveal_totals"]
 
@@ -29,6 +30,7 @@ def masked_layout(
     semantic_tokens: Int[np.ndarray, " unit"],
     first_codes: Int[np.ndarray, " frame"],
     prompt_codes: Int[np.ndarray, "codebook prompt_frame"],
+    rules: DecodingRules = FIXED,
 ) -> Layout:
     """Writes a clip whose codebooks from the second on are known for the voice prompt alone.
 
@@ -38,6 +40,7 @@ def masked_layout(
         semantic_tokens: Of the prompt, then of the clip: units from 0.
         first_codes: First codebook, voice prompt left out, from 0; at least one frame.
         prompt_codes: All codebooks of the voice prompt; no frames without one.
+        rules: With shifted ranges, units and codes out of range stand as the ids that were drawn.
 
     Returns:
         A layout with 0 where `fill_codebooks` has work to do: frames after the prompt, and EOS2, as in training.
@@ -48,8 +51,14 @@ def masked_layout(
     if not len(first_codes):
         raise InputError("no frames were generated, so there are no codebooks to fill; raise the minimum length")
     hidden = np.zeros((vocabulary.num_codebooks, len(first_codes)), np.int32)
-    hidden[0] = first_codes
-    layout = build_layout(vocabulary, language, semantic_tokens, np.concatenate([prompt_codes, hidden], axis=1))
+    units, hidden[0] = semantic_tokens, first_codes
+    if rules.shifted_semantic_ids:
+        units = np.maximum(units, 0)
+    if rules.shifted_acoustic_ids:
+        hidden = np.maximum(hidden, 0)
+    layout = build_layout(vocabulary, language, units, np.concatenate([prompt_codes, hidden], axis=1))
+    layout.tokens[:, LANGUAGE_SLOT + 1 : LANGUAGE_SLOT + 1 + len(units)] = semantic_tokens + vocabulary.semantic_offset
+    layout.tokens[0, -(len(first_codes) + 1) : -1] = first_codes + vocabulary.acoustic_offset
     layout.tokens[1:, -(len(first_codes) + 1) :] = vocabulary.pad
     return layout
 
@@ -88,6 +97,7 @@ def fill_codebooks(
     *,
     num_steps: tuple[int, ...],
     temperature: float = 0.0,
+    rules: DecodingRules = FIXED,
 ) -> Int32[Array, "batch codebook time"]:
     """Fills the hidden tokens (0) of codebooks 2 and up; pure, to be called inside `jax.jit`.
 
@@ -99,6 +109,7 @@ def fill_codebooks(
         keys: One a row; not read at temperature 0.
         num_steps: Static; passes of each codebook from the second on. 1 guesses a codebook in one go.
         temperature: Static; 0 takes the most likely token, as the release. Confidence is always that at 1.
+        rules: Static; where the release is followed in its faults.
 
     Returns:
         The tokens with nothing hidden in the acoustic part; EOS2 stands in all rows.
@@ -119,7 +130,7 @@ def fill_codebooks(
     text_rows = model.embed_text(jnp.asarray(batch.text_tokens), jnp.asarray(batch.text_segment_ids))
     text_rows = place_text(text_rows, batch, jnp.zeros(batch.part_ids.shape, bool))
     hidden = (batch.tokens == vocabulary.pad) & ((batch.part_ids == ACOUSTIC) & (batch.segment_ids > 0))[:, None]
-    classes, positions = _allowed_classes(vocabulary, batch), jnp.asarray(batch.positions)
+    classes, positions = _allowed_classes(vocabulary, batch, rules), jnp.asarray(batch.positions)
 
     def step(
         tokens: Int32[Array, "batch codebook time"], now: tuple[Int[Array, ""], Int[Array, ""], Int[Array, " target"]]
@@ -149,9 +160,13 @@ def _schedule(
     return jnp.asarray(codebooks), jnp.asarray(numbers), jnp.asarray(totals)
 
 
-def _allowed_classes(vocabulary: Vocabulary, batch: PackedBatch) -> Bool[Array, "batch time head"]:
+def _allowed_classes(
+    vocabulary: Vocabulary, batch: PackedBatch, rules: DecodingRules
+) -> Bool[Array, "batch time head"]:
     """Codes at frames, EOS2 where the first codebook has it."""
     classes = jnp.arange(vocabulary.nar_head_size)
+    if rules.any_class_at_frames:
+        return jnp.ones((*batch.part_ids.shape, len(classes)), bool)
     at_end = (batch.tokens[:, 0] == vocabulary.eos2)[..., None]
     return jnp.where(
         at_end, classes == vocabulary.eos2 - vocabulary.acoustic_offset, classes < vocabulary.codebook_size

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Int32, Key
 
 from voxinstruct_jax.config import ConfigError
+from voxinstruct_jax.decoding.rules import FIXED, DecodingRules
 from voxinstruct_jax.vocabulary import Vocabulary
 
 __all__ = [
@@ -64,6 +65,11 @@ class SamplingConfig:
         if not 0 <= self.repetition_ratio <= 1:
             raise ConfigError(f"sampling.repetition_ratio: {self.repetition_ratio} must be in 0 to 1; 1 is off")
 
+    @classmethod
+    def release(cls) -> "SamplingConfig":
+        """As the released inference script: no token is drawn again."""
+        return cls(repetition_ratio=1.0)
+
 
 def language_mask(vocabulary: Vocabulary) -> Bool[np.ndarray, " vocab"]:
     """Allows the language ids alone."""
@@ -71,16 +77,18 @@ def language_mask(vocabulary: Vocabulary) -> Bool[np.ndarray, " vocab"]:
     return (ids >= vocabulary.language_offset) & (ids < vocabulary.semantic_offset)
 
 
-def semantic_mask(vocabulary: Vocabulary) -> Bool[np.ndarray, " vocab"]:
+def semantic_mask(vocabulary: Vocabulary, rules: DecodingRules = FIXED) -> Bool[np.ndarray, " vocab"]:
     """Allows semantic tokens and EOS1, exactly; the release is off by two and draws padding and languages too."""
     ids = np.arange(vocabulary.size)
-    return np.asarray(vocabulary.is_semantic(ids)) | (ids == vocabulary.eos1)
+    units = ids <= vocabulary.num_semantic if rules.shifted_semantic_ids else np.asarray(vocabulary.is_semantic(ids))
+    return units | (ids == vocabulary.eos1)
 
 
-def acoustic_mask(vocabulary: Vocabulary) -> Bool[np.ndarray, " vocab"]:
+def acoustic_mask(vocabulary: Vocabulary, rules: DecodingRules = FIXED) -> Bool[np.ndarray, " vocab"]:
     """Allows acoustic tokens and EOS2, exactly; the release is off by two and draws two semantic tokens too."""
     ids = np.arange(vocabulary.size)
-    return ((ids >= vocabulary.acoustic_offset) & (ids < vocabulary.bos)) | (ids == vocabulary.eos2)
+    first = vocabulary.num_semantic + 1 if rules.shifted_acoustic_ids else vocabulary.acoustic_offset
+    return ((ids >= first) & (ids < vocabulary.bos)) | (ids == vocabulary.eos2)
 
 
 def mask_logits(
