@@ -1,7 +1,7 @@
 """Do semantic tokens and first-codebook codes still carry Mandarin tone? A linear probe on held-out clips.
 
 Run: uv run --extra prepare python benchmarks/tone_probe.py
-Set: the Mandarin clips of corpus/v1/train, split by clip (four fifths to fit, one fifth to test). There is no alignment
+Set: the Mandarin clips of corpus/v2/train, split by clip (four fifths to fit, one fifth to test). There is no alignment
 offline, so a clip's frames are shared out evenly over its syllables: the figures are lower bounds. A probe sees which
 units occur in a syllable's share and in its neighbours'; the control sees the same with shuffled tones.
 """
@@ -16,8 +16,8 @@ from sklearn.linear_model import LogisticRegression
 from voxinstruct_jax.data.shards import ShardReader
 from voxinstruct_jax.vocabulary import expand
 
-SHARDS = "corpus/v1/train"
-NUM_UNITS, CODEBOOK_SIZE = 400, 512
+SHARDS = "corpus/v2/train"
+NUM_UNITS, CODEBOOK_SIZE = 256, 1024
 
 
 def main() -> int:

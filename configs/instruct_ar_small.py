@@ -2,7 +2,7 @@
 
 After VoxInstruct, sections 4.2 and 4.3, in miniature: quoted transcripts and described instructions in one stage.
 
-Run: voxinstruct train configs/instruct_ar_small.py --out runs/ar --data.shards corpus/v1/train
+Run: voxinstruct train configs/instruct_ar_small.py --out runs/ar --data.shards corpus/v2/train
 Hardware: two CPU cores.
 Cost: about 1 second a step of 4,096 slots.
 Expect: semantic loss well below the unigram entropy of the tokens; Whisper WER on unseen sentences in the model card.
@@ -35,7 +35,7 @@ experiment = ARExperiment(
         timing="aligned",
     ),
     data=TokenData(
-        shards="corpus/v1/train",
+        shards="corpus/v2/train",
         batch=BatchConfig(
             text_width=320, time_width=512, rows=2, max_clips=8, description_free_ratio=0.4, prompt_ratio=0.15
         ),

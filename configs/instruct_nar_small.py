@@ -3,7 +3,7 @@
 After VoxInstruct, section 4.2 (stage III), in miniature. The codec has 8 codebooks; an hour of CPU is too little to
 learn all, and three already carry the words (see the model card).
 
-Run: voxinstruct train configs/instruct_nar_small.py --out runs/nar --data.shards corpus/v1/train
+Run: voxinstruct train configs/instruct_nar_small.py --out runs/nar --data.shards corpus/v2/train
 Hardware: two CPU cores.
 Cost: about 1 second a step of 4,096 slots.
 Expect: accuracy on masked places of the second codebook far above the share of its commonest code.
@@ -36,7 +36,7 @@ experiment = NARExperiment(
         timing="aligned",
     ),
     data=TokenData(
-        shards="corpus/v1/train",
+        shards="corpus/v2/train",
         batch=BatchConfig(
             text_width=320, time_width=512, rows=2, max_clips=8, description_free_ratio=0.4, prompt_ratio=0.15
         ),

@@ -101,7 +101,7 @@ class Audio:
     """stop, max_semantic, max_acoustic or max_total: see `decoding.requests.FinishReason`."""
     seed: int
     notes: tuple[str, ...] = ()
-    """What the user should know: limits guessed without quotes, a prompt without its transcript ..."""
+    """What the user should know: no quoted words, a prompt that was cut ..."""
     model: str = ""
 
     @property

@@ -62,7 +62,7 @@ class Result:
     error: str | None = None
     """Why it failed, in one line."""
     notes: tuple[str, ...] = ()
-    """What the user should know: limits guessed without quotes, a prompt without its transcript ..."""
+    """What the user should know: no quoted words, a prompt that was cut ..."""
     attributes: dict[str, Any] = field(default_factory=dict)
     """As in the request; JSON text in the file, since each job has its own."""
 
