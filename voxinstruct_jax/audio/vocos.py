@@ -55,7 +55,7 @@ class Vocos(nnx.Module):
 def fourier_head(
     outputs: Float[Array, "batch frame outputs"], n_fft: int, hop_length: int, padding: FramePadding = "same"
 ) -> Float[Array, "batch sample"]:
-    """Turns `n_fft + 2` outputs a frame, log magnitudes and then phases, into a waveform; see `istft` for its length."""
+    """Turns `n_fft + 2` outputs a frame, log magnitudes, then phases, into a waveform; see `istft` for its length."""
     log_magnitude, phase = jnp.split(outputs, 2, axis=-1)
     magnitude = jnp.minimum(jnp.exp(log_magnitude), MAX_MAGNITUDE)
     spectra = magnitude * (jnp.cos(phase) + 1j * jnp.sin(phase))

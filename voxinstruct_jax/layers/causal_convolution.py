@@ -25,7 +25,7 @@ class CausalConv(nnx.Module):
         EnCodec (Défossez et al. 2022), section 3.1, with the padding of its program.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the field's usual settings of a convolution; most have defaults
         self,
         inputs: int,
         outputs: int,
