@@ -55,7 +55,7 @@ class EncodecConfig:
         Raises:
             ConfigError: Not one codebook fits, or more than there are.
         """
-        found = math.floor(kbit_s * 1000 / (math.log2(self.codebook_size) * self.frame_rate))
+        found = math.floor(kbit_s * 1000 / (math.log2(self.codebook_size) * self.frame_rate) + 1e-6)
         if not 1 <= found <= self.stack_size:
             raise ConfigError(f"{kbit_s} kbit/s would take {found} codebooks; there are 1 to {self.stack_size}")
         return found

@@ -55,6 +55,8 @@ STATISTICS = ("embed_avg", "cluster_size", "inited")
 """Of each codebook: state of its training."""
 
 PAPER_CODEBOOKS = 8
+ROUNDING = 1e-6
+"""Bandwidths are decimal fractions: a whole number of codebooks may come out a little below."""
 
 
 def load_encodec(path: str | os.PathLike[str], *, dtype: DTypeLike = jnp.float32) -> Encodec:
@@ -173,7 +175,7 @@ def _config(
     bandwidths = settings.get("target_bandwidths")
     if bandwidths:
         bits = math.ceil(general["sample_rate"] / seanet.hop_length) * math.ceil(math.log2(general["codebook_size"]))
-        stack_size = int(1000 * bandwidths[-1] // bits)
+        stack_size = int(1000 * bandwidths[-1] / bits + ROUNDING)
     else:
         stack_size = _count_codebooks(tensors, rename)
     return EncodecConfig(

@@ -29,6 +29,8 @@ EMBEDDED_CODEC = "feature_extractor.encodec."
 WINDOWS = ("head.istft.window", "feature_extractor.mel_spec.spectrogram.window")
 SAMPLE_RATE = 24_000
 USUAL_CODEBOOK_SIZE = 1024
+ROUNDING = 1e-6
+"""Bandwidths are decimal fractions: a whole number of codebooks may come out a little below."""
 BACKBONE_SIZES = {
     "input_channels": "feature_dim",
     "dim": "dim",
@@ -193,9 +195,9 @@ def _code_config(
 
 
 def _codebook_size(rows: int, kbit_s: float, hop_length: int) -> int:
-    """The power of two that fills the table with as many codebooks as the largest bandwidth takes; 1024 if none does."""
+    """The power of two of which the largest bandwidth takes as many codebooks as fill the table; 1024 if none does."""
     for bits in range(20, 0, -1):
-        if rows == 2**bits * int(kbit_s * 1000 // (bits * SAMPLE_RATE / hop_length)):
+        if rows == 2**bits * int(kbit_s * 1000 / (bits * SAMPLE_RATE / hop_length) + ROUNDING):
             return 2**bits
     return USUAL_CODEBOOK_SIZE
 
