@@ -99,7 +99,11 @@ def test_the_original_programs_file_gives_the_same_codec(codec, golden, tensors,
     original = dict(zip(golden["w_fb_names"].tolist(), tensors.values(), strict=True))
     for q in range(32):  # the published file holds the statistics of training too
         key = f"quantizer.vq.layers.{q}._codebook"
-        original |= {f"{key}.inited": np.ones(1), f"{key}.cluster_size": np.ones(32), f"{key}.embed_avg": np.ones((32, 16))}
+        original |= {
+            f"{key}.inited": np.ones(1),
+            f"{key}.cluster_size": np.ones(32),
+            f"{key}.embed_avg": np.ones((32, 16)),
+        }
     write_pytorch(tmp_path / "encodec_24khz-d7cc33bc.th", original)
     from_file = load_encodec(tmp_path / "encodec_24khz-d7cc33bc.th")
     assert from_file.config == codec.config
@@ -134,14 +138,18 @@ def test_export_has_the_keys_and_shapes_of_transformers(codec, tensors, tmp_path
     written = read_tensors(tmp_path / "model.safetensors")
     statistics = {key for key in written if key.endswith((".embed_avg", ".cluster_size", ".inited"))}
     assert len(statistics) == 3 * 32
-    assert {key: a.shape for key, a in written.items() if key not in statistics} == {k: a.shape for k, a in tensors.items()}
+    assert {key: a.shape for key, a in written.items() if key not in statistics} == {
+        k: a.shape for k, a in tensors.items()
+    }
 
 
 def test_every_key_is_accounted_for(tensors, tmp_path):
     wrong = dict(tensors)
     wrong["encoder.layers.0.conv.extra"] = wrong.pop("encoder.layers.0.conv.bias")
     wrong["decoder.layers.13.shortcut.conv.bias"] = np.zeros(5, np.float32)
-    with pytest.raises(InputError, match=r"1 missing: encoder.layers.0.conv.bias; 1 left over: .*conv.extra; 1 of anoth"):
+    with pytest.raises(
+        InputError, match=r"1 missing: encoder.layers.0.conv.bias; 1 left over: .*conv.extra; 1 of anoth"
+    ):
         load_encodec(write_folder(tmp_path / "wrong", wrong))
 
 

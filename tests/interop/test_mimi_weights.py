@@ -100,7 +100,9 @@ def test_what_is_exported_loads_as_the_same_codec_bit_for_bit(codec, tensors, tm
             np.testing.assert_array_equal(array, tensors[key], err_msg=key)
 
 
-@pytest.mark.parametrize("names", [("weight_g", "weight_v"), ("parametrizations.weight.original0", "parametrizations.weight.original1")])
+@pytest.mark.parametrize(
+    "names", [("weight_g", "weight_v"), ("parametrizations.weight.original0", "parametrizations.weight.original1")]
+)
 def test_weight_norms_are_folded_under_both_names(codec, settings, tensors, tmp_path, names):
     normed = {}
     for key, value in tensors.items():
@@ -118,7 +120,9 @@ def test_weight_norms_are_folded_under_both_names(codec, settings, tensors, tmp_
 def test_every_key_is_accounted_for(settings, tensors, tmp_path):
     wrong = {**tensors, "upsample.conv.bias": np.zeros(16, np.float32)}
     del wrong["quantizer.acoustic_residual_vector_quantizer.layers.4.codebook.cluster_usage"]
-    with pytest.raises(InputError, match=r"1 missing: quantizer.acoustic.*4.codebook.cluster_usage; 1 left over: upsample"):
+    with pytest.raises(
+        InputError, match=r"1 missing: quantizer.acoustic.*4.codebook.cluster_usage; 1 left over: upsample"
+    ):
         load_mimi(write_folder(tmp_path / "wrong", settings, wrong))
 
 

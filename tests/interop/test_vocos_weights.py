@@ -190,7 +190,7 @@ def test_an_embedded_codec_is_passed_over_but_nothing_else(vocos, golden, tmp_pa
 
 def test_another_window_is_refused(golden, tmp_path):
     tensors = {**weights_of(golden), "head.istft.window": np.ones(1280, np.float32)}
-    with pytest.raises(InputError, match="head.istft.window is not the Hann window"):
+    with pytest.raises(InputError, match=r"head\.istft\.window is not the Hann window"):
         load_vocos(write_folder(tmp_path / "window", CODE_SETTINGS, tensors))
 
 

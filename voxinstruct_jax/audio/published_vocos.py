@@ -97,7 +97,9 @@ class ConditionedNorm(nnx.Module):
     def __call__(
         self, x: Float[Array, "batch frame dim"], condition: Int[Array, ""]
     ) -> Float[Array, "batch frame dim"]:
-        return jax.nn.standardize(x, epsilon=1e-6) * self.scale[...][condition] + self.shift[...][condition]
+        centred = x - x.mean(axis=-1, keepdims=True)
+        normed = centred * jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + 1e-6)
+        return normed * self.scale[...][condition] + self.shift[...][condition]
 
 
 class ConditionedBlock(nnx.Module):

@@ -102,7 +102,7 @@ def export_encodec(codec: Encodec, folder: str | os.PathLike[str]) -> None:
         tensors[f"{key}.inited"] = np.ones(1, np.float32)
     write_safetensors(folder / "model.safetensors", tensors)
     sizes = {theirs: getattr(config.seanet, ours) for theirs, ours in SIZES.items()}
-    kbit_s = math.log2(config.codebook_size) * config.frame_rate / 1000
+    bit_s = math.log2(config.codebook_size) * config.frame_rate
     settings = {
         "architectures": ["EncodecModel"],
         "model_type": "encodec",
@@ -110,7 +110,7 @@ def export_encodec(codec: Encodec, folder: str | os.PathLike[str]) -> None:
         "codebook_size": config.codebook_size,
         "codebook_dim": config.seanet.latent_dim,
         "pad_mode": next(name for name, mode in PAD_MODES.items() if mode == config.seanet.pad_mode),
-        "target_bandwidths": [kbit_s * count for count in _usual_counts(config.stack_size)],
+        "target_bandwidths": [bit_s * count / 1000 for count in _usual_counts(config.stack_size)],
     }
     (folder / "config.json").write_text(json.dumps({**settings, **FORM, **sizes}, indent=1) + "\n")
 

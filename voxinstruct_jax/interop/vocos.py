@@ -1,5 +1,6 @@
 """The published Vocos' weights from its folders and back."""
 
+import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -223,10 +224,10 @@ def _extractor_settings(config: CodeVocosConfig | MelVocosConfig) -> dict[str, A
             "padding": config.mel_padding,
         }
         return {"class_path": "vocos.feature_extractors.MelSpectrogramFeatures", "init_args": arguments}
-    frame_rate = SAMPLE_RATE / config.features.hop_length
-    kbit_s = np.log2(config.codebook_size) * frame_rate / 1000
-    bandwidths = [float(kbit_s * count) for count in (2, 4, 8, 16) if count < config.stack_size]
-    arguments = {"encodec_model": "encodec_24khz", "bandwidths": [*bandwidths, float(kbit_s * config.stack_size)]}
+    bit_s = math.log2(config.codebook_size) * SAMPLE_RATE / config.features.hop_length
+    counts = [count for count in (2, 4, 8, 16) if count < config.stack_size]
+    bandwidths = [bit_s * count / 1000 for count in (*counts, config.stack_size)]
+    arguments = {"encodec_model": "encodec_24khz", "bandwidths": bandwidths}
     return {"class_path": "vocos.feature_extractors.EncodecFeatures", "init_args": arguments}
 
 
