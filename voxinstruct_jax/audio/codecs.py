@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +19,7 @@ from voxinstruct_jax.config import ConfigError, InputError
 __all__ = ["Codec", "CodecSizes", "EncodecVocos", "EncodecVocosConfig", "codec_classes"]
 
 
+@runtime_checkable
 class CodecSizes(Protocol):
     """What others need to know of a codec's settings."""
 
@@ -34,6 +35,7 @@ class CodecSizes(Protocol):
     def codebook_size(self) -> int: ...
 
 
+@runtime_checkable
 class Codec(Protocol):
     """Sound to codes and back.
 

@@ -127,9 +127,9 @@ class TransformerBlock(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "batch time dim"],
-        mask: Bool[Array, "1 time time"],
-        cos: Float[Array, "1 time half"],
-        sin: Float[Array, "1 time half"],
+        mask: Bool[Array, "batch time time"],
+        cos: Float[Array, "batch time half"],
+        sin: Float[Array, "batch time half"],
     ) -> Float[Array, "batch time dim"]:
         y = self.attention_norm(x)
         query, key = rotate(self.query(y), cos, sin), rotate(self.key(y), cos, sin)
@@ -148,10 +148,10 @@ class Transformer(nnx.Module):
         )
 
     def __call__(self, x: Float[Array, "batch time dim"]) -> Float[Array, "batch time dim"]:
-        places = jnp.arange(x.shape[1])
-        distance = places[:, None] - places[None, :]
-        mask = ((distance >= 0) & (distance < self.config.window))[None]
-        cos, sin = rotary_tables(places[None], self.config.head_dim, self.config.rope_theta)
+        places = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
+        distance = places[:, :, None] - places[:, None, :]
+        mask = (distance >= 0) & (distance < self.config.window)
+        cos, sin = rotary_tables(places, self.config.head_dim, self.config.rope_theta)
         for block in self.blocks:
             x = block(x, mask, cos, sin)
         return x

@@ -41,7 +41,8 @@ class CausalConv(nnx.Module):
         init = uniform((inputs * kernel_size) ** -0.5)
         self.kernel = make_param(init(rngs.params(), (kernel_size, inputs, outputs)), (None, None, "mlp"))
         self.bias = make_param(jnp.zeros(outputs), ("mlp",)) if use_bias else None
-        self.stride, self.dilation, self.pad_mode, self.dtype = stride, dilation, pad_mode, dtype
+        self.stride, self.dilation, self.dtype = stride, dilation, dtype
+        self.pad_mode: PadMode = pad_mode
 
     def __call__(self, x: Float[Array, "batch time inputs"]) -> Float[Array, "batch frame outputs"]:
         kernel = self.kernel[...].astype(self.dtype)
