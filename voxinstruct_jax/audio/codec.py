@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from voxinstruct_jax.audio.quantizer import QuantizerConfig, ResidualQuantizer
+from voxinstruct_jax.audio.quantizer import QuantizerConfig, ResidualQuantizer, check_codebooks
 from voxinstruct_jax.audio.spectrogram import MelConfig, log_mel
 from voxinstruct_jax.audio.vocos import Vocos, VocosConfig
 from voxinstruct_jax.config import ConfigError
@@ -105,9 +105,20 @@ class MelCodec(nnx.Module):
         self.upsample = nnx.Linear(dim, stride * config.vocos.dim, kernel_init=init, rngs=rngs)
         self.vocos = Vocos(config.vocos, rngs=rngs)
 
-    def encode(self, samples: Float[Array, "batch sample"]) -> Int[Array, "batch codebook frame"]:
-        """Returns codes; `frame = ceil(sample / hop_length)`, the rest of the last frame being silence."""
-        return self.quantizer.encode(self.latents(samples))
+    def encode(
+        self, samples: Float[Array, "batch sample"], num_codebooks: int | None = None
+    ) -> Int[Array, "batch codebook frame"]:
+        """Returns codes; `frame = ceil(sample / hop_length)`, the rest of the last frame being silence.
+
+        Args:
+            samples: At `config.sample_rate`.
+            num_codebooks: Leading codebooks; by default all.
+
+        Raises:
+            InputError: There are not as many codebooks.
+        """
+        count = check_codebooks(num_codebooks or self.config.num_codebooks, self.config.num_codebooks)
+        return self.quantizer.encode(self.latents(samples))[:, :count]
 
     def decode(self, codes: Int[Array, "batch codebook frame"]) -> Float[Array, "batch sample"]:
         """Returns the waveform; `sample = frame * hop_length`. Leading codebooks alone give a coarser sound."""

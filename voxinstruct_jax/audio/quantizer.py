@@ -7,9 +7,18 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from voxinstruct_jax.config import ConfigError
+from voxinstruct_jax.config import ConfigError, InputError
 
-__all__ = ["Codebook", "Quantised", "QuantizerConfig", "ResidualQuantizer"]
+__all__ = [
+    "Codebook",
+    "Quantised",
+    "QuantizerConfig",
+    "ResidualQuantizer",
+    "check_codebooks",
+    "decode_residual",
+    "encode_residual",
+    "nearest",
+]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,17 +73,11 @@ class ResidualQuantizer(nnx.Module):
 
     def encode(self, latents: Float[Array, "batch frame latent"]) -> Int[Array, "batch codebook frame"]:
         """Returns the nearest entries, codebook by codebook."""
-        codes, residual = [], latents
-        for entries in self.entries[...]:
-            index = nearest(residual, entries)
-            codes.append(index)
-            residual = residual - entries[index]
-        return jnp.stack(codes, axis=1).astype(jnp.int32)
+        return encode_residual(latents, self.entries[...])
 
     def decode(self, codes: Int[Array, "batch codebook frame"]) -> Float[Array, "batch frame latent"]:
         """Returns the sum of the entries; fewer leading codebooks than configured are allowed."""
-        entries = self.entries[...]
-        return sum((entries[q][codes[:, q]] for q in range(1, codes.shape[1])), entries[0][codes[:, 0]])
+        return decode_residual(codes, self.entries[...])
 
     def train_step(self, latents: Float[Array, "batch frame latent"], key: jax.Array) -> "Quantised":
         """Quantises with straight-through gradients and moves the codebooks towards their members."""
@@ -119,6 +122,36 @@ class ResidualQuantizer(nnx.Module):
         self.entries[...] = self.entries[...].at[q].set(sums / members[:, None])
         share = count / len(flat)
         return jnp.exp(-jnp.sum(share * jnp.log(share + 1e-10)))
+
+
+def check_codebooks(count: int, stack_size: int) -> int:
+    """Returns `count`.
+
+    Raises:
+        InputError: There are not as many codebooks, or none is asked for.
+    """
+    if not 1 <= count <= stack_size:
+        raise InputError(f"{count} codebooks are asked for; this codec has 1 to {stack_size}")
+    return count
+
+
+def encode_residual(
+    latents: Float[Array, "batch frame latent"], codebooks: Float[Array, "codebook size latent"]
+) -> Int[Array, "batch codebook frame"]:
+    """Returns the nearest entry of each codebook to what the ones before it left over."""
+    codes, residual = [], latents
+    for entries in codebooks:
+        index = nearest(residual, entries)
+        codes.append(index)
+        residual = residual - entries[index]
+    return jnp.stack(codes, axis=1).astype(jnp.int32)
+
+
+def decode_residual(
+    codes: Int[Array, "batch codebook frame"], codebooks: Float[Array, "all_codebooks size latent"]
+) -> Float[Array, "batch frame latent"]:
+    """Returns the sum of the entries; `codes` may hold fewer codebooks than there are."""
+    return sum((codebooks[q][codes[:, q]] for q in range(1, codes.shape[1])), codebooks[0][codes[:, 0]])
 
 
 def nearest(latents: Float[Array, "*batch latent"], entries: Float[Array, "size latent"]) -> Int[Array, " *batch"]:

@@ -1,11 +1,12 @@
 """Short-time Fourier analysis and synthesis, and mel spectrograms, in JAX.
 
-All transforms keep the "same" alignment of Vocos: `sample / hop_length` frames exactly, the signal padded by
-`(n_fft - hop_length) / 2` on both sides.
+Transforms keep the "same" alignment of Vocos unless told otherwise: `sample / hop_length` frames exactly, the signal
+padded by `(n_fft - hop_length) / 2` on both sides.
 """
 
 import dataclasses
 import functools
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +15,12 @@ from jaxtyping import Array, Complex, Float
 
 from voxinstruct_jax.config import ConfigError
 
-__all__ = ["MelConfig", "istft", "log_mel", "mel_filters", "stft"]
+__all__ = ["FramePadding", "MelConfig", "htk_filters", "istft", "log_mel", "mel_filters", "stft"]
 
 LOG_FLOOR = 1e-5
+
+FramePadding = Literal["same", "center"]
+"""Where frames lie: "same" = frame i covers the middle of hop i; "center" = its middle is sample `i * hop_length`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,25 +41,29 @@ class MelConfig:
             raise ConfigError(f"n_fft {self.n_fft} minus hop_length {self.hop_length} must be even and not negative")
 
 
-def stft(samples: Float[Array, "batch sample"], n_fft: int, hop_length: int) -> Complex[Array, "batch frame bin"]:
-    """Returns Hann-windowed spectra; `frame = sample / hop_length`, `bin = n_fft / 2 + 1`."""
-    margin = (n_fft - hop_length) // 2
+def stft(
+    samples: Float[Array, "batch sample"], n_fft: int, hop_length: int, padding: FramePadding = "same"
+) -> Complex[Array, "batch frame bin"]:
+    """Returns Hann-windowed spectra; `frame = sample / hop_length` (one more for "center"), `bin = n_fft / 2 + 1`."""
+    margin = _margin(n_fft, hop_length, padding)
     padded = jnp.pad(samples, ((0, 0), (margin, margin)), mode="reflect")
-    return jnp.fft.rfft(_frame(padded, n_fft, hop_length, samples.shape[1] // hop_length) * _hann(n_fft))
+    count = samples.shape[1] // hop_length + (padding == "center")
+    return jnp.fft.rfft(_frame(padded, n_fft, hop_length, count) * _hann(n_fft))
 
 
-def istft(spectra: Complex[Array, "batch frame bin"], n_fft: int, hop_length: int) -> Float[Array, "batch sample"]:
-    """Inverts `stft` by windowed overlap-add; `sample = frame * hop_length`.
+def istft(
+    spectra: Complex[Array, "batch frame bin"], n_fft: int, hop_length: int, padding: FramePadding = "same"
+) -> Float[Array, "batch sample"]:
+    """Inverts `stft` by windowed overlap-add; `sample = frame * hop_length`, one hop less for "center".
 
     Source:
-        Vocos (Siuzdak 2023), "same" padding: the summed squared windows divide the overlap-added signal.
+        Vocos (Siuzdak 2023): the summed squared windows divide the overlap-added signal, and its ends are cut off.
     """
     window = jnp.asarray(_hann(n_fft))
     signal = _overlap_add(jnp.fft.irfft(spectra, n=n_fft) * window, hop_length)
     envelope = _overlap_add(jnp.broadcast_to(window**2, (1, spectra.shape[1], n_fft)), hop_length)
-    margin = (n_fft - hop_length) // 2
-    length = spectra.shape[1] * hop_length
-    keep = slice(margin, margin + length)
+    margin = _margin(n_fft, hop_length, padding)
+    keep = slice(margin, margin + (spectra.shape[1] - (padding == "center")) * hop_length)
     return signal[:, keep] / jnp.maximum(envelope[:, keep], 1e-8)
 
 
@@ -76,11 +84,31 @@ def mel_filters(config: MelConfig) -> Float[np.ndarray, "bin mel"]:
     bins = np.linspace(0, config.sample_rate / 2, config.n_fft // 2 + 1)
     lowest, highest = _hz_to_mel(np.array([config.f_min, config.f_max])).tolist()
     edges = _mel_to_hz(np.linspace(lowest, highest, config.num_mels + 2))
+    return (_triangles(bins, edges) * (2 / (edges[2:] - edges[:-2]))).astype(np.float32)
+
+
+@functools.cache
+def htk_filters(sample_rate: int, n_fft: int, num_mels: int) -> Float[np.ndarray, "bin mel"]:
+    """Triangular filters of unit height from 0 Hz to half the sample rate, on the mel scale 2595 log10(1 + f / 700).
+
+    Source:
+        The HTK book (Young et al. 2006), section 5.4; the filters of the published Vocos for mel input.
+    """
+    bins = np.linspace(0, sample_rate / 2, n_fft // 2 + 1)
+    highest = 2595 * np.log10(1 + sample_rate / 2 / 700)
+    edges = 700 * (10 ** (np.linspace(0, highest, num_mels + 2) / 2595) - 1)
+    return _triangles(bins, edges).astype(np.float32)
+
+
+def _triangles(bins: np.ndarray, edges: np.ndarray) -> np.ndarray:
     lower, centre, upper = edges[:-2], edges[1:-1], edges[2:]
     rising = (bins[:, None] - lower) / (centre - lower)
     falling = (upper - bins[:, None]) / (upper - centre)
-    triangles = np.maximum(0, np.minimum(rising, falling))
-    return (triangles * (2 / (upper - lower))).astype(np.float32)
+    return np.maximum(0, np.minimum(rising, falling))
+
+
+def _margin(n_fft: int, hop_length: int, padding: FramePadding) -> int:
+    return n_fft // 2 if padding == "center" else (n_fft - hop_length) // 2
 
 
 def _hz_to_mel(hz: np.ndarray) -> np.ndarray:

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from voxinstruct_jax.audio.spectrogram import istft
+from voxinstruct_jax.audio.spectrogram import FramePadding, istft
 from voxinstruct_jax.layers.convolution import ConvNeXtBlock
 
-__all__ = ["Vocos", "VocosConfig"]
+__all__ = ["Vocos", "VocosConfig", "fourier_head"]
 
 MAX_MAGNITUDE = 100.0
 
@@ -49,7 +49,14 @@ class Vocos(nnx.Module):
         x = self.norm(features)
         for block in self.blocks:
             x = block(x)
-        log_magnitude, phase = jnp.split(self.head(self.final_norm(x)), 2, axis=-1)
-        magnitude = jnp.minimum(jnp.exp(log_magnitude), MAX_MAGNITUDE)
-        spectra = magnitude * (jnp.cos(phase) + 1j * jnp.sin(phase))
-        return istft(spectra, self.config.n_fft, self.config.hop_length)
+        return fourier_head(self.head(self.final_norm(x)), self.config.n_fft, self.config.hop_length)
+
+
+def fourier_head(
+    outputs: Float[Array, "batch frame outputs"], n_fft: int, hop_length: int, padding: FramePadding = "same"
+) -> Float[Array, "batch sample"]:
+    """Turns `n_fft + 2` outputs a frame, log magnitudes, then phases, into a waveform; see `istft` for its length."""
+    log_magnitude, phase = jnp.split(outputs, 2, axis=-1)
+    magnitude = jnp.minimum(jnp.exp(log_magnitude), MAX_MAGNITUDE)
+    spectra = magnitude * (jnp.cos(phase) + 1j * jnp.sin(phase))
+    return istft(spectra, n_fft, hop_length, padding)
