@@ -93,6 +93,7 @@ def load_hubert(
     Raises:
         InputError: The file is missing or damaged, of the large form, or its weights do not fit; each key that is
             missing, left over or of another shape is named.
+        ConfigError: The sizes do not fit one another.
     """
     path = Path(path)
     if path.is_dir():
@@ -102,7 +103,9 @@ def load_hubert(
     tensors = {key.removeprefix("hubert."): array for key, array in tensors.items()}
     rename = _naming(tensors)
     _check_form(settings, tensors, path)
-    config = config or (_config(settings) if "hidden_size" in settings else _measure(settings, tensors, rename, path))
+    config = config or (
+        _config(settings, path) if "hidden_size" in settings else _measure(settings, tensors, rename, path)
+    )
     if settings.get("mask_time_prob") == settings.get("mask_feature_prob") == 0:  # made without a mask embedding
         tensors.setdefault(rename("masked_spec_embed"), np.zeros(config.model_dim, np.float32))
     return import_module(
@@ -231,8 +234,9 @@ def _check_form(settings: Mapping[str, Any], tensors: Mapping[str, Any], path: P
         raise InputError(f"{path}: only HuBERT's base form is supported, and this one has another {other[0]}")
 
 
-def _config(settings: Mapping[str, Any]) -> HubertConfig:
-    return from_dict(HubertConfig, {ours: settings[theirs] for theirs, ours in SIZES.items() if theirs in settings})
+def _config(settings: Mapping[str, Any], path: Path) -> HubertConfig:
+    chosen = {ours: settings[theirs] for theirs, ours in SIZES.items() if theirs in settings}
+    return from_dict(HubertConfig, chosen, path=f"settings of {path}")
 
 
 def _measure(
