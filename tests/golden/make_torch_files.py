@@ -17,6 +17,7 @@ FOLDER = Path(__file__).parent
 
 
 def main() -> None:
+    """Writes the files beside this script."""
     torch.manual_seed(0)
     table = torch.randn(5, 4)
     state = collections.OrderedDict(
@@ -37,11 +38,13 @@ def main() -> None:
     torch.save(whole, FOLDER / "torch_zip.pyt")
     torch.save(whole, FOLDER / "torch_legacy.pyt", _use_new_zipfile_serialization=False)
     points = np.random.default_rng(0).standard_normal((60, 4))
+    numbers = {key: np.asarray(value.detach().float()) for key, value in state.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name, kind in (("kmeans", KMeans), ("mini_batch_kmeans", MiniBatchKMeans)):
-            joblib.dump(kind(n_clusters=3, random_state=0, n_init=1).fit(points), FOLDER / f"{name}.bin")
-    numbers = {key: np.asarray(value.detach().float()) for key, value in state.items()}
+            model = kind(n_clusters=3, random_state=0, n_init=1).fit(points)
+            joblib.dump(model, FOLDER / f"{name}.bin")
+            numbers[f"centroids/{name}"] = model.cluster_centers_
     np.savez(FOLDER / "torch_files.npz", **numbers)
 
 

@@ -24,6 +24,7 @@ __all__ = [
     "heads_out",
     "import_module",
     "joined",
+    "merge_ties",
     "same",
     "stacked",
     "transposed",
@@ -142,6 +143,27 @@ def export_tensors(module: nnx.Module, weights: Sequence[Weight]) -> dict[str, n
         for weight in weights
         for key, array in zip(weight.keys, weight.write(np.asarray(ours[weight.path])), strict=True)
     }
+
+
+def merge_ties(tensors: Mapping[str, np.ndarray], ties: Mapping[str, str], source: str) -> dict[str, np.ndarray]:
+    """Leaves one name to each tensor that the original knows under two.
+
+    Args:
+        tensors: Foreign arrays by key.
+        ties: Second name → first name; either or both may stand there.
+        source: Names the file or folder in errors.
+
+    Raises:
+        InputError: Both names stand there with different values.
+    """
+    merged = dict(tensors)
+    for tie, key in ties.items():
+        if tie not in merged:
+            continue
+        array = merged.pop(tie)
+        if not np.array_equal(merged.setdefault(key, array), array):
+            raise InputError(f"{source}: {tie} and {key} are one tensor in the model, but differ here")
+    return merged
 
 
 def fill(build: Callable[[], T], table: Mapping[str, np.ndarray], *, source: str) -> T:

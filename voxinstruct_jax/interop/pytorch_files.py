@@ -1,10 +1,11 @@
-"""Files of `torch.save` without PyTorch: the zip form, and the older form of pickles one after another.
+"""Files of `torch.save` without PyTorch: the zip form, read and written, and the older one of pickles in a row, read.
 
 Arrays are read-only views of the mapped file, so a checkpoint costs no memory until its weights are used. Storages of
 the zip form are checked against their checksums. Read `read_pytorch`.
 """
 
 import dataclasses
+import math
 import mmap
 import struct
 import zipfile
@@ -19,7 +20,7 @@ import numpy as np
 from voxinstruct_jax.config import InputError
 from voxinstruct_jax.interop.restricted_pickle import Kind, Maker, read_pickle
 
-__all__ = ["LEGACY_START", "map_file", "read_pytorch"]
+__all__ = ["LEGACY_START", "map_file", "read_pytorch", "write_pytorch"]
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
@@ -54,6 +55,59 @@ def read_pytorch(path: Path) -> Any:
     if mapped[: len(LEGACY_START)] == LEGACY_START:
         return _read_legacy(mapped, str(path))
     return _read_zip(mapped, path)
+
+
+def write_pytorch(path: Path, value: Mapping[str, Any]) -> None:
+    """Writes what `torch.load` reads, safe loading included; the file appears whole or not at all.
+
+    Args:
+        path: Target; an older file is replaced.
+        value: NumPy arrays and whole numbers by key, tables of such among them. An array that stands there twice is
+            stored once.
+    """
+    storages: dict[int, np.ndarray] = {}
+    record = b"\x80\x02" + _pickled(value, storages) + b"."
+    partial = path.with_name(f".{path.name}.partial")
+    with zipfile.ZipFile(partial, "w", _STORED) as archive:
+        for name, content in (("data.pkl", record), ("byteorder", b"little"), ("version", b"3\n")):
+            archive.writestr(f"{path.stem}/{name}", content)
+        for key, array in enumerate(storages.values()):
+            with archive.open(f"{path.stem}/data/{key}", "w", force_zip64=True) as entry:
+                entry.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    partial.replace(path)
+
+
+def _pickled(value: Any, storages: dict[int, np.ndarray]) -> bytes:
+    """Opcodes (protocol 2) that rebuild the value."""
+    if isinstance(value, np.ndarray):
+        return _pickled_tensor(value, storages)
+    if isinstance(value, Mapping):
+        return b"}(" + b"".join(_pickled(part, storages) for pair in value.items() for part in pair) + b"u"
+    if isinstance(value, tuple):
+        return b"(" + b"".join(_pickled(part, storages) for part in value) + b"t"
+    if isinstance(value, int):
+        digits = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+        return b"\x8a" + bytes([len(digits)]) + digits
+    if isinstance(value, str):
+        text = value.encode()
+        return b"X" + len(text).to_bytes(4, "little") + text
+    raise TypeError(f"{type(value).__name__} has no place in a weights file")
+
+
+def _pickled_tensor(array: np.ndarray, storages: dict[int, np.ndarray]) -> bytes:
+    name = next(name for name, dtype in _STORAGE_TYPES.items() if array.dtype == dtype)
+    storages.setdefault(id(array), array)
+    key = list(storages).index(id(array))
+    strides = tuple(math.prod(array.shape[axis + 1 :]) for axis in range(array.ndim))
+    identity = b"".join(
+        (
+            b"(" + _pickled("storage", storages) + f"ctorch\n{name}Storage\n".encode(),
+            *(_pickled(part, storages) for part in (str(key), "cpu", array.size)),
+            b"tQ",
+        )
+    )
+    place = b"".join(_pickled(part, storages) for part in (0, array.shape, strides))
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + identity + place + b"\x89ccollections\nOrderedDict\n)RtR"
 
 
 def map_file(path: Path) -> mmap.mmap:
@@ -181,9 +235,7 @@ def _view(storage: Storage, offset: int, shape: tuple[int, ...], strides: tuple[
     numbers = (offset, *shape, *strides)
     if len(shape) != len(strides) or any(type(number) is not int or number < 0 for number in numbers):
         raise ValueError("a tensor of impossible shape")
-    data, size = storage.data, 1
-    for length in shape:
-        size *= length
+    data, size = storage.data, math.prod(shape)
     last = offset + sum((length - 1) * stride for length, stride in zip(shape, strides, strict=True)) if size else 0
     if size > len(data) or last >= max(len(data), 1):
         raise ValueError("a tensor is larger than its storage")

@@ -27,7 +27,7 @@ INERT_MODULES = ("argparse", "fairseq", "omegaconf", "sklearn", "numpy.random", 
 MAX_NAME = 80
 """Characters of a foreign name that are shown."""
 
-MAX_COPIED = 2**30
+MAX_COPIED = 2**28
 """Bytes that makers may copy: a small file can name one large value again and again."""
 
 
@@ -58,7 +58,7 @@ class Placeholder:
 
 
 def read_pickle(
-    stream: BinaryIO | mmap.mmap,
+    stream: mmap.mmap,
     source: str,
     *,
     makers: Mapping[str, Any] | None = None,
@@ -68,7 +68,7 @@ def read_pickle(
     """Reads one pickle and leaves the stream behind it.
 
     Args:
-        stream: Anything with `read`, `readline` and `tell`.
+        stream: A mapped file, at the place where the pickle begins.
         source: Names the file in errors.
         makers: What the names `module.name` in the file stand for, beside plain values and NumPy's.
         persistent: Gives the object of a persistent id; without it, a file that has any is refused.

@@ -75,6 +75,16 @@ class TextEncoderConfig:
         )
 
     @classmethod
+    def mt5_small(cls) -> "TextEncoderConfig":
+        """google/mt5-small, adapted as `mt5_base`."""
+        return dataclasses.replace(cls.mt5_base(), model_dim=512, num_layers=8, num_heads=6, ffn_dim=1024)
+
+    @classmethod
+    def mt5_large(cls) -> "TextEncoderConfig":
+        """google/mt5-large, adapted as `mt5_base`."""
+        return dataclasses.replace(cls.mt5_base(), model_dim=1024, num_layers=24, num_heads=16, ffn_dim=2816)
+
+    @classmethod
     def small(cls, channel_sizes: tuple[int, ...], *, num_layers: int = 3) -> "TextEncoderConfig":
         """Trained from scratch with the embedded voice."""
         return cls(
@@ -219,12 +229,31 @@ class TextEncoder(nnx.Module):
             text_segment_ids: Texts within a row, from 1; 0 = padding, whose result is undefined.
             key: Of dropout; None = no dropout.
         """
+        return self.encode(self.embedding(text_tokens), segment_mask(text_segment_ids), key=key)
+
+    def encode(
+        self,
+        x: Float[Array, "batch text dim"],
+        mask: Bool[Array, "batch text text"],
+        *,
+        key: jax.Array | None = None,
+        observed: list[Float[Array, "batch text dim"]] | None = None,
+    ) -> Float[Array, "batch text dim"]:
+        """Encodes rows that are embedded already.
+
+        Args:
+            x: Embeddings.
+            mask: True where a token (first) may see a token (second).
+            key: Of dropout; None = no dropout.
+            observed: A list that takes up the input of every block.
+        """
         first_key, last_key, *keys = split_key(key, self.config.num_layers + 2)
-        buckets = relative_buckets(text_tokens.shape[1], self.config.num_buckets, self.config.max_distance)
+        buckets = relative_buckets(x.shape[1], self.config.num_buckets, self.config.max_distance)
         bias = jnp.moveaxis(self.relative_bias[...][buckets], -1, 0)[None]
-        mask = segment_mask(text_segment_ids)
-        x = dropout(self.embedding(text_tokens).astype(self.dtype), self.config.dropout, first_key)
+        x = dropout(x.astype(self.dtype), self.config.dropout, first_key)
         for block, block_key in zip(self.blocks, keys, strict=True):
+            if observed is not None:
+                observed.append(x)
             x = block(x, mask, bias, block_key)
         return dropout(self.norm(x), self.config.dropout, last_key)
 
