@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import originals
 import torch
-import transformers
 
 FOLDER = Path(__file__).parent
 SHORT = (1, 2, 319, 320, 321, 640, 960, 1000)

@@ -126,3 +126,97 @@ def import_vocos():
     from vocos import feature_extractors, heads, models, pretrained
 
     return heads, models, feature_extractors, pretrained
+
+
+RELEASE_SIZES = {
+    "num_languages": 2,
+    "num_semantic": 20,
+    "codebook_size": 32,
+    "num_codebooks": 8,
+    "text_slots": 12,
+    "dim": 64,
+    "ffn_dim": 128,
+    "num_layers": 2,
+    "num_heads": 4,
+    "lora_rank": 4,
+    "lora_alpha": 8,
+}
+
+
+class ReleaseNetwork(torch.nn.Module):
+    """What the two networks of the VoxInstruct release share; attribute names are those of its files."""
+
+    def __init__(self, sizes):
+        super().__init__()
+        import peft
+
+        self.text_slots = sizes["text_slots"]
+        encoder = mt5(vocab_size=40, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
+        adapters = peft.LoraConfig(r=sizes["lora_rank"], lora_alpha=sizes["lora_alpha"], target_modules=["q", "v"])
+        self.t5_model = peft.get_peft_model(encoder, adapters)
+        self.first_code = 1 + sizes["num_languages"] + sizes["num_semantic"]
+        self.num_ids = self.first_code + sizes["codebook_size"] + 3
+        self.config = transformers.LlamaConfig(
+            vocab_size=self.num_ids,
+            hidden_size=sizes["dim"],
+            intermediate_size=sizes["ffn_dim"],
+            num_hidden_layers=sizes["num_layers"],
+            num_attention_heads=sizes["num_heads"],
+            max_position_embeddings=256,
+            attn_implementation="eager",
+        )
+        self.embed_segments = torch.nn.Embedding(3, sizes["dim"])
+        self.prompt_fc = torch.nn.Linear(32, sizes["dim"])
+
+    def inputs(self, text_ids, text_mask, audio, segment_ids, text_free):
+        """Text rows (zero at padding, or throughout) and audio rows, each with its segment's row added."""
+        encoded = self.t5_model(input_ids=text_ids, attention_mask=text_mask).last_hidden_state
+        text = self.prompt_fc(encoded) * text_mask[..., None] * (not text_free)
+        segments = torch.cat([torch.zeros_like(text_ids), segment_ids], dim=1)
+        return torch.cat([text, audio], dim=1) + self.embed_segments(segments)
+
+
+class ReleaseAR(ReleaseNetwork):
+    """Causal over text slots and audio; right padding needs no mask."""
+
+    def __init__(self, sizes):
+        super().__init__(sizes)
+        self.model = transformers.LlamaForCausalLM(self.config)
+        self.embed_tokens = torch.nn.Embedding(self.num_ids, sizes["dim"])
+
+    def forward(self, text_ids, text_mask, seqs, segment_ids, *, text_free=False, semantic_free=False):
+        ids = torch.where((segment_ids == 1) & semantic_free, 0, seqs)
+        inputs = self.inputs(text_ids, text_mask, self.embed_tokens(ids), segment_ids, text_free)
+        return self.model(inputs_embeds=inputs).logits[:, self.text_slots :]
+
+
+class ReleaseNAR(ReleaseNetwork):
+    """Sees text slots and audio both ways, but no audio padding."""
+
+    def __init__(self, sizes):
+        super().__init__(sizes)
+        tables = [torch.nn.Embedding(self.num_ids, sizes["dim"]) for _ in range(sizes["num_codebooks"])]
+        heads = [torch.nn.Linear(sizes["dim"], sizes["codebook_size"] + 3, bias=False) for _ in range(len(tables) - 1)]
+        self.model = transformers.LlamaModel(self.config)
+        self.all_embed_tokens, self.out_proj = torch.nn.ModuleList(tables), torch.nn.ModuleList(heads)
+        self.embed_res = torch.nn.Embedding(len(heads), sizes["dim"])
+
+    def forward(self, text_ids, text_mask, rows, segment_ids, codebook):
+        audio = sum(table(rows[:, q]) for q, table in enumerate(self.all_embed_tokens))
+        audio = audio + self.embed_res.weight[codebook - 1]
+        inputs = self.inputs(text_ids, text_mask, audio, segment_ids, text_free=False)
+        seen = torch.cat([torch.ones_like(text_ids), segment_ids], dim=1) > 0
+        mask = torch.where(seen[:, None, None], 0.0, torch.finfo(torch.float32).min)
+        mask = mask.expand(-1, 1, inputs.shape[1], -1)
+        hidden = self.model(inputs_embeds=inputs, attention_mask=mask).last_hidden_state
+        return self.out_proj[codebook - 1](hidden[:, self.text_slots :])
+
+
+def release(seed=0, **sizes):
+    """Both networks of VoxInstruct, in the form of its files: sizes of the language models, frozen mT5, adapters."""
+    sizes = {**RELEASE_SIZES, **sizes}
+    ar, nar = randomize(ReleaseAR(sizes), seed), randomize(ReleaseNAR(sizes), seed + 1)
+    with torch.no_grad():
+        for table in (ar.embed_tokens, *nar.all_embed_tokens):
+            table.weight[0] = 0
+    return ar, nar
