@@ -90,7 +90,7 @@ def test_hubert_of_a_fairseq_checkpoint(tmp_path):
             ("feed_forward.output_dense", "fc2"),
             ("masked_spec_embed", "mask_emb"),
         ):
-            key = key.replace(theirs, ours)  # noqa: PLW2901
+            key = key.replace(theirs, ours)
         state[key] = value
     state["label_embs_concat"] = torch.zeros(504, 8)
     arguments = argparse.Namespace(encoder_attention_heads=4, layer_norm_first=False)
@@ -174,7 +174,6 @@ def test_vocos(tmp_path, seed, sizes, padding):
     pytest.importorskip("vocos")
     pytest.importorskip("yaml")
     import yaml
-
     from voxinstruct_jax.interop.vocos import load_vocos
 
     original = originals.vocos(seed, padding=padding, **sizes)
