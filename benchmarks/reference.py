@@ -6,8 +6,8 @@ Bound by: AR steps, reading the weights once a pass: the release runs two passes
 one, here the branches are rows of one. The rest is bound by arithmetic.
 
 Weights are random and the networks whole, but for mT5, which runs once a request. An AR step is measured over a chunk
-of steps from a full cache, with branches mixed and the best token taken; both sides attend to the same context. Here all
-three branches are rows of every step, so that both stages cost the same.
+of steps from a full cache, with branches mixed and the best token taken; both sides attend to the same context. Here
+all three branches are rows of every step, so that both stages cost the same.
 """
 
 import argparse
