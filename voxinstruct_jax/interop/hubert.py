@@ -1,0 +1,269 @@
+"""HuBERT's weights from Hugging Face folders and fairseq checkpoints and back; its k-means from joblib files.
+
+Both layouts are one table of keys (`hubert_keys`), written with Hugging Face's names; fairseq's follow by renaming.
+"""
+
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+
+from voxinstruct_jax.audio.hubert import Hubert, HubertConfig
+from voxinstruct_jax.audio.semantic import SemanticUnits
+from voxinstruct_jax.config import InputError, from_dict
+from voxinstruct_jax.interop.keys import Weight, convolution, export_tensors, import_module, same, transposed
+from voxinstruct_jax.interop.pytorch_files import read_pytorch
+from voxinstruct_jax.interop.restricted_pickle import Placeholder
+from voxinstruct_jax.interop.tensors import read_centroids, read_folder, read_settings, read_tensors, write_safetensors
+
+__all__ = ["export_hubert", "hubert_keys", "load_hubert", "load_kmeans"]
+
+SIZES = {
+    "hidden_size": "model_dim",
+    "num_hidden_layers": "num_layers",
+    "num_attention_heads": "num_heads",
+    "intermediate_size": "ffn_dim",
+    "conv_dim": "conv_dims",
+    "conv_kernel": "conv_kernels",
+    "conv_stride": "conv_strides",
+    "num_conv_pos_embeddings": "position_kernel",
+    "num_conv_pos_embedding_groups": "position_groups",
+    "layer_norm_eps": "epsilon",
+}
+"""Hugging Face's setting → ours."""
+
+BASE_FORM = {
+    "feat_extract_norm": "group",
+    "do_stable_layer_norm": False,
+    "conv_bias": False,
+    "hidden_act": "gelu",
+    "feat_extract_activation": "gelu",
+    "feat_proj_layer_norm": True,
+    "conv_pos_batch_norm": False,
+}
+"""What `Hubert` computes; Hugging Face's defaults, so a setting that is not there has this value."""
+
+UNUSED = frozenset({"final_proj.weight", "final_proj.bias", "label_embs_concat", "lm_head.weight", "lm_head.bias"})
+"""Heads of pre-training (fairseq) and of speech recognition: behind the last hidden layer."""
+
+HEAD_DIM = 64
+"""Of HuBERT base; the number of heads does not show in the shapes."""
+
+FAIRSEQ_NAMES = (
+    (r"^(feature_extractor\.conv_layers\.\d+)\.conv\.", r"\1.0."),
+    (r"^(feature_extractor\.conv_layers\.\d+)\.layer_norm\.", r"\1.2."),
+    (r"^feature_projection\.layer_norm\.", "layer_norm."),
+    (r"^feature_projection\.projection\.", "post_extract_proj."),
+    (r"^encoder\.pos_conv_embed\.conv\.", "encoder.pos_conv.0."),
+    (r"\.attention\.", ".self_attn."),
+    (r"^(encoder\.layers\.\d+)\.layer_norm\.", r"\1.self_attn_layer_norm."),
+    (r"\.feed_forward\.intermediate_dense\.", ".fc1."),
+    (r"\.feed_forward\.output_dense\.", ".fc2."),
+    (r"^masked_spec_embed$", "mask_emb"),
+)
+"""Hugging Face's name → fairseq's."""
+
+OLD_NAMES = (
+    (r"parametrizations\.weight\.original0$", "weight_g"),
+    (r"parametrizations\.weight\.original1$", "weight_v"),
+)
+"""PyTorch's present name → that before 2.0, which fairseq has, for the parts of a weight norm."""
+
+
+def load_hubert(
+    path: str | os.PathLike[str], *, config: HubertConfig | None = None, dtype: DTypeLike = "float32"
+) -> Hubert:
+    """Loads HuBERT in its base form.
+
+    Args:
+        path: A folder in the style of Hugging Face (`config.json` with safetensors or a PyTorch file), or one file of
+            weights: a fairseq checkpoint such as `hubert_base_ls960.pt`, or a state dict with either kind of names.
+        config: Sizes. None: those of `config.json`; of a single file those of its shapes, with the strides of HuBERT
+            base and, unless the checkpoint says how many, heads 64 wide.
+        dtype: Of the computation.
+
+    Raises:
+        InputError: The file is missing or damaged, of the large form, or its weights do not fit; each key that is
+            missing, left over or of another shape is named.
+        ConfigError: The sizes do not fit one another.
+    """
+    path = Path(path)
+    if path.is_dir():
+        settings, tensors = read_folder(path)
+    else:
+        settings, tensors = _read_file(path)
+    tensors = {key.removeprefix("hubert."): array for key, array in tensors.items()}
+    rename = _naming(tensors)
+    _check_form(settings, tensors, path)
+    config = config or (
+        _config(settings, path) if "hidden_size" in settings else _measure(settings, tensors, rename, path)
+    )
+    if settings.get("mask_time_prob") == settings.get("mask_feature_prob") == 0:  # made without a mask embedding
+        tensors.setdefault(rename("masked_spec_embed"), np.zeros(config.model_dim, np.float32))
+    return import_module(
+        lambda: Hubert(config, dtype=dtype, rngs=nnx.Rngs(0)),
+        hubert_keys(config, rename),
+        tensors,
+        source=str(path),
+        unused=UNUSED,
+    )
+
+
+def export_hubert(hubert: Hubert, folder: str | os.PathLike[str]) -> None:
+    """Writes a folder that Hugging Face's `HubertModel` reads: `config.json` and `model.safetensors`.
+
+    Loaded again, here or there, it gives the same weights bit for bit. The positional convolution is stored as the
+    folded weight and its norm, so these two arrays can differ from those it was once loaded from.
+    """
+    folder = Path(folder)
+    write_safetensors(folder / "model.safetensors", export_tensors(hubert, hubert_keys(hubert.config)))
+    values = dataclasses.asdict(hubert.config)
+    sizes = {theirs: values[ours] for theirs, ours in SIZES.items()}
+    named = {
+        "architectures": ["HubertModel"],
+        "model_type": "hubert",
+        "num_feat_extract_layers": len(values["conv_dims"]),
+    }
+    (folder / "config.json").write_text(json.dumps({**named, **BASE_FORM, **sizes}, indent=1) + "\n")
+
+
+def load_kmeans(path: str | os.PathLike[str], *, source: str = "hubert-12x768-layer9") -> SemanticUnits:
+    """Loads the centroids of a k-means over HuBERT features.
+
+    Args:
+        path: The joblib file of a scikit-learn model, such as `hubert_base_ls960_L9_km500.bin`; nothing of it is run.
+        source: Name of the features it was fitted on (`audio.hubert.HubertFeatures.name`).
+
+    Raises:
+        InputError: The file is missing or damaged, or holds no centroids.
+    """
+    return SemanticUnits(jnp.asarray(read_centroids(path)), source)
+
+
+def hubert_keys(config: HubertConfig, rename: Callable[[str], str] = lambda key: key) -> list[Weight]:
+    """Returns the table of keys; `rename` turns Hugging Face's present names into those of a file."""
+    table = [
+        *_affine(transposed, "feature_projection.projection", "projection", "kernel"),
+        *_affine(same, "feature_projection.layer_norm", "channel_norm", "scale"),
+        *_affine(same, "feature_extractor.conv_layers.0.layer_norm", "front_end/norm", "scale"),
+        *_affine(same, "encoder.layer_norm", "norm", "scale"),
+        same("encoder.pos_conv_embed.conv.bias", "position/bias"),
+        _weight_norm("encoder.pos_conv_embed.conv.parametrizations.weight", "position/kernel"),
+        same("masked_spec_embed", "mask_embedding"),
+    ]
+    for i in range(len(config.conv_dims)):
+        table.append(convolution(f"feature_extractor.conv_layers.{i}.conv.weight", f"front_end/convs/{i}/kernel"))
+    for i in range(config.num_layers):
+        theirs, ours = f"encoder.layers.{i}", f"blocks/{i}"
+        for name, part in (("query", "q"), ("key", "k"), ("value", "v"), ("output", "out")):
+            table += _affine(transposed, f"{theirs}.attention.{part}_proj", f"{ours}/{name}", "kernel")
+        table += _affine(same, f"{theirs}.layer_norm", f"{ours}/attention_norm", "scale")
+        table += _affine(transposed, f"{theirs}.feed_forward.intermediate_dense", f"{ours}/expand", "kernel")
+        table += _affine(transposed, f"{theirs}.feed_forward.output_dense", f"{ours}/project", "kernel")
+        table += _affine(same, f"{theirs}.final_layer_norm", f"{ours}/ffn_norm", "scale")
+    return [dataclasses.replace(weight, keys=tuple(rename(key) for key in weight.keys)) for weight in table]
+
+
+def _affine(turn: Callable[[str, str], Weight], theirs: str, ours: str, name: str) -> list[Weight]:
+    return [turn(f"{theirs}.weight", f"{ours}/{name}"), same(f"{theirs}.bias", f"{ours}/bias")]
+
+
+def _weight_norm(theirs: str, ours: str) -> Weight:
+    """A weight v (out, in, taps) of which each tap has the norm g; ours is the product, (taps, in, out)."""
+
+    def norms(direction: np.ndarray) -> np.ndarray:
+        return np.sqrt(np.sum(np.square(direction, dtype=np.float64), axis=(0, 1), keepdims=True)).astype(np.float32)
+
+    def fold(scale: np.ndarray, direction: np.ndarray) -> np.ndarray:
+        norm = norms(direction)
+        # Where the scale is the norm, as in our own exports, the quotient is exactly 1.
+        return (direction * (scale / np.where(norm == 0, 1, norm))).transpose(2, 1, 0)
+
+    def unfold(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        direction = kernel.transpose(2, 1, 0)
+        return norms(direction), direction
+
+    return Weight(ours, (f"{theirs}.original0", f"{theirs}.original1"), fold, unfold)
+
+
+def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Settings, as far as there are any in the checkpoint or beside the file, and tensors."""
+    tensors = read_tensors(path)
+    if (path.parent / "config.json").is_file():
+        return read_settings(path.parent), tensors
+    if path.suffix == ".safetensors":
+        return {}, tensors
+    checkpoint = read_pytorch(path)
+    settings = checkpoint.get("cfg") or {}
+    arguments = checkpoint.get("args")
+    if isinstance(settings, dict) and isinstance(settings.get("model"), dict):
+        return settings["model"], tensors
+    return (arguments.state if isinstance(arguments, Placeholder) else {}), tensors
+
+
+def _naming(tensors: Mapping[str, Any]) -> Callable[[str], str]:
+    """Gives the function from Hugging Face's present names to those of a table of tensors."""
+    rules = FAIRSEQ_NAMES if any(key.startswith("post_extract_proj.") for key in tensors) else ()
+    if any(key.endswith(".weight_g") for key in tensors):
+        rules = (*rules, *OLD_NAMES)
+
+    def rename(key: str) -> str:
+        for pattern, replacement in rules:
+            key = re.sub(pattern, replacement, key)
+        return key
+
+    return rename
+
+
+def _check_form(settings: Mapping[str, Any], tensors: Mapping[str, Any], path: Path) -> None:
+    """Raises an `InputError` for the large form of HuBERT, in either kind of settings."""
+    other = [name for name, value in BASE_FORM.items() if settings.get(name, value) != value]
+    if settings.get("layer_norm_first") or settings.get("extractor_mode") == "layer_norm":  # fairseq's settings
+        other.append("layer_norm_first")
+    if any(re.match(r"feature_extractor\.conv_layers\.1\.(layer_norm|2)\.", key) for key in tensors):
+        other.append("a norm in every convolution")
+    if other:
+        raise InputError(f"{path}: only HuBERT's base form is supported, and this one has another {other[0]}")
+
+
+def _config(settings: Mapping[str, Any], path: Path) -> HubertConfig:
+    chosen = {ours: settings[theirs] for theirs, ours in SIZES.items() if theirs in settings}
+    return from_dict(HubertConfig, chosen, path=f"settings of {path}")
+
+
+def _measure(
+    settings: Mapping[str, Any], tensors: Mapping[str, np.ndarray], rename: Callable[[str], str], path: Path
+) -> HubertConfig:
+    """Sizes from the shapes of a file without Hugging Face's settings."""
+
+    def shape(key: str, axes: int) -> tuple[int, ...]:
+        array = tensors.get(rename(key))
+        if array is None or array.ndim != axes:
+            raise InputError(f"{path}: no HuBERT in here (no {rename(key)} of {axes} axes)")
+        return array.shape
+
+    names = [f"feature_extractor.conv_layers.{i}.conv.weight" for i in range(len(tensors))]
+    convs = [shape(name, 3) for name in names if rename(name) in tensors]
+    if len(convs) != len(HubertConfig().conv_strides):
+        raise InputError(f"{path}: {len(convs)} convolutions, HuBERT base has 7; name all sizes by `config`")
+    numbers = [re.match(r"encoder\.layers\.(\d+)\.", key) for key in tensors]
+    model_dim, _ = shape("feature_projection.projection.weight", 2)
+    _, group_dim, taps = shape("encoder.pos_conv_embed.conv.parametrizations.weight.original1", 3)
+    return HubertConfig(
+        conv_dims=tuple(size[0] for size in convs),
+        conv_kernels=tuple(size[2] for size in convs),
+        model_dim=model_dim,
+        num_layers=1 + max((int(number[1]) for number in numbers if number), default=0),
+        num_heads=settings.get("encoder_attention_heads") or max(1, model_dim // HEAD_DIM),
+        ffn_dim=shape("encoder.layers.0.feed_forward.intermediate_dense.weight", 2)[0],
+        position_kernel=taps,
+        position_groups=model_dim // group_dim,
+    )
