@@ -3,7 +3,7 @@
 Run: voxinstruct train configs/smoke_nar.py --out runs/smoke_nar
 Hardware: two CPU cores.
 Cost: 100 steps, about a minute.
-Expect: loss falls below 6.93, that of a uniform guess over 1,027 classes, and little further: later codebooks are noisy.
+Expect: loss falls below 6.93, that of a uniform guess over 1,027 classes; later codebooks are noisy.
 Measured: by the tests.
 """
 

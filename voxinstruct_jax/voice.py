@@ -1,7 +1,8 @@
 """A voice: the whole path from an instruction to a waveform, in one object.
 
 `load` opens a voice folder (the embedded release by default): `codec/`, `units/`, `ar/`, `nar/`, each with its weights
-and settings, and `voice.json` with the defaults of decoding. `Voice.synthesize` speaks one instruction.
+and settings, and `voice.json` with the defaults of decoding. A voice converted from the paper's release also has
+`text/spiece.model` and `hubert/`. `Voice.synthesize` speaks one instruction.
 """
 
 import dataclasses
@@ -19,20 +20,24 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float32, Int32
 
-from voxinstruct_jax.audio.codec import CodecConfig, MelCodec
-from voxinstruct_jax.audio.semantic import SemanticUnits, pool
+from voxinstruct_jax.audio.codecs import Codec, codec_classes
+from voxinstruct_jax.audio.hubert import Hubert, HubertConfig, HubertFeatures
+from voxinstruct_jax.audio.semantic import FeatureSource, SemanticUnits, load_units, pool
 from voxinstruct_jax.audio.waveform import read_audio, resample, write_audio
+from voxinstruct_jax.audio.whisper import load_whisper_encoder
 from voxinstruct_jax.checkpoints.weights import load_weights, read_settings
 from voxinstruct_jax.config import ConfigError, InputError, from_dict
 from voxinstruct_jax.decoding.autoregressive import decode_ar
 from voxinstruct_jax.decoding.maskgit import fill_codebooks, masked_layout
 from voxinstruct_jax.decoding.requests import ARRequest, Capacity, FinishReason, Limits, batch_requests
+from voxinstruct_jax.decoding.rules import DecodingRules
 from voxinstruct_jax.decoding.sampling import SamplingConfig
 from voxinstruct_jax.guidance import Guidance, needed_branches
 from voxinstruct_jax.models.ar import ARConfig, ARModel
 from voxinstruct_jax.models.nar import NARConfig, NARModel
 from voxinstruct_jax.text.content import spoken_content
-from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
+from voxinstruct_jax.text.subword import SubwordRules, SubwordTokenizer
+from voxinstruct_jax.text.tokenizer import PronunciationTokenizer, TextTokenizer
 from voxinstruct_jax.vocabulary import (
     TEXT,
     PackedBatch,
@@ -52,16 +57,20 @@ __all__ = [
     "embedded_release",
     "encode_clip",
     "load",
+    "load_codec",
     "load_part",
+    "open_units",
 ]
 
 TEXT_WIDTHS = (64, 128, 256, 512)
 """Text slots of the compiled programs; a request takes the narrowest that holds it."""
-FRAME_WIDTHS = (100, 200, 400, 800)
-PROMPT_FRAME_WIDTHS = (0, 75, 150, 250)
+DURATIONS_S = (4, 8, 16, 32)
+"""Lengths of speech of the compiled programs."""
+PROMPT_DURATIONS_S = (0, 3, 6, 10)
 MAX_CHARACTERS = 2000
 UNKNOWN_CONTENT_S = 15.0
 FEATURE_RATE = 16_000
+FEATURE_FRAME_RATE = 50.0
 T = TypeVar("T", bound=nnx.Module)
 
 
@@ -78,7 +87,13 @@ class VoiceConfig:
     margin_s: float = 1.0
     """Added to the longest duration: quiet at both ends."""
     text_fingerprint: str = ""
-    """Of the text tokenizer that the models were trained with."""
+    """Of the text tokenizer that the models were trained with, where it comes with this package."""
+    text_slots: int = 0
+    """Slots that every text fills, as in the release; 0 = as many as it has tokens."""
+    max_tokens: int = 0
+    """Longest sequence from BOS to EOS2 that the models know; 0 = no limit but that of the duration."""
+    rules: DecodingRules = DecodingRules()
+    """Where the release is followed in its faults."""
 
     def __post_init__(self) -> None:
         if not 0 < self.min_s_per_syllable < self.max_s_per_syllable:
@@ -147,9 +162,7 @@ def load(path: str | os.PathLike[str] | None = None) -> "Voice":
     if not settings.is_file():
         raise InputError(f"{folder}: no voice here (it has no voice.json)")
     config = from_dict(VoiceConfig, json.loads(settings.read_text()))
-    tokenizer = PronunciationTokenizer()
-    if config.text_fingerprint != tokenizer.fingerprint:
-        raise InputError(f"{folder}: made for text tables {config.text_fingerprint}, here are {tokenizer.fingerprint}")
+    ar = load_part(folder / "ar", ARConfig, ARModel)
     nar = load_part(folder / "nar", NARConfig, NARModel)
     filled = nar.config.vocabulary.num_codebooks - 1
     if len(config.num_steps) != filled:
@@ -157,11 +170,11 @@ def load(path: str | os.PathLike[str] | None = None) -> "Voice":
     return Voice(
         name=f"{folder.name} {_identify(folder)}",
         config=config,
-        tokenizer=tokenizer,
-        codec=load_part(folder / "codec", CodecConfig, MelCodec),
-        ar=load_part(folder / "ar", ARConfig, ARModel),
+        tokenizer=_open_tokenizer(folder, config, ar.config.text_encoder.channel_sizes[0]),
+        codec=load_codec(folder / "codec"),
+        ar=ar,
         nar=nar,
-        units=folder / "units",
+        folder=folder,
     )
 
 
@@ -187,9 +200,12 @@ def load_part(folder: Path, config_class: type, model_class: Callable[..., T]) -
     return Loaded(graph, abstract, config)
 
 
-def encode_clip(
-    codec: Loaded[MelCodec], samples: Float32[np.ndarray, " sample"]
-) -> Int32[np.ndarray, "codebook frame"]:
+def load_codec(folder: Path) -> Loaded[Codec]:
+    """Loads the codec of a voice folder, of whichever kind it is."""
+    return load_part(folder, *codec_classes(str(read_settings(folder).get("kind"))))
+
+
+def encode_clip(codec: Loaded[Codec], samples: Float32[np.ndarray, " sample"]) -> Int32[np.ndarray, "codebook frame"]:
     """Returns the codes of one clip; it is padded to whole seconds, so that few programs are compiled."""
     hop = codec.config.hop_length
     second = round(codec.config.frame_rate) * hop
@@ -203,12 +219,12 @@ class Voice:
 
     name: str
     config: VoiceConfig
-    tokenizer: PronunciationTokenizer
-    codec: Loaded[MelCodec]
+    tokenizer: TextTokenizer
+    codec: Loaded[Codec]
     ar: Loaded[ARModel]
     nar: Loaded[NARModel]
-    units: Path
-    """Folder of the semantic units; read only for a voice prompt with its transcript."""
+    folder: Path
+    """Where it was loaded from; semantic units are read only for a voice prompt with its transcript."""
 
     @property
     def sample_rate(self) -> int:
@@ -246,6 +262,8 @@ class Voice:
         """
         notes: list[str] = []
         text = check_instruction(instruction)
+        if language is None and self.config.rules.language_from_user:
+            raise InputError("this voice follows the release, which is told the language; give language en or zh")
         if prompt_transcript is not None and prompt is None:
             raise InputError("prompt_transcript is given without a prompt; give the audio file too")
         if self.ar.config.timing == "aligned":
@@ -292,7 +310,7 @@ class Voice:
         if path is None:
             return np.zeros((self.codec.config.num_codebooks, 0), np.int32), none
         samples = read_audio(path, self.sample_rate)
-        longest = int(PROMPT_FRAME_WIDTHS[-1] * self.codec.config.hop_length)
+        longest = PROMPT_DURATIONS_S[-1] * self.sample_rate
         if len(samples) > longest:
             notes.append(f"the prompt is {len(samples) / self.sample_rate:.1f} s long; its first 10 s are used")
             samples = samples[:longest]
@@ -302,21 +320,20 @@ class Voice:
             notes.append("the prompt conditions through acoustic codes only")
             return codes, none
         units = self._prompt_units(samples, codes.shape[1], notes)
-        return codes, units[: prompt_semantic_length(len(units))]
+        return codes, units[: prompt_semantic_length(len(units), uneven=self.config.rules.uneven_prompt)]
 
     def _prompt_units(self, samples: Float32[np.ndarray, " sample"], frames: int, notes: list[str]) -> np.ndarray:
         """Semantic tokens of the prompt, where the feature source is installed."""
-        from voxinstruct_jax.audio.whisper import load_whisper_encoder
-
         try:
-            source = load_whisper_encoder()
+            units, source = open_units(self.folder)
         except InputError as error:
-            notes.append(f"prompt conditions through acoustic codes only: {error}")
+            notes.append(f"the prompt conditions through acoustic codes only: {error}")
             return np.zeros(0, np.int32)
-        settings, arrays = load_weights(self.units)
-        units = SemanticUnits(arrays["centroids"], settings["source"])
         features = source.features(resample(samples, self.sample_rate, FEATURE_RATE))
-        return deduplicate(units.assign(pool(features, 2, frames)))[0]
+        factor = FEATURE_FRAME_RATE / self.codec.config.frame_rate
+        if factor >= 1 and factor.is_integer():  # units at the codec's rate; the paper's keep their own
+            features = pool(features, int(factor), frames)
+        return deduplicate(units.assign(features))[0]
 
     def _limits(self, instruction: str, transcript: str | None, max_s: float | None, notes: list[str]) -> Limits:
         content = transcript if transcript is not None else spoken_content(instruction).text
@@ -325,10 +342,10 @@ class Voice:
             notes.append("no quoted words and no transcript: the length limits are general")
             shortest, longest = 1, UNKNOWN_CONTENT_S
         else:
-            syllables = max(self.tokenizer.text_length_units(f"“{content}”"), 1.0)
+            syllables = max(PronunciationTokenizer().text_length_units(f"“{content}”"), 1.0)
             shortest = max(1, int(syllables * self.config.min_s_per_syllable * rate))
             longest = syllables * self.config.max_s_per_syllable + self.config.margin_s
-        frames = int(min(longest if max_s is None else min(longest, max_s), FRAME_WIDTHS[-1] / rate) * rate)
+        frames = int(min(longest if max_s is None else min(longest, max_s), DURATIONS_S[-1]) * rate)
         frames = max(frames, 2)
         shortest = min(shortest, frames - 1)
         return Limits(
@@ -336,22 +353,24 @@ class Voice:
             max_semantic=frames,
             min_acoustic=shortest,
             max_acoustic=frames,
-            max_total=2 * frames + PROMPT_FRAME_WIDTHS[-1] * 2 + 4,
+            max_total=self.config.max_tokens or 2 * frames + 2 * self._frames(PROMPT_DURATIONS_S)[-1] + 4,
         )
 
     def _decode(self, request: ARRequest, sampling: SamplingConfig) -> "_Spoken":
         branches = needed_branches(request.guidance)
-        room = _bucket(int(request.limits.max_acoustic), FRAME_WIDTHS)
+        room = _bucket(int(request.limits.max_acoustic), self._frames(DURATIONS_S))
+        prompt_widths = self._frames(PROMPT_DURATIONS_S)
         prompt = request.prompt
         batch = batch_requests(
             [request],
             branches,
             text_width=_bucket(len(request.text_tokens), TEXT_WIDTHS),
-            prefix_width=2 + _bucket(len(prompt.semantic_prefix) - 2, PROMPT_FRAME_WIDTHS),
-            acoustic_prefix_width=_bucket(prompt.acoustic_prefix.shape[1], PROMPT_FRAME_WIDTHS),
+            prefix_width=2 + _bucket(len(prompt.semantic_prefix) - 2, prompt_widths),
+            acoustic_prefix_width=_bucket(prompt.acoustic_prefix.shape[1], prompt_widths),
         )
         capacity = Capacity(semantic=room, acoustic=room)
-        result = jax.device_get(_decode(self.ar.graph, self.ar.state, batch, branches, sampling, capacity))
+        settings = (branches, sampling, capacity, self.config.rules)
+        result = jax.device_get(_decode(self.ar.graph, self.ar.state, batch, settings))
         language = self.ar.config.vocabulary.language_name(int(result.language[0]))
         return _Spoken(
             language=language,
@@ -372,19 +391,27 @@ class Voice:
         """Codebooks from the second on; returns those of the prompt too."""
         vocabulary = self.nar.config.vocabulary
         prompt_codes = prompt_codes[: vocabulary.num_codebooks]  # a NAR model may stop at the leading codebooks
-        layout = masked_layout(vocabulary, spoken.language, semantic, spoken.first_codes, prompt_codes)
+        rules = self.config.rules
+        layout = masked_layout(vocabulary, spoken.language, semantic, spoken.first_codes, prompt_codes, rules)
         width = _bucket(len(text_tokens), TEXT_WIDTHS)
-        audio_width = _bucket(layout.tokens.shape[1], tuple(2 * frames + 4 for frames in (*FRAME_WIDTHS, 1600)))
+        rooms = (*self._frames(DURATIONS_S), 2 * self._frames(DURATIONS_S)[-1])
+        audio_width = _bucket(layout.tokens.shape[1], tuple(2 * frames + 4 for frames in rooms))
         times = None
         if self.nar.config.timing == "aligned":
             heard = audio_times(len(semantic), len(spoken.first_codes), prompt_codes.shape[1])
             times = np.concatenate([text_times(spoken.durations), heard]).astype(np.float32)
         batch = _one_clip(text_tokens, layout.tokens, layout.part_ids, times, width, audio_width)
         keys = jax.random.key(seed)[None]
-        filled = np.asarray(_fill(self.nar.graph, self.nar.state, batch, keys, self.config.num_steps))[0]
+        settings = (self.config.num_steps, rules)
+        filled = np.asarray(_fill(self.nar.graph, self.nar.state, batch, keys, settings))[0]
         frames = prompt_codes.shape[1] + len(spoken.first_codes)
         begin = len(text_tokens) + layout.tokens.shape[1] - 1 - frames
-        return filled[:, begin : begin + frames] - vocabulary.acoustic_offset
+        # Under the release's rules a frame may have got an id that is no code.
+        return np.clip(filled[:, begin : begin + frames] - vocabulary.acoustic_offset, 0, vocabulary.codebook_size - 1)
+
+    def _frames(self, durations_s: tuple[int, ...]) -> tuple[int, ...]:
+        """Codec frames of durations."""
+        return tuple(int(seconds * self.codec.config.frame_rate) for seconds in durations_s)
 
     def _vocode(
         self, codes: Int32[np.ndarray, "codebook frame"], prompt_codes: Int32[np.ndarray, "all_codebooks prompt"]
@@ -407,15 +434,44 @@ class _Spoken:
     durations: Float32[np.ndarray, " text"]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3, 4, 5))
-def _decode(graph: Any, state: Any, batch: Any, branches: Any, sampling: SamplingConfig, capacity: Capacity) -> Any:
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _decode(graph: Any, state: Any, batch: Any, settings: Any) -> Any:
+    branches, sampling, capacity, rules = settings
     model = nnx.merge(graph, state)
-    return decode_ar(model, batch, branches=branches, sampling=sampling, capacity=capacity)
+    return decode_ar(model, batch, branches=branches, sampling=sampling, capacity=capacity, rules=rules)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
-def _fill(graph: Any, state: Any, batch: PackedBatch, keys: Any, num_steps: tuple[int, ...]) -> Any:
-    return fill_codebooks(nnx.merge(graph, state), batch, keys, num_steps=num_steps)
+def _fill(graph: Any, state: Any, batch: PackedBatch, keys: Any, settings: Any) -> Any:
+    num_steps, rules = settings
+    return fill_codebooks(nnx.merge(graph, state), batch, keys, num_steps=num_steps, rules=rules)
+
+
+def open_units(voice: Path) -> tuple[SemanticUnits, FeatureSource]:
+    """Opens the semantic units of a voice folder and what gives their features.
+
+    Raises:
+        InputError: The units are missing or damaged, or their feature source is not at hand.
+    """
+    units = load_units(voice / "units")
+    if not units.source.startswith("hubert"):
+        return units, load_whisper_encoder(units.layer)
+    hubert = load_part(voice / "hubert", HubertConfig, Hubert)
+    return units, HubertFeatures(nnx.merge(hubert.graph, hubert.state), units.layer)
+
+
+def _open_tokenizer(folder: Path, config: VoiceConfig, vocabulary_size: int) -> TextTokenizer:
+    """The tokenizer of this package, or the subwords that lie in the voice's folder."""
+    subwords = folder / "text" / "spiece.model"
+    if config.text_slots or subwords.exists():
+        slots = config.text_slots or TEXT_WIDTHS[-1]
+        capitalize = config.rules.lower_case_text
+        rules = SubwordRules(capitalize=capitalize, max_tokens=slots, fill=config.text_slots > 0)
+        return SubwordTokenizer(subwords, rules, vocabulary_size=vocabulary_size)
+    tokenizer = PronunciationTokenizer()
+    if config.text_fingerprint != tokenizer.fingerprint:
+        raise InputError(f"{folder}: made for text tables {config.text_fingerprint}, here are {tokenizer.fingerprint}")
+    return tokenizer
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -443,7 +499,7 @@ def _one_clip(
     real = slots < text + audio
     return PackedBatch(
         text_tokens=jnp.asarray(np.pad(text_tokens, ((0, text_width - text), (0, 0))))[None],
-        text_segment_ids=jnp.asarray(np.arange(text_width) < text, jnp.int32)[None],
+        text_segment_ids=jnp.asarray(np.pad(text_tokens.any(axis=1), (0, text_width - text)), jnp.int32)[None],
         tokens=jnp.asarray(np.pad(tokens, ((0, 0), (text, spare))))[None],
         part_ids=jnp.asarray(np.pad(part_ids, (text, spare), constant_values=TEXT), jnp.int32)[None],
         segment_ids=jnp.asarray(real, jnp.int32)[None],

@@ -6,6 +6,7 @@ The paper takes HuBERT's ninth layer; where its weights are not at hand Whisper'
 
 import dataclasses
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import jax
@@ -14,8 +15,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from voxinstruct_jax.audio.quantizer import nearest
+from voxinstruct_jax.checkpoints.weights import load_weights
 
-__all__ = ["FeatureSource", "Projection", "SemanticUnits", "fit_units", "pool"]
+__all__ = ["FeatureSource", "Projection", "SemanticUnits", "fit_units", "load_units", "pool"]
 
 
 @runtime_checkable
@@ -49,10 +51,28 @@ class SemanticUnits:
     projection: Projection | None = None
     """What the centroids see of the features; None = all."""
 
+    @property
+    def layer(self) -> int:
+        """Layer of the feature source, which stands at the end of its name."""
+        return int(self.source.rpartition("layer")[2])
+
     def assign(self, features: Float[np.ndarray, "frame dim"]) -> Int[np.ndarray, " frame"]:
         """Returns the nearest unit of every frame, repeats included (see `vocabulary.deduplicate`)."""
         seen = features if self.projection is None else self.projection(features)
         return np.asarray(_nearest(jnp.asarray(seen), self.centroids), np.int32)
+
+
+def load_units(folder: Path) -> SemanticUnits:
+    """Opens the units of a voice, or of any folder in which centroids are stored.
+
+    Raises:
+        InputError: The folder is missing or damaged.
+    """
+    settings, arrays = load_weights(folder)
+    projection = None
+    if "projection" in arrays:
+        projection = Projection(np.asarray(arrays["mean"]), np.asarray(arrays["projection"]))
+    return SemanticUnits(jnp.asarray(arrays["centroids"]), settings["source"], projection)
 
 
 def pool(features: Float[np.ndarray, "frame dim"], factor: int, frames: int) -> Float[np.ndarray, "pooled dim"]:

@@ -38,21 +38,18 @@ def run(arguments: list[str]) -> int:
 
 def _encoders(voice: Path):  # noqa: ANN202 - the type is imported only when the command runs
     """Codec, units and text tokenizer of a voice folder as `prepare` takes them."""
-    from voxinstruct_jax.audio.codec import CodecConfig, MelCodec
     from voxinstruct_jax.audio.semantic import pool
     from voxinstruct_jax.audio.waveform import resample
-    from voxinstruct_jax.audio.whisper import load_whisper_encoder
     from voxinstruct_jax.checkpoints.run import file_checksums
     from voxinstruct_jax.config import fingerprint
     from voxinstruct_jax.data.durations import character_durations
     from voxinstruct_jax.data.prepare import Encoders
     from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
-    from voxinstruct_jax.training.units import layer_of, load_phone_model, load_units
-    from voxinstruct_jax.voice import encode_clip, load_part
+    from voxinstruct_jax.training.units import load_phone_model
+    from voxinstruct_jax.voice import encode_clip, load_codec, open_units
 
-    codec = load_part(voice / "codec", CodecConfig, MelCodec)
-    units, phones = load_units(voice / "units"), load_phone_model(voice / "units")
-    source, tokenizer = load_whisper_encoder(layer_of(units.source)), PronunciationTokenizer()
+    codec, tokenizer = load_codec(voice / "codec"), PronunciationTokenizer()
+    (units, source), phones = open_units(voice), load_phone_model(voice / "units")
 
     @functools.lru_cache(maxsize=1)
     def features(data: bytes) -> np.ndarray:  # units and durations of a clip are asked for one after the other

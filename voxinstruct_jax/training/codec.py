@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from voxinstruct_jax.audio.codec import CodecConfig, MelCodec
+from voxinstruct_jax.audio.semantic import load_units
 from voxinstruct_jax.audio.spectrogram import MelConfig, log_mel, stft
 from voxinstruct_jax.audio.waveform import read_audio
 from voxinstruct_jax.audio.whisper import load_whisper_encoder
@@ -22,7 +23,7 @@ from voxinstruct_jax.sharding.mesh import MeshConfig
 from voxinstruct_jax.training.optimizer import OptimizerConfig
 from voxinstruct_jax.training.step import Metrics
 from voxinstruct_jax.training.task import Task, TrainConfig, identity
-from voxinstruct_jax.training.units import FEATURE_SAMPLE_RATE, clip_units, layer_of, load_units
+from voxinstruct_jax.training.units import FEATURE_SAMPLE_RATE, clip_units
 
 __all__ = ["CodecExperiment", "CodecObjective", "SegmentData", "codec_loss", "codec_task"]
 
@@ -146,7 +147,7 @@ def _clip_units(
     lengths = -(-np.diff(cache.offsets) // config.hop_length)
     stored = folder / f"units-{fingerprint(np.asarray(units.centroids).tobytes().hex())}.npy"
     if not stored.exists():
-        source = load_whisper_encoder(layer_of(units.source))
+        source = load_whisper_encoder(units.layer)
         found = []
         with progress_bar("Reading units", len(paths)) as advance:
             for path, frames in zip(paths, lengths, strict=True):

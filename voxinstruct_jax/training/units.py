@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -25,7 +24,7 @@ from voxinstruct_jax.data.manifest import Row, read_manifest
 from voxinstruct_jax.data.progress import progress_bar
 from voxinstruct_jax.text.tokenizer import PronunciationTokenizer, SpokenPhone
 
-__all__ = ["UnitsExperiment", "clip_units", "layer_of", "load_phone_model", "load_units", "train_units"]
+__all__ = ["UnitsExperiment", "clip_units", "load_phone_model", "train_units"]
 
 FEATURE_SAMPLE_RATE = 16_000
 FEATURE_SAMPLES = 320
@@ -91,15 +90,6 @@ def train_units(experiment: UnitsExperiment, out: Path) -> SemanticUnits:
     return units
 
 
-def load_units(folder: Path) -> SemanticUnits:
-    """Opens units that `train_units` wrote."""
-    settings, arrays = load_weights(folder)
-    projection = None
-    if "projection" in arrays:
-        projection = Projection(np.asarray(arrays["mean"]), np.asarray(arrays["projection"]))
-    return SemanticUnits(jnp.asarray(arrays["centroids"]), settings["source"], projection)
-
-
 def load_phone_model(folder: Path) -> PhoneModel | None:
     """Opens the phone model of such a folder; None if its units were fitted without phones."""
     settings, arrays = load_weights(folder)
@@ -107,11 +97,6 @@ def load_phone_model(folder: Path) -> PhoneModel | None:
         return None
     fields = {name: np.asarray(value) for name, value in arrays["phones"].items()}
     return PhoneModel(labels=tuple(settings["phones"]), mean=np.asarray(arrays["mean"]), **fields)
-
-
-def layer_of(source: str) -> int:
-    """Whisper layer of a feature source's name."""
-    return int(source.rpartition("layer")[2])
 
 
 def clip_units(
