@@ -44,7 +44,16 @@ from voxinstruct_jax.models.nar import NARConfig, NARModel
 from voxinstruct_jax.text.encoder import TextEncoderConfig
 from voxinstruct_jax.vocabulary import ACOUSTIC, SEMANTIC, PackedBatch, Vocabulary
 
-__all__ = ["Release", "ReleaseAR", "ReleaseConfig", "ReleaseNAR", "export_voxinstruct", "load_voxinstruct"]
+__all__ = [
+    "Release",
+    "ReleaseAR",
+    "ReleaseConfig",
+    "ReleaseNAR",
+    "ar_weights",
+    "export_voxinstruct",
+    "load_voxinstruct",
+    "nar_weights",
+]
 
 PEFT_PREFIX, PLAIN_PREFIX = "t5_model.base_model.model.", "t5_model."
 ROTARY_BUFFER = re.compile(r".*\.rotary_emb\.inv_freq")
