@@ -378,6 +378,21 @@ def test_other_files_are_named(tmp_path):
         read_tensors(tmp_path / "arrays.npz")
 
 
+@pytest.mark.parametrize(
+    "order", [b"K\x01.", b"]}a.", b"X\x01\x00\x00\x000.", b"](X\x01\x00\x00\x000X\x01\x00\x00\x009e."]
+)
+def test_an_older_file_with_a_strange_order_of_storages_is_refused(tmp_path, order):
+    data = (GOLDEN / "torch_legacy.pyt").read_bytes()
+    stream = mmap.mmap(-1, len(data))
+    stream[:] = data
+    for _ in range(3):
+        read_pickle(stream, "here")
+    parts = [data[: stream.tell()], b"\x80\x02}.", b"\x80\x02", order, bytes(8)]
+    (tmp_path / "x.pyt").write_bytes(b"".join(parts))
+    with pytest.raises(InputError, match=r"x\.pyt: "):
+        read_pytorch(tmp_path / "x.pyt")
+
+
 @pytest.mark.parametrize("value", [{}, {"a": {}}, {"model": {"a": 1}}, {"a": np.ones(2), "b": 3}])
 def test_a_file_without_a_table_of_tensors_is_refused(tmp_path, value):
     write_pytorch(tmp_path / "x.pyt", value)

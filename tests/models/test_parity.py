@@ -14,6 +14,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from voxinstruct_jax.interop.keys import import_module, merge_ties
+from voxinstruct_jax.interop.mt5 import MT5_TIES
+from voxinstruct_jax.interop.voxinstruct import ar_weights, nar_weights
 from voxinstruct_jax.layers.parameter import FrozenParam
 from voxinstruct_jax.models.ar import ARConfig, ARModel
 from voxinstruct_jax.models.conditioning import place_text
@@ -35,6 +38,7 @@ TEXT_ENCODER = TextEncoderConfig(
     lora_alpha=8.0,
 )
 SIZES = {"vocabulary": VOCABULARY, "backbone": BACKBONE, "text_encoder": TEXT_ENCODER}
+TEXT_PREFIX = "t5_model.base_model.model."
 NUM_TEXT = 12
 LIMIT = 1e-4
 
@@ -50,86 +54,26 @@ def heads_out(weight, heads, head_dim):
     return weight.T.reshape(-1, heads, head_dim)
 
 
-def text_weights(weights):
-    """Our path below `text` → array, from the original's names."""
-    t5 = "t5_model.base_model.model.encoder"
-    table = {
-        "encoder/embedding/table": weights["t5_model.base_model.model.shared.weight"],
-        "encoder/norm/weight": weights[f"{t5}.final_layer_norm.weight"],
-        "encoder/relative_bias": weights[f"{t5}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"],
-        "projection/kernel": weights["prompt_fc.weight"].T,
-        "bias": weights["prompt_fc.bias"],
-    }
-    for i in range(2):
-        ours, block = f"encoder/blocks/{i}", f"{t5}.block.{i}.layer"
-        attention, ffn = f"{block}.0.SelfAttention", f"{block}.1.DenseReluDense"
-        for name, theirs in (("query", "q"), ("value", "v")):
-            adapted = f"{attention}.{theirs}"
-            path = f"{ours}/attention/{name}"
-            table[f"{path}/base/kernel"] = heads_out(weights[f"{adapted}.base_layer.weight"], 4, 8)
-            table[f"{path}/down"] = weights[f"{adapted}.lora_A.default.weight"].T
-            table[f"{path}/up"] = heads_out(weights[f"{adapted}.lora_B.default.weight"], 4, 8)
-        table[f"{ours}/attention/key/kernel"] = heads_out(weights[f"{attention}.k.weight"], 4, 8)
-        table[f"{ours}/attention/output/kernel"] = weights[f"{attention}.o.weight"].T.reshape(4, 8, 32)
-        table[f"{ours}/attention_norm/weight"] = weights[f"{block}.0.layer_norm.weight"]
-        table[f"{ours}/ffn_norm/weight"] = weights[f"{block}.1.layer_norm.weight"]
-        for name, theirs in (("gate", "wi_0"), ("up", "wi_1"), ("output", "wo")):
-            table[f"{ours}/ffn/{name}/kernel"] = weights[f"{ffn}.{theirs}.weight"].T
-    return {f"text/{path}": value for path, value in table.items()}
-
-
-def backbone_weights(weights, prefix):
-    table = {"norm/weight": weights[f"{prefix}.norm.weight"]}
-    for i in range(2):
-        ours, layer = f"blocks/{i}", f"{prefix}.layers.{i}"
-        for name in ("query", "key", "value"):
-            kernel = weights[f"{layer}.self_attn.{name[0]}_proj.weight"]
-            table[f"{ours}/attention/{name}/kernel"] = heads_out(kernel, 4, 16)
-        table[f"{ours}/attention/output/kernel"] = weights[f"{layer}.self_attn.o_proj.weight"].T.reshape(4, 16, 64)
-        table[f"{ours}/attention_norm/weight"] = weights[f"{layer}.input_layernorm.weight"]
-        table[f"{ours}/ffn_norm/weight"] = weights[f"{layer}.post_attention_layernorm.weight"]
-        for name in ("gate", "up", "down"):
-            table[f"{ours}/ffn/{name}/kernel"] = weights[f"{layer}.mlp.{name}_proj.weight"].T
-    return {f"backbone/{path}": value for path, value in table.items()}
-
-
-def load(model_class, config, table):
-    """A model with exactly these weights: no path may be missing, left over, or of another shape."""
-    graph, state = nnx.split(nnx.eval_shape(lambda: model_class(config, rngs=nnx.Rngs(0))))
-    flat = {"/".join(map(str, path)): variable for path, variable in nnx.to_flat_state(state)}
-    assert flat.keys() == table.keys()
-    assert {path: variable.shape for path, variable in flat.items()} == {k: v.shape for k, v in table.items()}
-    values = {tuple(map(_index, p.split("/"))): flat[p].replace(jnp.asarray(v)) for p, v in table.items()}
-    return graph, nnx.from_flat_state(values)
-
-
-def _index(name):
-    return int(name) if name.isdigit() else name
+def load(model_class, config, weights, golden, name):
+    """A model with the original's weights, split; the table of keys is the package's own."""
+    tensors = {key.removeprefix(f"{name}/w/"): value for key, value in golden.items() if key.startswith(f"{name}/w/")}
+    tensors = merge_ties(tensors, {f"{TEXT_PREFIX}{tie}": f"{TEXT_PREFIX}{key}" for tie, key in MT5_TIES.items()}, name)
+    unused = {"ar": ["model.model.embed_tokens.weight"], "nar": ["model.embed_tokens.weight"]}[name]
+    return nnx.split(
+        import_module(lambda: model_class(config, rngs=nnx.Rngs(0)), weights, tensors, source=name, unused=unused)
+    )
 
 
 @pytest.fixture(scope="module")
 def ar(golden):
-    weights = {key[len("ar/w/") :]: value for key, value in golden.items() if key.startswith("ar/w/")}
-    table = text_weights(weights) | backbone_weights(weights, "model.model")
-    table |= {
-        "token_embedding/table": weights["embed_tokens.weight"],
-        "part_embedding": weights["embed_segments.weight"],
-        "head": weights["model.lm_head.weight"].T,
-    }
-    return load(ARModel, ARConfig(**SIZES, text_attention="causal"), table)
+    config = ARConfig(**SIZES, text_attention="causal")
+    return load(ARModel, config, ar_weights(config), golden, "ar")
 
 
 @pytest.fixture(scope="module")
 def nar(golden):
-    weights = {key[len("nar/w/") :]: value for key, value in golden.items() if key.startswith("nar/w/")}
-    table = text_weights(weights) | backbone_weights(weights, "model")
-    table |= {
-        "token_embedding/table": np.concatenate([weights[f"all_embed_tokens.{i}.weight"] for i in range(8)]),
-        "part_embedding": weights["embed_segments.weight"],
-        "codebook_embedding": weights["embed_res.weight"],
-        "heads": np.stack([weights[f"out_proj.{i}.weight"].T for i in range(7)]),
-    }
-    return load(NARModel, NARConfig(**SIZES), table)
+    config = NARConfig(**SIZES)
+    return load(NARModel, config, nar_weights(config), golden, "nar")
 
 
 def faithful_batch(golden, tokens, part_ids, valid, rows=(0, 1)):

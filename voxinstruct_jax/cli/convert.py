@@ -1,27 +1,62 @@
-"""`voxinstruct convert SOURCE --out DIR`: a training run's newest state to weights that `load` and `prepare` read."""
+"""`voxinstruct convert ...`: training runs and other programs' weights to ours, and ours back."""
 
 import argparse
+import importlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 from voxinstruct_jax.cli.options import parse
-from voxinstruct_jax.config import InputError
+from voxinstruct_jax.config import ConfigError, InputError
 
 __all__ = ["export_run", "run"]
 
+PORTS = {
+    "mt5": "mT5 encoder: a Hugging Face folder",
+    "hubert": "HuBERT: a Hugging Face folder or a fairseq checkpoint",
+    "encodec": "EnCodec at 24 kHz: a Hugging Face folder or the original file; with --vocos for its sound",
+    "mimi": "Mimi: a Hugging Face folder",
+    "vocos": "Vocos: a folder with config.yaml",
+}
+"""Each has `load_NAME(source)` and `export_NAME(module, folder)` in the room `interop`."""
+
+EXAMPLE = """examples:
+  a training run to weights
+    voxinstruct convert runs/codec --out voice/codec
+  the release of VoxInstruct to a voice; all but --ar and --nar can be added later
+    voxinstruct convert voxinstruct --ar ar_1800k.pyt --nar nar_1800k.pyt --tokenizer mt5-base/spiece.model \\
+      --encodec encodec_24khz --vocos vocos-encodec-24khz --hubert hubert_base_ls960.pt \\
+      --kmeans hubert_base_ls960_L9_km500.bin --out voice
+  a single part
+    voxinstruct convert encodec encodec_24khz --vocos vocos-encodec-24khz --out voice/codec
+    voxinstruct convert kmeans hubert_base_ls960_L9_km500.bin --out voice/units
+  back: a voice to the release's two files, weights to safetensors (and from there again), a part to its original form
+    voxinstruct convert voice --to release --out released
+    voxinstruct convert voice/ar --to safetensors --out ar_tensors
+    voxinstruct convert voice/hubert --to original --out hubert_folder"""
+
 
 def run(arguments: list[str]) -> int:
-    """Exports a run."""
-    parser = argparse.ArgumentParser(
-        "voxinstruct convert",
-        description="Turn a training run into weights. Example: voxinstruct convert runs/codec --out voice/codec",
-    )
-    parser.add_argument("source", type=Path, help="folder of a run (it holds run.json)")
-    parser.add_argument("--out", type=Path, required=True, help="weights folder to write")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="how weights are stored")
-    parser.add_argument("--card", type=Path, help="a MODEL_CARD.md to store with them")
+    """Converts what is named."""
+    kind = arguments[0] if arguments else None
+    if kind == "voxinstruct":
+        return _convert_release(arguments[1:])
+    if kind in (*PORTS, "kmeans"):
+        return _convert_part(str(kind), arguments[1:])
+    parser = _parser("voxinstruct convert", "Turn a training run, or the weights of another program, into weights.")
+    parser.add_argument("source", type=Path, help="a run, a weights folder, a voice, or what --to safetensors wrote")
+    parser.add_argument("--to", choices=("safetensors", "release", "original"), help="the way back: see the examples")
+    parser.add_argument("--card", type=Path, help="of a run: a MODEL_CARD.md to store with the weights")
     options = parse(parser, arguments)
+    if options.to is not None:
+        return _export(options.source, options.out, options.to)
+    if (options.source / "model.safetensors").is_file():
+        from voxinstruct_jax.interop.folders import from_safetensors
+
+        from_safetensors(options.source, options.out, dtype=options.dtype)
+        print(f"{options.out}: weights")
+        return 0
     step = export_run(options.source, options.out, dtype=options.dtype, card=options.card)
     print(f"{options.out}: weights of step {step}")
     return 0
@@ -37,7 +72,10 @@ def export_run(source: Path, out: Path, *, dtype: str, card: Path | None = None)
     from voxinstruct_jax.checkpoints.weights import save_weights
 
     if not (source / "run.json").is_file():
-        raise InputError(f"{source}: no training run here (it has no run.json)")
+        raise InputError(
+            f"{source}: no training run here (it has no run.json); for weights of another program say which: "
+            f"convert {{voxinstruct, {', '.join(PORTS)}, kmeans}} ..., see --help"
+        )
     settings = json.loads((source / "config.json").read_text())
     kind = json.loads((source / "run.json").read_text())["kind"]
     store = RunStore(source / "states")
@@ -57,3 +95,164 @@ def _merge(first: Any, second: Any) -> Any:
     for key, value in second.items():
         merged[key] = _merge(merged[key], value) if isinstance(merged.get(key), dict) else value
     return merged
+
+
+def _parser(name: str, description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        name, description=description, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="how weights are stored")
+    return parser
+
+
+def _convert_part(kind: str, arguments: list[str]) -> int:
+    """Converts one model of another program to a weights folder."""
+    described = PORTS.get(kind, "k-means of scikit-learn: a joblib file, or a .npy of centroids")
+    parser = _parser(f"voxinstruct convert {kind}", f"From {described}.")
+    parser.add_argument("source", type=Path, help="folder or file")
+    if kind == "encodec":
+        parser.add_argument("--vocos", type=Path, help="a Vocos folder, to turn the codes into sound")
+    options = parse(parser, arguments)
+    if kind == "kmeans":
+        _write_units(options.source, options.out)
+    elif kind == "encodec":
+        _write_codec(options.source, options.vocos, options.out, options.dtype)
+    else:
+        _write_port(kind, options.source, options.out, options.dtype)
+    print(f"{options.out}: {kind}")
+    return 0
+
+
+def _port(kind: str) -> Any:
+    return importlib.import_module(f"voxinstruct_jax.interop.{kind}")
+
+
+def _write_port(kind: str, source: Path, out: Path, dtype: str) -> None:
+    from voxinstruct_jax.interop.folders import write_part
+
+    module = getattr(_port(kind), f"load_{kind}")(source)
+    if kind == "mt5":
+        module = module.encoder
+    if kind == "vocos" and type(module).__name__ == "MelVocos":
+        kind = "mel_vocos"
+    write_part(out, kind, module, source=source.name, dtype=dtype)
+
+
+def _write_codec(encodec: Path, vocos: Path | None, out: Path, dtype: str) -> None:
+    """EnCodec alone, or with Vocos in place of its decoder."""
+    if vocos is None:
+        return _write_port("encodec", encodec, out, dtype)
+    from voxinstruct_jax.interop.folders import write_pair
+
+    pair = (_port("encodec").load_encodec(encodec), _port("vocos").load_vocos(vocos))
+    return write_pair(out, *pair, source=f"{encodec.name} and {vocos.name}", dtype=dtype)
+
+
+def _write_units(source: Path, out: Path) -> None:
+    from voxinstruct_jax.checkpoints.weights import save_weights
+    from voxinstruct_jax.interop.tensors import read_centroids
+
+    settings = {"kind": "units", "source": "hubert-12x768-layer9"}
+    card = f"# units\n\nK-means centroids converted from {source.name}.\n"
+    save_weights(out, {"centroids": read_centroids(source)}, settings, card=card)
+
+
+def _convert_release(arguments: list[str]) -> int:
+    """Makes a voice folder of the release's files, and of the other parts as far as they are given."""
+    from voxinstruct_jax.decoding.rules import DecodingRules
+    from voxinstruct_jax.interop.folders import write_voxinstruct
+    from voxinstruct_jax.interop.voxinstruct import ReleaseConfig, load_voxinstruct
+
+    options = parse(_release_parser(), arguments)
+    config = ReleaseConfig(
+        languages=tuple(options.languages.split(",")),
+        num_semantic=options.num_semantic,
+        num_heads=options.num_heads,
+        lora_alpha=options.lora_alpha,
+        text_slots=options.text_slots,
+    )
+    if options.vocos is not None and options.encodec is None:
+        raise ConfigError("--vocos turns EnCodec's codes into sound: give --encodec, too")
+    release = load_voxinstruct(options.ar, options.nar, config)
+    rules = DecodingRules.faithful() if options.rules == "faithful" else DecodingRules.fixed()
+    write_voxinstruct(options.out, release, rules, dtype=options.dtype)
+    del release  # two gigabytes that the other parts may need
+    written = ["ar", "nar"]
+    if options.tokenizer is not None:
+        _write_tokenizer(options.tokenizer, options.out / "text")
+        written.append("text")
+    if options.encodec is not None:
+        _write_codec(options.encodec, options.vocos, options.out / "codec", options.dtype)
+        written.append("codec")
+    if options.hubert is not None:
+        _write_port("hubert", options.hubert, options.out / "hubert", options.dtype)
+        written.append("hubert")
+    if options.kmeans is not None:
+        _write_units(options.kmeans, options.out / "units")
+        written.append("units")
+    print(f"{options.out}: {', '.join(written)}")
+    return 0
+
+
+def _release_parser() -> argparse.ArgumentParser:
+    parser = _parser("voxinstruct convert voxinstruct", "The release of VoxInstruct to a voice folder.")
+    parser.add_argument("--ar", type=Path, required=True, help="ar_1800k.pyt")
+    parser.add_argument("--nar", type=Path, required=True, help="nar_1800k.pyt")
+    parser.add_argument("--tokenizer", type=Path, help="spiece.model of google/mt5-base")
+    parser.add_argument("--encodec", type=Path, help="EnCodec at 24 kHz")
+    parser.add_argument("--vocos", type=Path, help="Vocos for its codes")
+    parser.add_argument("--hubert", type=Path, help="HuBERT base, for voice prompts")
+    parser.add_argument("--kmeans", type=Path, help="its 500 units")
+    parser.add_argument(
+        "--rules",
+        choices=("faithful", "fixed"),
+        default="faithful",
+        help="decode as the release, or with faults mended",
+    )
+    sizes = parser.add_argument_group("what the shapes don't tell (defaults: the release)")
+    sizes.add_argument("--languages", default="en,zh")
+    sizes.add_argument("--num-semantic", type=int, default=500)
+    sizes.add_argument("--num-heads", type=int, default=16)
+    sizes.add_argument("--lora-alpha", type=float, default=16.0)
+    sizes.add_argument("--text-slots", type=int, default=512)
+    return parser
+
+
+def _write_tokenizer(source: Path, folder: Path) -> None:
+    from voxinstruct_jax.text.subword import SubwordTokenizer
+
+    SubwordTokenizer(source)  # refuses what is no model
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, folder / "spiece.model")
+
+
+def _export(source: Path, out: Path, form: str) -> int:
+    if form == "safetensors":
+        from voxinstruct_jax.interop.folders import to_safetensors
+
+        to_safetensors(source, out)
+    elif form == "release":
+        from voxinstruct_jax.interop.folders import open_voxinstruct
+        from voxinstruct_jax.interop.pytorch_files import write_pytorch
+        from voxinstruct_jax.interop.voxinstruct import export_voxinstruct
+
+        tables = export_voxinstruct(open_voxinstruct(source))
+        out.mkdir(parents=True, exist_ok=True)
+        for name, tensors in zip(("ar", "nar"), tables, strict=True):
+            write_pytorch(out / f"{name}.pyt", {"model": tensors, "steps": 0})
+    else:
+        _export_original(source, out)
+    print(f"{out}: {form}")
+    return 0
+
+
+def _export_original(source: Path, out: Path) -> None:
+    from voxinstruct_jax.interop.folders import open_part
+
+    kind, module = open_part(source)
+    out.mkdir(parents=True, exist_ok=True)
+    if kind == "mt5":
+        module = _port("mt5").MT5(module)
+    name = kind.removeprefix("mel_")
+    getattr(_port(name), f"export_{name}")(module, out)

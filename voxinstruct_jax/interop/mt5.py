@@ -4,8 +4,10 @@ Read `load_mt5`; `mt5_weights` is the table of keys, which the VoxInstruct relea
 """
 
 import functools
+import json
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,7 +16,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from voxinstruct_jax.config import InputError
+from voxinstruct_jax.config import InputError, from_dict
 from voxinstruct_jax.interop.keys import (
     Weight,
     export_tensors,
@@ -25,7 +27,7 @@ from voxinstruct_jax.interop.keys import (
     same,
     transposed,
 )
-from voxinstruct_jax.interop.tensors import read_folder
+from voxinstruct_jax.interop.tensors import read_folder, write_safetensors
 from voxinstruct_jax.text.encoder import TextEncoder, TextEncoderConfig
 
 __all__ = ["MT5", "MT5_TIES", "export_mt5", "load_mt5", "mt5_config", "mt5_prefix", "mt5_weights"]
@@ -36,6 +38,18 @@ MT5_TIES = {"encoder.embed_tokens.weight": "shared.weight"}
 FINAL_NORM = "encoder.final_layer_norm.weight"
 UNUSED_PARTS = ("decoder.", "lm_head.")
 """Of a whole mT5, which also writes text."""
+
+SIZES: dict[str, tuple[str, int | float]] = {
+    "d_model": ("model_dim", 512),
+    "num_layers": ("num_layers", 8),
+    "num_heads": ("num_heads", 6),
+    "d_kv": ("head_dim", 64),
+    "d_ff": ("ffn_dim", 1024),
+    "relative_attention_num_buckets": ("num_buckets", 32),
+    "relative_attention_max_distance": ("max_distance", 128),
+    "dropout_rate": ("dropout", 0.1),
+}
+"""The original's setting → ours, and the original's default."""
 
 Ids = Int[Array | np.ndarray, "batch text"]
 Mask = Int[Array | np.ndarray, "batch text"] | Bool[Array | np.ndarray, "batch text"]
@@ -98,10 +112,15 @@ def load_mt5(folder: str | os.PathLike[str]) -> MT5:
     return MT5(encoder)
 
 
-def export_mt5(mt5: MT5) -> dict[str, np.ndarray]:
-    """Returns the weights under the original's keys, the embedding under both its names."""
-    tensors = export_tensors(mt5.encoder, mt5_weights(mt5.encoder.config))
-    return tensors | {tie: tensors[key] for tie, key in MT5_TIES.items()}
+def export_mt5(mt5: MT5, folder: str | os.PathLike[str]) -> None:
+    """Writes a folder that Hugging Face's `MT5EncoderModel` reads: `config.json` and `model.safetensors`."""
+    folder, config = Path(folder), mt5.encoder.config
+    tensors = export_tensors(mt5.encoder, mt5_weights(config))
+    write_safetensors(folder / "model.safetensors", tensors)
+    named = {"architectures": ["MT5EncoderModel"], "model_type": "mt5", "feed_forward_proj": "gated-gelu"}
+    sizes = {theirs: getattr(config, ours) for theirs, (ours, _) in SIZES.items()}
+    settings = {**named, "vocab_size": config.channel_sizes[0], "layer_norm_epsilon": 1e-6, **sizes}
+    (folder / "config.json").write_text(json.dumps(settings, indent=1) + "\n")
 
 
 def mt5_config(settings: Mapping[str, Any], source: str) -> TextEncoderConfig:
@@ -109,22 +128,14 @@ def mt5_config(settings: Mapping[str, Any], source: str) -> TextEncoderConfig:
 
     Raises:
         InputError: The model is no T5, or of a form that is not supported here.
+        ConfigError: A size is of the wrong type or out of range.
     """
     wanted = {"model_type": ("mt5", "t5"), "feed_forward_proj": ("gated-gelu",), "layer_norm_epsilon": (1e-6,)}
     for name, values in wanted.items():
         if settings.get(name, values[0]) not in values:
             raise InputError(f"{source}: {name} is {settings[name]!r}; only mT5 and T5 v1.1 ({values[0]}) can be read")
-    return TextEncoderConfig(
-        channel_sizes=(settings.get("vocab_size", 250112),),
-        model_dim=settings.get("d_model", 512),
-        num_layers=settings.get("num_layers", 8),
-        num_heads=settings.get("num_heads", 6),
-        head_dim=settings.get("d_kv", 64),
-        ffn_dim=settings.get("d_ff", 1024),
-        num_buckets=settings.get("relative_attention_num_buckets", 32),
-        max_distance=settings.get("relative_attention_max_distance", 128),
-        dropout=settings.get("dropout_rate", 0.1),
-    )
+    sizes = {ours: settings.get(theirs, default) for theirs, (ours, default) in SIZES.items()}
+    return from_dict(TextEncoderConfig, {"channel_sizes": [settings.get("vocab_size", 250112)], **sizes}, path=source)
 
 
 def mt5_prefix(tensors: Mapping[str, Any]) -> str:

@@ -128,8 +128,8 @@ def _read_zip(mapped: mmap.mmap, path: Path) -> Any:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = {entry.filename: entry for entry in archive.infolist()}
-    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:
-        raise InputError(f"{source}: not a whole PyTorch file ({error}); copy or download it again") from error
+    except Exception as error:  # a damaged directory may fail in any way
+        raise InputError(f"{source}: not a whole PyTorch file; copy or download it again") from error
     records = [name for name in entries if name.endswith("/data.pkl")]
     if len(records) != 1:
         raise InputError(f"{source}: a zip, but no file of torch.save (it has {len(records)} data.pkl, not 1)")
@@ -199,7 +199,10 @@ def _read_legacy(mapped: mmap.mmap, source: str) -> Any:
         return storages[_storage_identity(identity)[1]]
 
     read_pickle(mapped, source, makers=_MAKERS, persistent=note)
-    for key in read_pickle(mapped, source):
+    order = read_pickle(mapped, source)
+    if not isinstance(order, list) or not all(isinstance(key, str) for key in order):
+        raise InputError(f"{source}: damaged (its storages have no order); copy or download it again")
+    for key in order:
         length = int.from_bytes(mapped.read(8), "little")
         size = length * types[key].itemsize if key in types else -1
         offset = mapped.tell()

@@ -108,9 +108,9 @@ def read_centroids(path: str | os.PathLike[str]) -> Float32[np.ndarray, "unit di
     path = Path(path)
     if map_file(path)[:6] == b"\x93NUMPY":
         try:
-            value: Any = np.load(path, allow_pickle=False)
-        except (ValueError, OSError) as error:
-            raise InputError(f"{path}: damaged ({error}); copy or download it again") from error
+            value: Any = np.load(path, mmap_mode="r", allow_pickle=False)
+        except Exception as error:  # a damaged header may fail in any way
+            raise InputError(f"{path}: not a plain array, or damaged; copy or download it again") from error
     else:
         value = read_joblib(path)
     centroids = value.state.get("cluster_centers_") if isinstance(value, Placeholder) else value

@@ -44,7 +44,16 @@ from voxinstruct_jax.models.nar import NARConfig, NARModel
 from voxinstruct_jax.text.encoder import TextEncoderConfig
 from voxinstruct_jax.vocabulary import ACOUSTIC, SEMANTIC, PackedBatch, Vocabulary
 
-__all__ = ["Release", "ReleaseAR", "ReleaseConfig", "ReleaseNAR", "export_voxinstruct", "load_voxinstruct"]
+__all__ = [
+    "Release",
+    "ReleaseAR",
+    "ReleaseConfig",
+    "ReleaseNAR",
+    "ar_weights",
+    "export_voxinstruct",
+    "load_voxinstruct",
+    "nar_weights",
+]
 
 PEFT_PREFIX, PLAIN_PREFIX = "t5_model.base_model.model.", "t5_model."
 ROTARY_BUFFER = re.compile(r".*\.rotary_emb\.inv_freq")
@@ -477,16 +486,17 @@ def _batch(
     spare = ((0, 0), (0, slots - width))
     audio = ((0, 0), (slots, 0))
     places = np.tile(np.arange(slots + tokens.shape[-1], dtype=np.int32), (rows, 1))
-    return PackedBatch(
-        text_tokens=np.pad(np.asarray(text_ids, np.int32), spare)[..., None],
-        text_segment_ids=np.pad((np.asarray(text_mask) > 0).astype(np.int32), spare),
-        tokens=np.pad(tokens.astype(np.int32), ((0, 0), *audio)),
-        part_ids=np.pad(segments.astype(np.int32), audio),
-        segment_ids=np.pad((segments > 0).astype(np.int32), audio, constant_values=1),
-        positions=places,
-        text_index=np.minimum(places, slots - 1),
-        clip_ids=np.arange(rows, dtype=np.int32),
-    )
+    arrays: dict[str, Any] = {
+        "text_tokens": np.pad(np.asarray(text_ids, np.int32), spare)[..., None],
+        "text_segment_ids": np.pad((np.asarray(text_mask) > 0).astype(np.int32), spare),
+        "tokens": np.pad(tokens.astype(np.int32), ((0, 0), *audio)),
+        "part_ids": np.pad(segments.astype(np.int32), audio),
+        "segment_ids": np.pad((segments > 0).astype(np.int32), audio, constant_values=1),
+        "positions": places,
+        "text_index": np.minimum(places, slots - 1),
+        "clip_ids": np.arange(rows, dtype=np.int32),
+    }
+    return PackedBatch(**arrays)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -1,0 +1,187 @@
+"""`convert`: the release and single parts to weights folders, and all of it back."""
+
+import importlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flax import nnx
+
+from voxinstruct_jax.checkpoints.weights import load_weights, read_settings
+from voxinstruct_jax.cli.main import main
+from voxinstruct_jax.interop.folders import PARTS, open_part, open_voxinstruct
+from voxinstruct_jax.interop.keys import fill, flat_weights
+from voxinstruct_jax.interop.tensors import read_folder, read_tensors, write_safetensors
+from voxinstruct_jax.voice import load_part
+
+MT5_SETTINGS = {"model_type": "mt5", "vocab_size": 11, "d_model": 8, "d_kv": 4, "d_ff": 12, "num_layers": 1}
+MT5_SHAPES = {
+    "shared.weight": (11, 8),
+    **{f"encoder.block.0.layer.0.SelfAttention.{name}.weight": (8, 8) for name in "qkv"},
+    "encoder.block.0.layer.0.SelfAttention.o.weight": (8, 8),
+    "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": (32, 2),
+    "encoder.block.0.layer.0.layer_norm.weight": (8,),
+    "encoder.block.0.layer.1.DenseReluDense.wi_0.weight": (12, 8),
+    "encoder.block.0.layer.1.DenseReluDense.wi_1.weight": (12, 8),
+    "encoder.block.0.layer.1.DenseReluDense.wo.weight": (8, 12),
+    "encoder.block.0.layer.1.layer_norm.weight": (8,),
+    "encoder.final_layer_norm.weight": (8,),
+}
+TINY_HUBERT = {
+    "conv_dims": (8,) * 7,
+    "model_dim": 16,
+    "num_layers": 1,
+    "num_heads": 2,
+    "ffn_dim": 24,
+    "position_kernel": 8,
+    "position_groups": 2,
+}
+SIZES = ["--num-semantic", "20", "--num-heads", "4", "--lora-alpha", "8", "--text-slots", "12"]
+
+
+@pytest.fixture(scope="module")
+def voice(release_npz, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("voice")
+    for name, tensors in release_npz.items():
+        write_safetensors(folder / f"{name}.safetensors", tensors)
+    files = ["--ar", str(folder / "ar.safetensors"), "--nar", str(folder / "nar.safetensors")]
+    assert main(["convert", "voxinstruct", *files, *SIZES, "--out", str(folder / "voice")]) == 0
+    return folder / "voice"
+
+
+@pytest.fixture(scope="module")
+def release_npz():
+    with np.load(Path(__file__).parents[1] / "golden" / "voxinstruct_tiny.npz") as arrays:
+        return {
+            name: {key[len(name) + 3 :]: arrays[key] for key in arrays.files if key.startswith(f"{name}/w/")}
+            for name in ("ar", "nar")
+        }
+
+
+def test_the_release_becomes_a_voice_folder_and_goes_back_exactly(voice, release_npz, tmp_path, capsys):
+    for name in ("ar", "nar"):
+        assert read_settings(voice / name)["kind"] == name
+    about = json.loads((voice / "release.json").read_text())
+    assert about["release"]["text_slots"] == 12
+    assert all(about["rules"].values())
+    assert main(["convert", str(voice), "--to", "release", "--out", str(tmp_path / "back")]) == 0
+    assert "back: release" in capsys.readouterr().out
+    for name, tensors in release_npz.items():
+        found = read_tensors(tmp_path / "back" / f"{name}.pyt")
+        assert found.keys() == tensors.keys()
+        for key, array in tensors.items():
+            np.testing.assert_array_equal(found[key], array, err_msg=key)
+
+
+def test_a_weights_folder_goes_to_safetensors_and_back_exactly(voice, tmp_path):
+    assert main(["convert", str(voice / "nar"), "--to", "safetensors", "--out", str(tmp_path / "tensors")]) == 0
+    assert "backbone.blocks.0.attention.key.kernel" in read_tensors(tmp_path / "tensors" / "model.safetensors")
+    assert main(["convert", str(tmp_path / "tensors"), "--out", str(tmp_path / "nar")]) == 0
+    assert read_settings(tmp_path / "nar") == read_settings(voice / "nar")
+    (tmp_path / "ar").symlink_to(voice / "ar")
+    (tmp_path / "release.json").write_text((voice / "release.json").read_text())
+    first, again = (flat_weights(open_voxinstruct(folder).nar.model) for folder in (voice, tmp_path))
+    for path, array in first.items():
+        np.testing.assert_array_equal(again[path], array)
+
+
+def test_a_part_goes_there_and_back(tmp_path):
+    random = np.random.default_rng(0)
+    tensors = {key: random.standard_normal(shape).astype(np.float32) for key, shape in MT5_SHAPES.items()}
+    source = tmp_path / "source"
+    write_safetensors(source / "model.safetensors", tensors)
+    (source / "config.json").write_text(json.dumps({**MT5_SETTINGS, "num_heads": 2}))
+    assert main(["convert", "mt5", str(source), "--out", str(tmp_path / "mt5")]) == 0
+    kind, encoder = open_part(tmp_path / "mt5")
+    assert kind == "mt5"
+    assert encoder.config.num_heads == 2
+    assert main(["convert", str(tmp_path / "mt5"), "--to", "original", "--out", str(tmp_path / "back")]) == 0
+    settings, found = read_folder(tmp_path / "back")
+    assert settings["d_ff"] == 12
+    assert found.keys() == tensors.keys()
+    for key, array in tensors.items():
+        np.testing.assert_array_equal(found[key], array)
+
+
+def draw(module_class, config):
+    """A module with random weights."""
+
+    def build():
+        return module_class(config, rngs=nnx.Rngs(0))
+
+    random = np.random.default_rng(0)
+    shapes = {path: leaf.shape for path, leaf in flat_weights(nnx.eval_shape(build)).items()}
+    table = {path: random.standard_normal(shape).astype(np.float32) for path, shape in shapes.items()}
+    return fill(build, table, source="random")
+
+
+def test_encodec_and_vocos_become_one_codec(tmp_path):
+    codecs = importlib.import_module("voxinstruct_jax.audio.codecs")
+    encodec, vocos = (importlib.import_module(f"voxinstruct_jax.interop.{name}") for name in ("encodec", "vocos"))
+    pair = draw(codecs.EncodecVocos, codecs.EncodecVocosConfig.tiny())
+    encodec.export_encodec(pair.encodec, tmp_path / "encodec")
+    vocos.export_vocos(pair.vocos, tmp_path / "vocos")
+    sources = [str(tmp_path / "encodec"), "--vocos", str(tmp_path / "vocos")]
+    assert main(["convert", "encodec", *sources, "--out", str(tmp_path / "codec")]) == 0
+    assert read_settings(tmp_path / "codec")["kind"] == "encodec_vocos"
+    part = load_part(tmp_path / "codec", codecs.EncodecVocosConfig, codecs.EncodecVocos)
+    again = flat_weights(nnx.merge(part.graph, part.state))
+    # A weight is exported as direction and norm: their product may differ in the last bit.
+    for path, array in flat_weights(pair).items():
+        np.testing.assert_allclose(again[path], array, rtol=1e-6, err_msg=path)
+
+
+@pytest.mark.parametrize("kind", ["hubert", "encodec", "mimi", "vocos"])
+def test_every_port_goes_there_and_back(tmp_path, kind):
+    """From a folder of the original's form, with random weights, to ours, and to such a folder again."""
+    home, name = PARTS[kind]
+    module = importlib.import_module(f"voxinstruct_jax.{home}")
+    port = importlib.import_module(f"voxinstruct_jax.interop.{kind}")
+    config = module.HubertConfig(**TINY_HUBERT) if kind == "hubert" else getattr(module, f"{name}Config").tiny()
+    getattr(port, f"export_{kind}")(draw(getattr(module, name), config), tmp_path / "source")
+    assert main(["convert", kind, str(tmp_path / "source"), "--out", str(tmp_path / "ours")]) == 0
+    found, part = open_part(tmp_path / "ours")
+    assert found == kind
+    assert main(["convert", str(tmp_path / "ours"), "--to", "original", "--out", str(tmp_path / "back")]) == 0
+    again = getattr(port, f"load_{kind}")(tmp_path / "back")
+    first, second = flat_weights(part), flat_weights(again)
+    assert first.keys() == second.keys()
+    for path, array in first.items():
+        np.testing.assert_array_equal(second[path], array, err_msg=path)
+
+
+def test_units_of_a_joblib_file(tmp_path):
+    source = Path(__file__).parents[1] / "golden" / "kmeans.bin"
+    assert main(["convert", "kmeans", str(source), "--out", str(tmp_path / "units")]) == 0
+    settings, arrays = load_weights(tmp_path / "units")
+    assert settings["kind"] == "units"
+    assert arrays["centroids"].shape == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["nowhere", "--out", "x"], 1, "no training run here"),
+        (["voxinstruct", "--ar", "a.pyt", "--out", "x"], 2, "--nar"),
+        (["voxinstruct", "--ar", "a.pyt", "--nar", "b.pyt", "--out", "x"], 1, "a.pyt: no file to read"),
+        (["voxinstruct", "--ar", "a", "--nar", "b", "--vocos", "c", "--out", "x"], 2, "give --encodec, too"),
+        (["mt5", "nowhere", "--out", "x"], 1, "no model folder"),
+        (["nowhere", "--to", "original", "--out", "x"], 1, "no checkpoint here"),
+        (["nowhere", "--to", "else", "--out", "x"], 2, "--to"),
+    ],
+)
+def test_wrong_use_gets_one_line(tmp_path, monkeypatch, capsys, arguments, code, message):
+    monkeypatch.chdir(tmp_path)
+    assert main(["convert", *arguments]) == code
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("kind", [[], ["voxinstruct"], ["mt5"], ["kmeans"]])
+def test_help_has_examples(kind, capsys):
+    with pytest.raises(SystemExit):
+        main(["convert", *kind, "--help"])
+    assert "voxinstruct convert voxinstruct --ar ar_1800k.pyt" in capsys.readouterr().out
