@@ -43,8 +43,9 @@ def make_hubert(stored, random, seed):
     conv_features = model.feature_extractor(wave)
     projected = model.feature_projection(conv_features.transpose(1, 2))
     hidden = model(wave, output_hidden_states=True).hidden_states
-    spread = hidden[2].std().item()
-    centroids = _input(stored, "kmeans_centroids", lambda: spread * random.standard_normal((50, hidden[2].shape[-1])))
+    frames = hidden[2].flatten(0, 1).numpy()
+    noise = 0.3 * frames.std() * random.standard_normal((50, frames.shape[1]))
+    centroids = _input(stored, "kmeans_centroids", lambda: frames[random.integers(0, len(frames), 50)] + noise)
     return {
         **_state(model, "w/"),
         "wave_16k": wave,

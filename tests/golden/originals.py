@@ -15,12 +15,14 @@ def randomize(module, seed):
     """Random values for every weight, none of them at a default that would hide a fault (zero biases, unit norms)."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for _, weight in sorted(module.named_parameters()):
+        for name, weight in sorted(module.named_parameters()):
             noise = torch.randn(weight.shape, generator=generator)
-            if weight.squeeze().ndim < 2:  # biases, norms and the lengths of weight norms
+            if name.endswith("weight.original0"):  # lengths of weight norms; a signal must not fade on its way
+                weight.copy_(1.5 + 0.3 * noise)
+            elif weight.squeeze().ndim < 2:  # biases and norms
                 weight += 0.1 * noise
             else:
-                weight.copy_(noise / weight[0].numel() ** 0.5)
+                weight.copy_(1.3 * noise / weight[0].numel() ** 0.5)
     return module.eval()
 
 
