@@ -13,11 +13,12 @@ from voxinstruct_jax.checkpoints.weights import load_weights, save_weights
 from voxinstruct_jax.checkpoints.weights import read_settings as read_weights_settings
 from voxinstruct_jax.config import InputError, from_dict, to_dict
 from voxinstruct_jax.decoding.rules import DecodingRules
+from voxinstruct_jax.decoding.sampling import SamplingConfig
 from voxinstruct_jax.interop.tensors import read_settings, read_tensors, write_safetensors
 from voxinstruct_jax.interop.voxinstruct import Release, ReleaseAR, ReleaseConfig, ReleaseNAR
 from voxinstruct_jax.models.ar import ARConfig, ARModel
 from voxinstruct_jax.models.nar import NARConfig, NARModel
-from voxinstruct_jax.voice import load_part
+from voxinstruct_jax.voice import VoiceConfig, load_part
 
 __all__ = [
     "RELEASE_SETTINGS",
@@ -33,6 +34,10 @@ __all__ = [
 WEIGHTS = "model.safetensors"
 SETTINGS = "config.json"
 RELEASE_SETTINGS = "release.json"
+RELEASE_STEPS = 8
+"""MaskGIT passes a codebook in the released program."""
+RELEASE_TOKENS = 2048
+"""Longest sequence that the release was trained on."""
 UNUSED = "unused.safetensors"
 """In a voice folder made from the release: tensors of its files that nothing reads, for the way back."""
 
@@ -86,7 +91,8 @@ def open_part(folder: Path) -> tuple[str, Any]:
 def write_voxinstruct(folder: Path, release: Release, rules: DecodingRules, *, dtype: str = "float32") -> None:
     """Writes both networks of the release into a voice folder: `ar/`, `nar/`, and what the way back needs.
 
-    `release.json` holds the `ReleaseConfig` and the rules that the voice is to be decoded by.
+    `release.json` holds the `ReleaseConfig`, `voice.json` how the voice is decoded: by these rules, otherwise as the
+    released program.
     """
     for name, model in (("ar", release.ar.model), ("nar", release.nar.model)):
         write_part(folder / name, name, model, source=f"the VoxInstruct release, {name}", dtype=dtype)
@@ -94,6 +100,14 @@ def write_voxinstruct(folder: Path, release: Release, rules: DecodingRules, *, d
     write_safetensors(folder / UNUSED, unused)
     settings = {"release": to_dict(release.config), "rules": to_dict(rules)}
     (folder / RELEASE_SETTINGS).write_text(json.dumps(settings, indent=1) + "\n")
+    voice = VoiceConfig(
+        sampling=SamplingConfig.release(),
+        num_steps=(RELEASE_STEPS,) * (release.nar.model.config.vocabulary.num_codebooks - 1),
+        text_slots=release.config.text_slots,
+        max_tokens=RELEASE_TOKENS,
+        rules=rules,
+    )
+    (folder / "voice.json").write_text(json.dumps(to_dict(voice), indent=1) + "\n")
 
 
 def open_voxinstruct(folder: Path) -> Release:

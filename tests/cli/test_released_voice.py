@@ -1,0 +1,117 @@
+"""A converted release speaks: small random weights of all its parts, from the files of their programs to a waveform."""
+
+import importlib
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from flax import nnx
+
+import voxinstruct_jax as vox
+from voxinstruct_jax.audio import codecs, hubert
+from voxinstruct_jax.checkpoints.weights import save_weights
+from voxinstruct_jax.cli.main import main
+from voxinstruct_jax.config import InputError
+from voxinstruct_jax.interop.keys import fill, flat_weights
+from voxinstruct_jax.interop.tensors import write_safetensors
+
+SIZES = ["--num-semantic", "20", "--num-heads", "4", "--lora-alpha", "8", "--text-slots", "12"]
+HUBERT = hubert.HubertConfig(
+    conv_dims=(8,) * 7, model_dim=16, num_layers=2, num_heads=2, ffn_dim=24, position_kernel=8, position_groups=2
+)
+SHORT = 0.4
+"""Seconds: 30 frames of 13.3 ms."""
+
+
+def draw(module_class, config):
+    def build():
+        return module_class(config, rngs=nnx.Rngs(0))
+
+    random = np.random.default_rng(0)
+    shapes = {path: leaf.shape for path, leaf in flat_weights(nnx.eval_shape(build)).items()}
+    return fill(build, {p: 0.1 * random.standard_normal(s).astype(np.float32) for p, s in shapes.items()}, source="")
+
+
+def write_subwords(path):
+    sentencepiece = pytest.importorskip("sentencepiece")
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["a b c d e", "say hello", 'he says: "no"']),
+        model_writer=model,
+        vocab_size=30,
+        hard_vocab_limit=False,
+        model_type="char",
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=9,
+    )
+    path.write_bytes(model.getvalue())
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """The release's files as `convert` takes them, and the voices it makes by either rules."""
+    folder = tmp_path_factory.mktemp("release")
+    with np.load(Path(__file__).parents[1] / "golden" / "voxinstruct_tiny.npz") as arrays:
+        for name in ("ar", "nar"):
+            tensors = {key[len(name) + 3 :]: arrays[key] for key in arrays.files if key.startswith(f"{name}/w/")}
+            write_safetensors(folder / f"{name}.safetensors", tensors)
+    write_subwords(folder / "spiece.model")
+    pair = draw(codecs.EncodecVocos, codecs.EncodecVocosConfig.tiny())
+    for name, part in (("encodec", pair.encodec), ("vocos", pair.vocos), ("hubert", draw(hubert.Hubert, HUBERT))):
+        port = importlib.import_module(f"voxinstruct_jax.interop.{name}")
+        getattr(port, f"export_{name}")(part, folder / name)
+    files = [f"--{name}={folder / name}.safetensors" for name in ("ar", "nar")]
+    files += [f"--{name}={folder / name}" for name in ("encodec", "vocos", "hubert")]
+    for rules in ("faithful", "fixed"):
+        out = ["--tokenizer", str(folder / "spiece.model"), "--rules", rules, "--out", str(folder / rules)]
+        assert main(["convert", "voxinstruct", *files, *SIZES, *out]) == 0
+        centroids = np.random.default_rng(1).standard_normal((20, 16)).astype(np.float32)
+        settings = {"kind": "units", "source": "hubert-2x16-layer1"}
+        save_weights(folder / rules / "units", {"centroids": centroids}, settings, card="# units\n")
+    return folder
+
+
+@pytest.mark.slow
+def test_it_speaks_and_the_same_seed_says_the_same(folders):
+    voice = vox.load(folders / "faithful")
+    assert voice.tokenizer.encode("He says").shape == (12, 1)
+    first, second = (
+        voice.synthesize('He says: "no"', language="en", seed=4, max_duration_s=SHORT) for _ in range(2)
+    )
+    assert first.sample_rate == 24_000
+    assert first.acoustic.shape[0] == 8
+    assert first.samples.shape == (320 * first.acoustic.shape[1],)
+    assert np.abs(first.samples).max() > 0
+    assert ((first.acoustic >= 0) & (first.acoustic < 32)).all()
+    np.testing.assert_array_equal(first.acoustic, second.acoustic)
+    np.testing.assert_array_equal(first.samples, second.samples)
+
+
+@pytest.mark.slow
+def test_a_voice_prompt_counts_through_units_of_hubert(folders, tmp_path):
+    voice = vox.load(folders / "fixed")
+    sound = 0.1 * np.random.default_rng(0).standard_normal(16_000)
+    soundfile.write(tmp_path / "prompt.wav", sound, 16_000)
+    audio = voice.synthesize('"no"', prompt=tmp_path / "prompt.wav", prompt_transcript="a b", max_duration_s=SHORT)
+    assert audio.language in ("en", "zh")
+    assert not any("acoustic codes only" in note for note in audio.notes)
+    alone = voice.synthesize('"no"', max_duration_s=SHORT, language=audio.language)
+    assert alone.semantic.tolist() != audio.semantic.tolist() or alone.acoustic.tolist() != audio.acoustic.tolist()
+
+
+def test_the_release_must_be_told_the_language(folders):
+    with pytest.raises(InputError, match="give language en or zh"):
+        vox.load(folders / "faithful").synthesize('"no"')
+
+
+def test_the_rules_stand_in_the_voice(folders):
+    faithful, fixed = (json.loads((folders / name / "voice.json").read_text()) for name in ("faithful", "fixed"))
+    assert all(faithful["rules"].values())
+    assert not any(fixed["rules"].values())
+    assert faithful["text_slots"] == 12
