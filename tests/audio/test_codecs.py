@@ -20,16 +20,27 @@ from voxinstruct_jax.config import ConfigError, InputError, from_dict, to_dict
 CORPUS = Path(__file__).parents[1] / "corpus" / "asterisk" / "audio"
 
 
+def random_codec(kind):
+    """A tiny codec of random numbers, drawn by NumPy: to compile the usual initial values takes far longer."""
+    config_class, codec_class = codec_classes(kind)
+    random = np.random.default_rng(0)
+
+    def draw(leaf):
+        scale = np.prod(leaf.shape[:-1]) ** -0.5 if leaf.ndim > 1 else 0.2
+        return jnp.asarray(scale * random.standard_normal(leaf.shape), leaf.dtype)
+
+    graph, state = nnx.split(nnx.eval_shape(lambda: codec_class(config_class.tiny(), rngs=nnx.Rngs(0))))
+    return nnx.merge(graph, jax.tree.map(draw, state))
+
+
 @pytest.fixture(scope="module", params=sorted(KINDS))
 def codec(request):
-    config_class, codec_class = codec_classes(request.param)
-    return jax.jit(lambda: codec_class(config_class.tiny(), rngs=nnx.Rngs(0)))()
+    return random_codec(request.param)
 
 
 @pytest.fixture(scope="module")
 def pair():
-    config_class, codec_class = codec_classes("encodec_vocos")
-    return jax.jit(lambda: codec_class(config_class.tiny(), rngs=nnx.Rngs(0)))()
+    return random_codec("encodec_vocos")
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +68,6 @@ def test_a_frame_for_every_started_hop_and_a_hop_for_every_frame(codec):
     assert decoded.dtype == jnp.float32
     np.testing.assert_array_equal(codec.encode(samples, 2), codes[:, :2])
     assert codec.decode(codes[:, :2]).shape == decoded.shape
-    assert codec.decode(codes[:, :, :0]).shape == (1, 0)
 
 
 def test_more_codebooks_than_there_are_is_an_error(codec):
@@ -67,18 +77,24 @@ def test_more_codebooks_than_there_are_is_an_error(codec):
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_a_codec_survives_storage_in_a_voice_folder(kind, tmp_path):
-    config_class, codec_class = codec_classes(kind)
-    codec = jax.jit(lambda: codec_class(config_class.tiny(), rngs=nnx.Rngs(1)))()
+    codec = random_codec(kind)
     settings = {"kind": kind, "model": to_dict(codec.config), "step": 0}
     save_weights(tmp_path / "codec", nnx.to_pure_dict(nnx.state(codec)), settings, card="# Codec\n")
     stored, arrays = load_weights(tmp_path / "codec")
-    config = from_dict(codec_classes(stored["kind"])[0], stored["model"])
+    config_class, codec_class = codec_classes(stored["kind"])
+    config = from_dict(config_class, stored["model"])
     assert config == codec.config
     graph, state = nnx.split(nnx.eval_shape(lambda: codec_class(config, rngs=nnx.Rngs(0))))
     nnx.replace_by_pure_dict(state, arrays)
     again = nnx.merge(graph, state)
-    samples = jnp.sin(jnp.arange(3000.0))[None]
-    np.testing.assert_array_equal(again.encode(samples), codec.encode(samples))
+    for one, other in zip(jax.tree.leaves(nnx.state(again)), jax.tree.leaves(nnx.state(codec)), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("kind", ["encodec", "encodec_vocos", "mimi"])
+def test_no_frames_are_an_error(kind):
+    with pytest.raises(InputError, match="there are no frames to decode"):
+        random_codec(kind).decode(np.zeros((1, 4, 0), np.int32))
 
 
 def test_an_unknown_kind_names_the_known_ones():

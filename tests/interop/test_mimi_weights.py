@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -18,6 +19,11 @@ LIMIT = 1e-4
 
 def drift(found, expected):
     return np.abs(np.asarray(found) - expected).max() / np.abs(expected).max()
+
+
+def distance(found, expected):
+    """Norm of the difference over that of what is expected."""
+    return np.linalg.norm(np.asarray(found) - expected) / np.linalg.norm(expected)
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +85,13 @@ def test_leading_codebooks_do_not_depend_on_how_many_are_asked_for(codec, golden
     codes = codec.encode(golden["wave/240"], num_codebooks=count)
     np.testing.assert_array_equal(codes, golden["codes/240"][:, :count])
     assert codec.decode(codes).shape == (1, 240)
+
+
+def test_bfloat16_stays_near_float32(settings, tensors, golden, tmp_path):
+    low = load_mimi(write_folder(tmp_path / "low", settings, tensors), dtype=jnp.bfloat16)
+    latents = np.asarray(jax.jit(type(low).latents)(low, golden["wave/1501"]))
+    assert 1e-4 < distance(latents, golden["latents/1501"]) < 0.05
+    assert 1e-4 < distance(low.decode(golden["codes/1501"]), golden["decoded/1501"]) < 0.05
 
 
 def same_weights(one, other):

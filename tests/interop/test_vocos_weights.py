@@ -163,6 +163,13 @@ def test_our_filters_are_those_stored_with_the_original(mel_golden):
     np.testing.assert_allclose(htk_filters(24_000, 256, 20), stored, atol=1e-4)
 
 
+def test_bfloat16_stays_near_float32(golden, tmp_path):
+    folder = write_folder(tmp_path / "low", CODE_SETTINGS, weights_of(golden))
+    samples = np.asarray(load_vocos(folder, dtype=jnp.bfloat16)(golden["codes"][None]))
+    expected = golden["wave_bandwidth_id2"]
+    assert 1e-4 < np.linalg.norm(samples - expected) / np.linalg.norm(expected) < 0.05
+
+
 def same_weights(one, other):
     one, other = flat_weights(one), flat_weights(other)
     assert one.keys() == other.keys()

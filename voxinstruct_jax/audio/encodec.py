@@ -11,7 +11,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from voxinstruct_jax.audio.quantizer import check_codebooks, decode_residual, encode_residual
+from voxinstruct_jax.audio.quantizer import check_codebooks, check_codes, decode_residual, encode_residual
 from voxinstruct_jax.audio.seanet import SeanetConfig, SeanetDecoder, SeanetEncoder
 from voxinstruct_jax.config import ConfigError
 from voxinstruct_jax.layers.parameter import make_param, normal
@@ -101,9 +101,9 @@ class Encodec(nnx.Module):
         """Returns the waveform; `sample = frame * hop_length`. Leading codebooks alone give a coarser sound.
 
         Raises:
-            InputError: There are not as many codebooks.
+            InputError: There are not as many codebooks, or no frames.
         """
-        check_codebooks(codes.shape[1], self.config.stack_size)
+        check_codes(codes, self.config.stack_size)
         return _decode(self, jnp.asarray(codes))
 
     def latents(self, samples: Float[Array, "batch sample"]) -> Float[Array, "batch frame latent"]:

@@ -13,7 +13,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from voxinstruct_jax.audio.quantizer import check_codebooks, decode_residual
+from voxinstruct_jax.audio.quantizer import check_codes, decode_residual
 from voxinstruct_jax.audio.spectrogram import FramePadding, htk_filters, stft
 from voxinstruct_jax.audio.vocos import fourier_head
 from voxinstruct_jax.config import ConfigError, InputError
@@ -180,9 +180,9 @@ class CodeVocos(nnx.Module):
             bandwidth_id: 0 to 3 for 1.5, 3, 6 and 12 kbit/s, that is 2, 4, 8 and 16 codebooks.
 
         Raises:
-            InputError: There are not as many codebooks or bandwidths.
+            InputError: There are not as many codebooks or bandwidths, or no frames.
         """
-        check_codebooks(codes.shape[1], self.config.stack_size)
+        check_codes(codes, self.config.stack_size)
         if not 0 <= bandwidth_id < self.config.features.num_conditions:
             raise InputError(f"bandwidth_id {bandwidth_id} must be from 0 to {self.config.features.num_conditions - 1}")
         return _speak_codes(self, jnp.asarray(codes), jnp.asarray(bandwidth_id))

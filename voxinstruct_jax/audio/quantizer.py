@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
@@ -15,6 +16,7 @@ __all__ = [
     "QuantizerConfig",
     "ResidualQuantizer",
     "check_codebooks",
+    "check_codes",
     "decode_residual",
     "encode_residual",
     "nearest",
@@ -133,6 +135,17 @@ def check_codebooks(count: int, stack_size: int) -> int:
     if not 1 <= count <= stack_size:
         raise InputError(f"{count} codebooks are asked for; this codec has 1 to {stack_size}")
     return count
+
+
+def check_codes(codes: Int[Array | np.ndarray, "batch codebook frame"], stack_size: int) -> None:
+    """Checks codes before they are turned into sound.
+
+    Raises:
+        InputError: There are not as many codebooks, or no frames.
+    """
+    check_codebooks(codes.shape[1], stack_size)
+    if not codes.shape[2]:
+        raise InputError("there are no frames to decode; give codes of at least one")
 
 
 def encode_residual(
