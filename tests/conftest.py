@@ -45,6 +45,13 @@ NUM_UNITS = 12
 @pytest.fixture(scope="session")
 def tiny_voice_folder(tmp_path_factory):
     """A whole voice folder of tiny models with random weights: real code, real files, meaningless sound. Read only."""
+    return write_tiny_voice(tmp_path_factory.mktemp("voices") / "tiny", "sequence")
+
+
+def write_tiny_voice(folder, timing):
+    """Writes a voice of tiny models with this timing."""
+    import dataclasses
+
     from voxinstruct_jax.audio.codec import CodecConfig, MelCodec
     from voxinstruct_jax.checkpoints.weights import save_weights
     from voxinstruct_jax.config import to_dict
@@ -54,7 +61,6 @@ def tiny_voice_folder(tmp_path_factory):
     from voxinstruct_jax.vocabulary import Vocabulary
     from voxinstruct_jax.voice import VoiceConfig
 
-    folder = tmp_path_factory.mktemp("voices") / "tiny"
     codec, tokenizer = CodecConfig.tiny(), PronunciationTokenizer()
     sizes = {
         "vocabulary": Vocabulary(
@@ -63,8 +69,8 @@ def tiny_voice_folder(tmp_path_factory):
         "channel_sizes": tokenizer.channel_sizes,
     }
     write_random_part(folder / "codec", "codec", codec, MelCodec)
-    write_random_part(folder / "ar", "ar", ARConfig.tiny(**sizes), ARModel)
-    write_random_part(folder / "nar", "nar", NARConfig.tiny(**sizes), NARModel)
+    write_random_part(folder / "ar", "ar", dataclasses.replace(ARConfig.tiny(**sizes), timing=timing), ARModel)
+    write_random_part(folder / "nar", "nar", dataclasses.replace(NARConfig.tiny(**sizes), timing=timing), NARModel)
     centroids = np.random.default_rng(0).standard_normal((NUM_UNITS, 384), np.float32)
     save_weights(folder / "units", {"centroids": centroids}, {"kind": "units", "source": "none"}, card="# Random\n")
     settings = VoiceConfig(num_steps=(1,) * (codec.num_codebooks - 1), text_fingerprint=tokenizer.fingerprint)
@@ -78,6 +84,14 @@ def tiny_voice(tiny_voice_folder):
     from voxinstruct_jax.voice import load
 
     return load(tiny_voice_folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_aligned_voice(tmp_path_factory):
+    """As `tiny_voice`, of aligned models."""
+    from voxinstruct_jax.voice import load
+
+    return load(write_tiny_voice(tmp_path_factory.mktemp("voices") / "aligned", "aligned"))
 
 
 def write_random_part(folder, kind, config, model_class):
@@ -135,6 +149,61 @@ def tiny_shards(tmp_path_factory):
     )
     prepare(rows, folder / "shards", encoders, progress=False)
     return folder / "shards"
+
+
+class ToneSpectrum:
+    """Features of sounds that are tones: log spectra of 20 ms at 50 Hz."""
+
+    name = "tones-layer3"
+    frame_rate = 50.0
+
+    def features(self, samples):
+        frames = -(-len(samples) // 320)
+        pieces = np.pad(samples, (0, frames * 320 - len(samples))).reshape(frames, 320)
+        return np.log(np.abs(np.fft.rfft(pieces * np.hanning(320))) + 0.1).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def tone_speech(tmp_path_factory):
+    """Forty clips in which each phone is a tone of its own and silence is noise; pauses are sometimes left out.
+
+    `rows` and their `manifest`; `source` of features; of each clip its `samples` (16 kHz), `durations` of the
+    characters (half frames, with both quotes), and `phones`: the base label of each 20 ms.
+    """
+    from types import SimpleNamespace
+
+    import soundfile
+
+    from voxinstruct_jax.data.manifest import Row, write_manifest
+    from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
+
+    random, tokenizer, folder = np.random.default_rng(0), PronunciationTokenizer(), tmp_path_factory.mktemp("tones")
+    words = ("see", "two", "me", "tea", "moo", "妈", "拿")
+    hertz: dict[str, float] = {}
+    found = SimpleNamespace(rows=[], samples=[], durations=[], phones=[], source=ToneSpectrum())
+    for number in range(40):
+        transcript = " ".join(random.choice(words, random.integers(2, 5)))
+        phones = tokenizer.spoken_phones(f'"{transcript}"')
+        counts = [int(random.integers(3, 8)) * int(not phone.optional or random.random() < 0.6) for phone in phones]
+        durations = np.zeros(phones[-1].row - phones[0].row + 1, int)
+        pieces, labels = [], []
+        for phone, count in zip(phones, counts, strict=True):
+            durations[phone.row - phones[0].row] += count
+            labels += [phone.base_label] * count
+            level = 0.0 if phone.optional else 0.3
+            tone = hertz.setdefault(phone.base_label, 300.0 + 450.0 * len(hertz))
+            pieces.append(level * np.sin(2 * np.pi * tone / 16_000 * np.arange(320 * count)))
+        samples = np.concatenate(pieces) + 0.003 * random.standard_normal(320 * sum(counts))
+        soundfile.write(folder / f"{number}.wav", samples, 16_000, subtype="FLOAT")
+        language = "en" if number % 2 else "zh"
+        row = Row(id=f"clip-{number}", audio=str(folder / f"{number}.wav"), language=language, transcript=transcript)
+        found.rows.append(row)
+        found.samples.append(samples.astype(np.float32))
+        found.durations.append(durations)
+        found.phones.append(np.array(labels))
+    found.manifest = folder / "manifest.jsonl"
+    write_manifest(found.manifest, found.rows)
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,12 +14,14 @@ from voxinstruct_jax.vocabulary import (
     Layout,
     PackedBatch,
     Vocabulary,
+    audio_times,
     build_layout,
     build_prompt,
     deduplicate,
     expand,
     parse_layout,
     prompt_semantic_length,
+    text_times,
 )
 
 VOCABULARY = Vocabulary()
@@ -111,6 +114,36 @@ def test_prompt_keeps_more_of_a_longer_prompt():
     assert lengths == sorted(lengths)
 
 
+def test_text_stands_in_the_middle_of_its_time():
+    # half frames 2 | 4 | 0 | 1: from 0 to 1, from 1 to 3, at 3, from 3 to 3.5 frames
+    found = text_times(np.array([2, 4, 0, 1]))
+    np.testing.assert_array_equal(found, [0.5, 2.0, 3.0, 3.25])
+    rows = text_times(jnp.asarray([[2, 4, 0, 1], [0, 0, 0, 6]]))
+    np.testing.assert_array_equal(rows, [[0.5, 2.0, 3.0, 3.25], [0.0, 0.0, 0.0, 1.5]])
+
+
+def test_slots_of_a_clip_stand_where_their_frames_are_heard():
+    # BOS LANG ST ST | EOS1 AT AT EOS2
+    np.testing.assert_array_equal(audio_times(2, 2, 0), [-1.5, -0.5, 0.5, 1.5, -0.5, 0.5, 1.5, 2.5])
+    # three frames of a voice prompt end where the clip begins
+    expected = [-1.5, -0.5, 0.5, -3.5, -2.5, -1.5, -0.5, 0.5, 1.5]
+    np.testing.assert_array_equal(audio_times(1, 1, 3), expected)
+    assert audio_times(1, 1, 3).dtype == np.float32
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 20), st.integers(0, 20))
+def test_what_predicts_a_frame_has_one_time_in_both_stages(num_frames, prompt_frames):
+    layout = build_layout(SMALL, "en", np.zeros(num_frames, int), np.zeros((3, prompt_frames + num_frames), int))
+    times = audio_times(num_frames, num_frames, prompt_frames)
+    assert len(times) == len(layout.part_ids)
+    semantic = times[layout.part_ids == SEMANTIC][1 : 1 + num_frames]  # LANG predicts the first, and so on
+    acoustic = times[layout.part_ids == ACOUSTIC][:-1]
+    first = times[layout.tokens[0] == SMALL.eos1] if not prompt_frames else acoustic[prompt_frames - 1 : prompt_frames]
+    own = np.concatenate([first, acoustic[prompt_frames:]])[:num_frames]
+    np.testing.assert_array_equal(semantic, own)
+
+
 @pytest.mark.parametrize(
     ("language", "units", "codes", "message"),
     [
@@ -165,7 +198,11 @@ def test_impossible_vocabularies_are_refused(settings):
 
 def test_packed_batch_is_a_pytree_of_its_arrays():
     fields = [field.name for field in dataclasses.fields(PackedBatch)]
-    widths = {"text_tokens": (1, 2, 1), "text_segment_ids": (1, 2), "tokens": (1, 3, 4), "clip_ids": (1,)}
-    batch = PackedBatch(**{name: np.full(widths.get(name, (1, 4)), i, np.int32) for i, name in enumerate(fields)})
+    widths = {"text_tokens": (1, 2, 1), "tokens": (1, 3, 4), "clip_ids": (1,)}
+    widths |= dict.fromkeys(("text_segment_ids", "text_durations"), (1, 2))
+    dtypes = {"times": np.float32}
+    batch = PackedBatch(
+        **{name: np.full(widths.get(name, (1, 4)), i, dtypes.get(name, np.int32)) for i, name in enumerate(fields)}
+    )
     doubled = jax.tree.map(lambda x: 2 * x, batch)
     assert [int(np.ravel(getattr(doubled, name))[0]) for name in fields] == [2 * i for i in range(len(fields))]

@@ -71,7 +71,7 @@ MAX_CHARACTERS = 2000
 UNKNOWN_CONTENT_S = 15.0
 FEATURE_RATE = 16_000
 FEATURE_FRAME_RATE = 50.0
-T = TypeVar("T", bound=nnx.Module)
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -138,7 +138,7 @@ class Audio:
 class Loaded(Generic[T]):
     """A model as jitted functions take it: its graph, and its arrays as a plain argument."""
 
-    graph: nnx.GraphDef[T]
+    graph: nnx.GraphDef[Any]
     state: nnx.State
     config: Any
 

@@ -31,12 +31,12 @@ def noise():
 def test_the_small_codec_has_25_frames_a_second():
     config = CodecConfig.small()
     assert (config.sample_rate, config.hop_length, config.frame_rate) == (24_000, 960, 25.0)
-    assert (config.num_codebooks, config.codebook_size) == (8, 512)
+    assert (config.num_codebooks, config.codebook_size, config.num_units) == (4, 1024, 256)
 
 
-def test_the_small_codec_has_about_five_million_weights():
+def test_the_small_codec_has_about_six_million_weights():
     codec = nnx.eval_shape(lambda: MelCodec(CodecConfig.small(), rngs=nnx.Rngs(0)))
-    assert 4e6 < sum(leaf.size for leaf in jax.tree.leaves(nnx.state(codec, nnx.Param))) < 6e6
+    assert 5.5e6 < sum(leaf.size for leaf in jax.tree.leaves(nnx.state(codec, nnx.Param))) < 6.5e6
 
 
 @pytest.mark.parametrize(("num_samples", "frames"), [(960, 1), (961, 2), (2880, 3), (3839, 4)])
@@ -67,6 +67,7 @@ def test_training_moves_the_codebooks_and_no_weight(state, noise):
     def reconstruct(state):
         module = nnx.merge(GRAPH, state)
         result = module.reconstruct(noise, jax.random.key(0))
+        assert result.unit_logits is None
         return result.samples, result.perplexity, nnx.split_state(nnx.state(module), nnx.Param, ...)
 
     samples, perplexity, (params_after, rest_after) = reconstruct(state)
@@ -78,6 +79,25 @@ def test_training_moves_the_codebooks_and_no_weight(state, noise):
         not np.array_equal(before, after)
         for before, after in zip(jax.tree.leaves(rest), jax.tree.leaves(rest_after), strict=True)
     )
+
+
+def test_unit_logits_come_from_the_first_codebook_alone(noise):
+    config = dataclasses.replace(CodecConfig.tiny(), num_units=7)
+    graph, abstract = nnx.split(nnx.eval_shape(lambda: MelCodec(config, rngs=nnx.Rngs(0))))
+    random = np.random.default_rng(0)
+    state = jax.tree.map(lambda leaf: jnp.asarray(0.2 * random.standard_normal(leaf.shape), leaf.dtype), abstract)
+
+    @jax.jit
+    def unit_logits(state):
+        module = nnx.merge(graph, state)
+        codes = module.encode(noise)
+        return module.reconstruct(noise, jax.random.key(0)).unit_logits, codes
+
+    logits, codes = unit_logits(state)
+    first = np.asarray(state["quantizer"]["entries"][...])[0][np.asarray(codes[:, 0])]
+    head = state["unit_head"]
+    np.testing.assert_allclose(logits, first @ head["kernel"][...] + head["bias"][...], atol=1e-4)
+    assert logits.shape == (2, 2, 7)
 
 
 def test_vocos_bounds_its_magnitudes():

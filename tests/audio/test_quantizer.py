@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,18 +48,18 @@ def clusters():
 
 @pytest.fixture(scope="module")
 def trained(fresh, clusters):
-    """The state after 60 updates, and the statistics of the last one."""
+    """The state after 60 updates, and the perplexities of the last one."""
 
     @jax.jit
     def update(state, key):
         module = nnx.merge(GRAPH, state)
         found = module.train_step(clusters, key)
-        return nnx.state(module), found
+        return nnx.state(module), found.perplexity
 
     state = fresh
     for step in range(60):
-        state, found = update(state, jax.random.key(step))
-    return state, found
+        state, perplexity = update(state, jax.random.key(step))
+    return state, perplexity
 
 
 def test_sums_of_entries_are_coded_exactly(separated):
@@ -94,19 +96,42 @@ def test_training_returns_the_quantised_latents_with_the_gradient_of_the_latents
     def total(latents):
         module = nnx.merge(GRAPH, fresh, copy=True)
         expected = module.decode(module.encode(latents))
-        quantised, commitment, perplexity = module.train_step(latents, jax.random.key(0))
-        return jnp.sum(quantised * 3), (quantised, expected, commitment, perplexity)
+        coarse = module.decode(module.encode(latents)[:, :1])
+        found = module.train_step(latents, jax.random.key(0))
+        parts = found.latents, found.first, found.commitment, found.perplexity
+        return jnp.sum(found.latents * 3) + jnp.sum(found.first * 2), (*parts, expected, coarse)
 
-    gradient, (quantised, expected, commitment, perplexity) = jax.jit(jax.grad(total, has_aux=True))(clusters)
-    np.testing.assert_allclose(gradient, 3)
+    gradient, (quantised, first, commitment, perplexity, expected, coarse) = jax.jit(jax.grad(total, has_aux=True))(
+        clusters
+    )
+    np.testing.assert_allclose(gradient, 5)
     np.testing.assert_allclose(quantised, expected, atol=1e-6)
+    np.testing.assert_allclose(first, coarse, atol=1e-6)
+    assert np.abs(np.asarray(first - quantised)).max() > 1e-3
     assert float(commitment) > 0
     assert perplexity.shape == (3,)
 
 
+def test_the_first_codebook_is_given_alone_whatever_number_a_clip_draws(separated, clusters):
+    state, entries = separated
+    config = dataclasses.replace(CONFIG, dropout=1.0)
+    graph = nnx.graphdef(nnx.eval_shape(lambda: ResidualQuantizer(config, rngs=nnx.Rngs(0))))
+
+    @jax.jit
+    def train(state):
+        found = nnx.merge(graph, state).train_step(clusters, jax.random.key(0))
+        return found.latents, found.first
+
+    quantised, first = map(np.asarray, train(state))
+    distances = np.linalg.norm(np.asarray(clusters)[..., None, :] - entries[0], axis=-1)
+    np.testing.assert_allclose(first, entries[0][distances.argmin(axis=-1)], atol=1e-5)
+    alone = np.array([np.allclose(a, b, atol=1e-5) for a, b in zip(quantised, first, strict=True)])
+    assert 0 < alone.sum() < len(alone)  # one codebook was drawn for some clips, more for others
+
+
 def test_all_codes_come_into_use_though_they_start_far_from_the_data(trained):
     # 24 clusters on 8 codes: an even use would have a perplexity of 8, a single living code 1
-    _, (_, _, perplexity) = trained
+    _, perplexity = trained
     assert float(perplexity.min()) > 4
 
 

@@ -4,7 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voxinstruct_jax.audio.semantic import SemanticUnits, fit_units, pool
+from voxinstruct_jax.audio.semantic import Projection, SemanticUnits, fit_units, load_units, pool
+from voxinstruct_jax.checkpoints.weights import save_weights
+from voxinstruct_jax.config import InputError
 
 
 def test_pool_averages_neighbours():
@@ -28,6 +30,35 @@ def test_each_frame_gets_its_nearest_unit_repeats_included():
     found = units.assign(np.array([[1, 1], [9, 2], [9, 1], [2, 7]], np.float32))
     np.testing.assert_array_equal(found, [0, 1, 1, 2])
     assert found.dtype == np.int32
+
+
+def test_units_see_what_their_projection_shows(tmp_path):
+    """The second direction alone, from its mean 10 on."""
+    projection = Projection(np.array([0.0, 10.0], np.float32), np.array([[0.0], [2.0]], np.float32))
+    units = SemanticUnits(jnp.asarray([[0.0], [8.0]]), "by hand-layer7", projection)
+    features = np.array([[900, 10], [-900, 14], [0, 11.9], [0, 12.1]], np.float16)
+    np.testing.assert_array_equal(projection(features), 2 * (features[:, 1:].astype(np.float32) - 10))
+    np.testing.assert_array_equal(units.assign(features), [0, 1, 0, 1])
+    assert units.layer == 7
+    arrays = {"centroids": units.centroids, "mean": projection.mean, "projection": projection.matrix}
+    save_weights(tmp_path / "units", arrays, {"kind": "units", "source": units.source}, card="# Test\n")
+    again = load_units(tmp_path / "units")
+    np.testing.assert_array_equal(again.assign(features), units.assign(features))
+    assert again.source == units.source
+    with pytest.raises(InputError):
+        load_units(tmp_path / "none")
+
+
+def test_fitting_sees_what_the_projection_shows():
+    pytest.importorskip("sklearn", reason="fitting units needs the prepare extra")
+    random = np.random.default_rng(0)
+    told, loud = random.integers(0, 2, 200), 100 * random.integers(0, 2, 200)
+    features = np.stack([told * 4, loud], axis=1) + random.standard_normal((200, 2)) / 10
+    projection = Projection(np.zeros(2, np.float32), np.array([[1.0], [0.0]], np.float32))
+    units = fit_units([features.astype(np.float32)], 2, seed=0, source="points", projection=projection)
+    assert units.projection is projection
+    np.testing.assert_allclose(np.sort(units.centroids, axis=0), [[0], [4]], atol=0.1)
+    assert len(set(zip(units.assign(features.astype(np.float32)).tolist(), told.tolist(), strict=True))) == 2
 
 
 def test_fitting_finds_well_separated_clusters():

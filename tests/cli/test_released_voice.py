@@ -81,9 +81,7 @@ def folders(tmp_path_factory):
 def test_it_speaks_and_the_same_seed_says_the_same(folders):
     voice = vox.load(folders / "faithful")
     assert voice.tokenizer.encode("He says").shape == (12, 1)
-    first, second = (
-        voice.synthesize('He says: "no"', language="en", seed=4, max_duration_s=SHORT) for _ in range(2)
-    )
+    first, second = (voice.synthesize('He says: "no"', language="en", seed=4, max_duration_s=SHORT) for _ in range(2))
     assert first.sample_rate == 24_000
     assert first.acoustic.shape[0] == 8
     assert first.samples.shape == (320 * first.acoustic.shape[1],)

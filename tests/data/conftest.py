@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from voxinstruct_jax.data.durations import quoted
 from voxinstruct_jax.data.manifest import Row
 from voxinstruct_jax.data.prepare import Encoders, prepare
+from voxinstruct_jax.text.tokenizer import PronunciationTokenizer, content_rows
 from voxinstruct_jax.vocabulary import Vocabulary
 
 SAMPLE_RATE = 1000
@@ -60,6 +62,21 @@ def make_encoders() -> Encoders:
 
 
 @pytest.fixture(scope="session")
+def timed_encoders(encoders) -> Encoders:
+    """With durations: characters share the time evenly; what is left over goes to the closing quote."""
+    tokenizer = PronunciationTokenizer()
+
+    def durations(samples, transcript):
+        half_frames = 2 * -(-len(samples) // HOP)
+        found = np.full(len(content_rows(tokenizer.encode(quoted(transcript)))) + 2, 0)
+        found += half_frames // len(found)
+        found[-1] += half_frames - found.sum()
+        return found if found[0] else None
+
+    return dataclasses.replace(encoders, tokenizer=tokenizer, durations=durations)
+
+
+@pytest.fixture(scope="session")
 def rows(tmp_path_factory) -> list[Row]:
     """Thirty clips of .3 to 2 s."""
     folder = tmp_path_factory.mktemp("audio")
@@ -86,3 +103,9 @@ def rows(tmp_path_factory) -> list[Row]:
 @pytest.fixture(scope="session")
 def reader(tmp_path_factory, rows, encoders):
     return prepare(rows, tmp_path_factory.mktemp("shards"), encoders, shard_size=8, progress=False)
+
+
+@pytest.fixture(scope="session")
+def timed_reader(tmp_path_factory, rows, timed_encoders):
+    """The same clips with the durations of their characters; those too short for their words are left out."""
+    return prepare(rows, tmp_path_factory.mktemp("timed"), timed_encoders, shard_size=8, progress=False)

@@ -7,15 +7,21 @@ import pytest
 from voxinstruct_jax.config import ConfigError, InputError
 from voxinstruct_jax.data.batches import BatchConfig, TokenBatches, token_batches
 from voxinstruct_jax.data.packing import unpack
-from voxinstruct_jax.vocabulary import PackedBatch, Vocabulary, parse_layout
+from voxinstruct_jax.text.tokenizer import INSIDE_QUOTES, QUOTE_CHANNEL
+from voxinstruct_jax.vocabulary import PackedBatch, Vocabulary, expand, parse_layout
 
 CONFIG = BatchConfig(text_width=96, time_width=256, rows=4, seed=3, max_clips=8)
 
 
+def arrays(batch: PackedBatch) -> dict[str, np.ndarray]:
+    """The fields that a batch has."""
+    values = {item.name: getattr(batch, item.name) for item in dataclasses.fields(PackedBatch)}
+    return {name: value for name, value in values.items() if value is not None}
+
+
 def same(one: PackedBatch, other: PackedBatch) -> bool:
-    return all(
-        np.array_equal(getattr(one, item.name), getattr(other, item.name)) for item in dataclasses.fields(PackedBatch)
-    )
+    mine, theirs = arrays(one), arrays(other)
+    return mine.keys() == theirs.keys() and all(np.array_equal(mine[name], theirs[name]) for name in mine)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +34,8 @@ def test_batches_have_the_static_widths_and_row_numbers(batches):
     assert batch.text_tokens.shape == (4, 96, 2)
     assert batch.tokens.shape == (4, 3, 256)
     assert batch.clip_ids.tolist() == [20, 21, 22, 23]
-    assert all(getattr(batch, item.name).dtype == np.int32 for item in dataclasses.fields(PackedBatch))
+    assert all(array.dtype == np.int32 for array in arrays(batch).values())
+    assert not {"times", "text_durations"} & arrays(batch).keys()
 
 
 def test_rows_hold_the_clips_of_the_plan_with_the_drawn_instruction(batches, reader, vocabulary, letters):
@@ -71,9 +78,8 @@ def test_any_number_of_hosts_sees_the_same_batch(batches, reader, vocabulary, nu
     ]
     for step in (0, 2, 11):
         parts = [host[step] for host in hosts]
-        for item in dataclasses.fields(PackedBatch):
-            joined = np.concatenate([getattr(part, item.name) for part in parts])
-            np.testing.assert_array_equal(joined, getattr(batches[step], item.name))
+        for name, whole in arrays(batches[step]).items():
+            np.testing.assert_array_equal(np.concatenate([arrays(part)[name] for part in parts]), whole)
     assert {host.fingerprint for host in hosts} == {batches.fingerprint}
 
 
@@ -147,3 +153,77 @@ def test_wrong_settings_say_the_rule(reader, vocabulary, letters):
         BatchConfig(description_free_ratio=1.5)
     with pytest.raises(ConfigError, match="no part of the 4 rows"):
         TokenBatches(reader, letters(), Vocabulary(), CONFIG, host_rows=(2, 5))
+
+
+ALIGNED = BatchConfig(text_width=160, time_width=400, rows=3, seed=3, max_clips=5, prompt_ratio=0.6)
+
+
+@pytest.fixture(scope="module")
+def aligned(timed_reader, timed_encoders, vocabulary) -> TokenBatches:
+    return TokenBatches(timed_reader, timed_encoders.tokenizer, vocabulary, ALIGNED, aligned=True)
+
+
+def times_by_hand(durations, num_frames, prompt_frames):
+    """Slot by slot, in frames: text in the middle of its time, and each audio slot half a frame after the last one."""
+    times, spoken = [], 0
+    for half_frames in durations:
+        times.append((spoken + half_frames / 2) / 2)
+        spoken += half_frames
+    times += [-1.5, -0.5]  # BOS, LANG
+    times += [frame + 0.5 for frame in range(num_frames)]
+    times += [-prompt_frames - 0.5]  # EOS1
+    times += [frame + 0.5 - prompt_frames for frame in range(prompt_frames + num_frames)]
+    return [*times, num_frames + 0.5]  # EOS2
+
+
+def test_aligned_batches_tell_when_each_slot_is_spoken(aligned, timed_reader, vocabulary):
+    plan, prompted = aligned.plan(0), 0
+    seen = []
+    for step in range(-(-len(plan.rows) // ALIGNED.rows)):
+        batch = aligned[step]
+        for index, clips in enumerate(unpack(batch)):
+            number = step * ALIGNED.rows + index
+            if number >= len(plan.rows):
+                break
+            for segment, (record, clip) in enumerate(zip(plan.rows.row(number).tolist(), clips, strict=True), 1):
+                example = timed_reader[record]
+                num_frames, lent = example.codes.shape[1], int(plan.prompt_frames[record])
+                _, units, codes = parse_layout(vocabulary, clip.layout)
+                np.testing.assert_array_equal(units, expand(example.semantic_tokens, example.run_lengths))
+                np.testing.assert_array_equal(codes[:, lent:], example.codes)
+                states = clip.text_tokens[:, QUOTE_CHANNEL]
+                spoken = clip.durations[states == INSIDE_QUOTES]
+                np.testing.assert_array_equal(spoken, example.durations[1:-1])
+                assert clip.durations.sum() == 2 * num_frames
+                assert not clip.durations[states == 1].any()  # outside the quotes
+                expected = times_by_hand(clip.durations.tolist(), num_frames, lent)
+                assert batch.times[index][batch.segment_ids[index] == segment].tolist() == expected
+                prompted += lent > 0
+                seen.append(record)
+    assert sorted([*seen, *plan.rows.left_out.tolist()]) == list(range(len(timed_reader)))
+    assert 0 < prompted < len(seen)
+    assert len(seen) > 10
+
+
+def test_rows_are_planned_with_room_for_semantic_tokens_at_the_frame_rate(timed_reader, timed_encoders, vocabulary):
+    """De-duplicated, more clips would be thought to fit."""
+    config = dataclasses.replace(ALIGNED, time_width=160, prompt_ratio=0.0, description_free_ratio=1.0)
+    kinds = [
+        TokenBatches(timed_reader, timed_encoders.tokenizer, vocabulary, config, aligned=aligned)
+        for aligned in (True, False)
+    ]
+    plan, other = (batches.plan(0).rows for batches in kinds)
+    assert len(plan) > len(other)
+    for step in range(-(-len(plan) // ALIGNED.rows)):
+        kinds[0][step]  # which `pack` refuses if anything does not fit
+
+
+def test_aligned_batches_are_another_run(aligned, timed_reader, timed_encoders, vocabulary):
+    plain = TokenBatches(timed_reader, timed_encoders.tokenizer, vocabulary, ALIGNED)
+    assert plain.fingerprint != aligned.fingerprint
+    assert plain[0].times is None
+
+
+def test_data_without_durations_cannot_be_aligned(reader, vocabulary, letters):
+    with pytest.raises(InputError, match="no durations of characters; prepare it with units that know phones"):
+        TokenBatches(reader, letters(), vocabulary, CONFIG, aligned=True)

@@ -10,9 +10,11 @@ from voxinstruct_jax.vocabulary import ACOUSTIC, SEMANTIC, TEXT, Vocabulary, bui
 VOCABULARY = Vocabulary(num_semantic=20, codebook_size=64, num_codebooks=2)
 
 
-def make_clip(random: np.random.Generator, text: int, semantic: int, frames: int) -> Clip:
+def make_clip(random: np.random.Generator, text: int, semantic: int, frames: int, *, timed: bool = False) -> Clip:
     layout = build_layout(VOCABULARY, "en", random.integers(0, 20, semantic), random.integers(0, 64, (2, frames)))
-    return Clip(text_tokens=random.integers(1, 9, (text, 3)).astype(np.int32), layout=layout)
+    durations = random.integers(0, 9, text).astype(np.int32) if timed else None
+    text_tokens = random.integers(1, 9, (text, 3)).astype(np.int32)
+    return Clip(text_tokens=text_tokens, layout=layout, prompt_frames=frames // 2, durations=durations)
 
 
 def test_a_row_of_two_clips_is_laid_out_slot_by_slot():
@@ -38,16 +40,41 @@ def test_a_row_of_two_clips_is_laid_out_slot_by_slot():
     assert batch.positions[0].tolist() == [*range(8), *range(6), 0, 0]
     assert batch.text_index[0].tolist() == [0, 1, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0]
     assert batch.clip_ids.tolist() == [41]
+    assert batch.times is None
+    assert batch.text_durations is None
+
+
+def test_slots_of_timed_clips_stand_where_they_are_spoken():
+    """Three frames after a prompt of one; then a clip of one frame without a prompt."""
+    first = Clip(
+        text_tokens=np.array([[5], [6], [7]], np.int32),
+        layout=build_layout(VOCABULARY, "zh", np.array([3, 3, 4]), np.zeros((2, 4), int)),
+        prompt_frames=1,
+        durations=np.array([1, 4, 1], np.int32),
+    )
+    second = Clip(
+        text_tokens=np.array([[9]], np.int32),
+        layout=build_layout(VOCABULARY, "en", np.array([0]), np.zeros((2, 1), int)),
+        durations=np.array([2], np.int32),
+    )
+    batch = pack([[first, second]], text_width=5, time_width=24, clip_ids=np.array([0]))
+    assert batch.text_durations[0].tolist() == [1, 4, 1, 2, 0]
+    text = [0.25, 1.5, 2.75]
+    semantic = [-1.5, -0.5, 0.5, 1.5, 2.5]  # BOS LANG and three frames
+    acoustic = [-1.5, -0.5, 0.5, 1.5, 2.5, 3.5]  # EOS1, the prompt's frame, three frames, EOS2
+    other = [0.5, -1.5, -0.5, 0.5, -0.5, 0.5, 1.5]
+    assert batch.times[0].tolist() == [*text, *semantic, *acoustic, *other, 0, 0, 0]
+    assert batch.times.dtype == np.float32
 
 
 sizes = st.tuples(st.integers(1, 6), st.integers(0, 5), st.integers(0, 7))
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.lists(st.lists(sizes, min_size=1, max_size=4), min_size=1, max_size=3), st.integers(0, 99))
-def test_unpack_gives_back_what_pack_was_given(shape, seed):
+@given(st.lists(st.lists(sizes, min_size=1, max_size=4), min_size=1, max_size=3), st.integers(0, 99), st.booleans())
+def test_unpack_gives_back_what_pack_was_given(shape, seed, timed):
     random = np.random.default_rng(seed)
-    rows = [[make_clip(random, *size) for size in row] for row in shape]
+    rows = [[make_clip(random, *size, timed=timed) for size in row] for row in shape]
     batch = pack(rows, text_width=24, time_width=96, clip_ids=np.arange(len(rows)))
     found = unpack(batch)
     assert [len(row) for row in found] == [len(row) for row in rows]
@@ -56,6 +83,10 @@ def test_unpack_gives_back_what_pack_was_given(shape, seed):
             np.testing.assert_array_equal(clip.text_tokens, copy.text_tokens)
             np.testing.assert_array_equal(clip.layout.tokens, copy.layout.tokens)
             np.testing.assert_array_equal(clip.layout.part_ids, copy.layout.part_ids)
+            assert clip.prompt_frames == copy.prompt_frames
+            assert (copy.durations is not None) == timed
+            if timed:
+                np.testing.assert_array_equal(clip.durations, copy.durations)
 
 
 @settings(deadline=None, max_examples=30)

@@ -182,6 +182,37 @@ def test_bad_rows_are_listed_with_their_reason_and_the_rest_goes_on(tmp_path, ro
         assert reason in item["reason"]
 
 
+def test_durations_are_stored_and_instructions_with_other_words_dropped(tmp_path, rows, timed_encoders):
+    said, other = 'He says "CLIP 0" slowly', "He says “clip 1” slowly"
+    first = dataclasses.replace(rows[0], transcript="clip 0", instructions=(other, said, "clip 0", "“clip zero”"))
+    reader = prepare([first, *rows[1:6]], tmp_path / "out", timed_encoders, progress=False)
+    assert reader[0].instructions == (said, "“clip zero”", instruction_variants(first)[-1])
+    assert len(reader) == 6
+    for record, row in enumerate([first, *rows[1:6]]):
+        samples, example = soundfile.read(row.audio, dtype="float32")[0], reader[record]
+        np.testing.assert_array_equal(example.durations, timed_encoders.durations(samples, row.transcript))
+        assert example.durations.dtype == np.int16
+        assert example.durations.sum() == 2 * example.codes.shape[1]
+        counts = reader.lengths.text[reader.lengths.text_offsets[record] : reader.lengths.text_offsets[record + 1]]
+        assert counts.tolist() == [len(timed_encoders.tokenizer.encode(text)) for text in example.instructions]
+
+
+def test_without_a_phone_model_there_are_no_durations_and_all_instructions_stay(tmp_path, rows, timed_encoders):
+    row = dataclasses.replace(rows[0], instructions=("Say “something else”",))
+    reader = prepare([row], tmp_path / "out", dataclasses.replace(timed_encoders, durations=None), progress=False)
+    assert reader[0].durations.shape == (0,)
+    assert reader[0].instructions == instruction_variants(row)
+
+
+def test_a_clip_that_cannot_be_aligned_is_rejected(tmp_path, rows, timed_encoders):
+    hasty = dataclasses.replace(rows[0], id="hasty", transcript="far too many words for such a clip " * 5)
+    reader = prepare([hasty, rows[1]], tmp_path / "out", timed_encoders, progress=False)
+    assert [reader[record].id for record in range(len(reader))] == ["clip-1"]
+    [line] = (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()
+    assert json.loads(line)["id"] == "hasty"
+    assert "the transcript cannot be spoken in this time; check that it fits the audio" in json.loads(line)["reason"]
+
+
 def test_nothing_usable_is_an_error(tmp_path, encoders):
     row = Row(id="a", audio=str(tmp_path / "none.wav"), language="en", transcript="x")
     with pytest.raises(InputError, match="all rows were set aside"):

@@ -1,6 +1,8 @@
 import dataclasses
 import json
+import zlib
 
+import msgpack
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -30,6 +32,7 @@ def make_example(runs: int, codebooks: int, frames: int, largest: int, seed: int
         codes=random.integers(0, largest + 1, (codebooks, frames)).astype(np.int16),
         speaker="s",
         attributes={"gender": "male", "stress": [0, 2]},
+        durations=random.integers(0, 40, len(text) + 2).astype(np.int16),
     )
 
 
@@ -38,6 +41,18 @@ def make_example(runs: int, codebooks: int, frames: int, largest: int, seed: int
 def test_decoded_examples_equal_what_was_encoded(runs, codebooks, frames, largest, text):
     example = make_example(runs, codebooks, frames, largest, text=text)
     assert same(decode_example(encode_example(example)), example)
+
+
+def without_last_field(record: bytes) -> bytes:
+    return zlib.compress(msgpack.packb(msgpack.unpackb(zlib.decompress(record))[:-1]))
+
+
+def test_records_of_version_1_have_no_durations():
+    example = make_example(3, 2, 4, 9)
+    old = without_last_field(encode_example(example))
+    assert same(decode_example(old), dataclasses.replace(example, durations=np.zeros(0, np.int16)))
+    with pytest.raises(InputError, match="the record is damaged"):
+        decode_example(without_last_field(old))
 
 
 def test_an_hour_of_speech_takes_about_a_megabyte(tmp_path):
@@ -104,10 +119,20 @@ def test_truncated_and_missing_files_are_named_on_opening(copied):
         ShardReader(copied)
 
 
+def test_an_index_of_version_1_is_read(copied, reader):
+    index = json.loads((copied / "index.json").read_text())
+    assert index["format_version"] == 2
+    (copied / "index.json").write_text(json.dumps(index | {"format_version": 1}))
+    old = ShardReader(copied)
+    assert old.index.format_version == 1
+    assert same(old[3], reader[3])
+    assert old[3].durations.shape == (0,)
+
+
 def test_an_index_of_another_format_or_none_is_refused(copied):
     index = json.loads((copied / "index.json").read_text())
     (copied / "index.json").write_text(json.dumps(index | {"format_version": 99}))
-    with pytest.raises(InputError, match="format version 99, this release reads 1"):
+    with pytest.raises(InputError, match=r"format version 99, this release reads \(1, 2\)"):
         ShardReader(copied)
     (copied / "index.json").write_text("{")
     with pytest.raises(InputError, match=r"index\.json: damaged"):

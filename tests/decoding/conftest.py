@@ -1,5 +1,7 @@
 """Tiny models whose predictions hang on everything they are given."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from flax import nnx
 
 from voxinstruct_jax.models.ar import ARConfig, ARModel
+from voxinstruct_jax.models.conditioning import NUM_DURATIONS
 from voxinstruct_jax.models.nar import NARConfig, NARModel
 from voxinstruct_jax.vocabulary import Vocabulary
 
@@ -35,6 +38,16 @@ def make_sharp(model_class, config, seed):
 @pytest.fixture(scope="session")
 def ar_model(vocabulary):
     return make_sharp(ARModel, ARConfig.tiny(vocabulary=vocabulary, channel_sizes=CHANNELS), 0)
+
+
+@pytest.fixture(scope="session")
+def aligned_model(vocabulary):
+    """Its text tokens last some half frames: of its durations the short ones are likelier, to a text of any kind."""
+    config = ARConfig.tiny(vocabulary=vocabulary, channel_sizes=CHANNELS)
+    model = make_sharp(ARModel, dataclasses.replace(config, timing="aligned"), 2)
+    leaning = -0.02 * jnp.sign(model.text.bias[...])[:, None] * jnp.arange(NUM_DURATIONS)
+    model.duration_head.kernel[...] = model.duration_head.kernel[...] + leaning
+    return model
 
 
 @pytest.fixture(scope="session")

@@ -79,8 +79,8 @@ def forward(graph, state, batch, drop_text, drop_semantic):
     return nnx.merge(graph, state)(batch, drop_text, drop_semantic)
 
 
-def next_logits(model, text, tokens, part_ids, width=32):
-    """Logits after a sequence, one row a branch, by the forward pass of training."""
+def next_logits(model, text, tokens, part_ids, times=None, width=32):
+    """Logits after a sequence, one row a branch, by the forward pass of training; `times` of text and tokens."""
     slots, length = len(text), len(text) + len(tokens)
 
     def padded(values, size=width):
@@ -95,17 +95,55 @@ def next_logits(model, text, tokens, part_ids, width=32):
         positions=padded(np.arange(length)),
         text_index=padded(np.arange(slots)),
         clip_ids=jnp.zeros(1, jnp.int32),
+        times=None if times is None else jnp.asarray(np.pad(times, (0, width - length)), jnp.float32)[None],
     )
     batch = jax.tree.map(lambda x: jnp.repeat(x, 3, axis=0), batch)
     drop_text, drop_semantic = (jnp.tile(jnp.arange(3)[:, None] == branch, (1, width)) for branch in (1, 2))
     return np.asarray(forward(*nnx.split(model), batch, drop_text, drop_semantic)[:, length - 1], np.float64)
 
 
+@functools.partial(jax.jit, static_argnames="graph")
+def text_duration_logits(graph, state, text):
+    model = nnx.merge(graph, state)
+    return model.duration_logits(model.embed_text(text, jnp.ones(text.shape[:2], jnp.int32)))
+
+
+def plain_durations(model, request):
+    """Expected half frames of each text token, stretched to whole frames within the limits; and those frames."""
+    logits = np.asarray(text_duration_logits(*nnx.split(model), jnp.asarray(request.text_tokens)[None])[0], np.float64)
+    likely = np.exp(logits - logits.max(axis=1, keepdims=True))
+    durations = (likely * np.arange(64)).sum(axis=1) / likely.sum(axis=1)
+    limits = request.limits
+    frames = min(max(round(durations.sum() / 2), limits.min_acoustic, 1), limits.max_acoustic)
+    return durations * 2 * frames / durations.sum(), frames
+
+
+def plain_times(durations, tokens, prompt_frames, eos1):
+    """Text in the middle of its time; BOS, LANG and the frames; EOS1, the voice prompt, and the frames again."""
+    ends = np.cumsum(durations)
+    text = [(end - duration / 2) / 2 for end, duration in zip(ends, durations, strict=True)]
+    first = tokens.index(eos1) if eos1 in tokens else len(tokens)
+    semantic = [place - 1.5 for place in range(first)]
+    acoustic = [place - 0.5 - prompt_frames for place in range(len(tokens) - first)]
+    return np.array([*text, *semantic, *acoustic])
+
+
 def plain_greedy(model, request):
     """The same rules over whole sequences: no cache, no batch, no bucket."""
     ids, guidance, limits = model.config.vocabulary, request.guidance, request.limits
     gamma, alpha, beta = guidance.text_on_semantic, guidance.text_on_acoustic, guidance.semantic_on_acoustic
-    tokens, after = list(request.prompt.semantic_prefix), functools.partial(next_logits, model, request.text_tokens)
+    tokens, prompt = list(request.prompt.semantic_prefix), request.prompt.acoustic_prefix[0]
+    aligned, durations = model.config.timing == "aligned", np.zeros(len(request.text_tokens))
+    if aligned:
+        durations, frames = plain_durations(model, request)
+        limits = Limits(
+            min_semantic=frames, max_semantic=frames, min_acoustic=frames, max_acoustic=frames, max_total=1000
+        )
+
+    def after(tokens, part_ids):
+        times = plain_times(durations, tokens, len(prompt), ids.eos1) if aligned else None
+        return next_logits(model, request.text_tokens, tokens, part_ids, times)
+
     if tokens[1] == 0:
         tokens[1] = 1 + int(np.argmax(after(tokens[:1], [SEMANTIC])[0][1:3]))
     reason, semantic, codes = FinishReason.STOP, [], []
@@ -114,18 +152,20 @@ def plain_greedy(model, request):
         logits = text_free + gamma * (cond - text_free)
         choices = list(range(ids.semantic_offset, ids.acoustic_offset))
         choices += [ids.eos1] if len(semantic) >= limits.min_semantic else []
+        choices = [ids.eos1] if aligned and len(semantic) == limits.min_semantic else choices
         best = max(choices, key=lambda token: logits[token])
         if len(semantic) == limits.max_semantic and best != ids.eos1:
             best, reason = ids.eos1, FinishReason.MAX_SEMANTIC
         tokens.append(best)
         semantic += [best - ids.semantic_offset] if best != ids.eos1 else []
     part_ids = [SEMANTIC] * len(tokens)
-    tokens += list(request.prompt.acoustic_prefix[0])
+    tokens += list(prompt)
     while tokens[-1] != ids.eos2:
         part_ids += [ACOUSTIC] * (len(tokens) - len(part_ids))
         cond, text_free, semantic_free = after(tokens, part_ids)
         logits = semantic_free + beta * (text_free + alpha * (cond - text_free) - semantic_free)
         choices = list(range(ids.acoustic_offset, ids.bos)) + ([ids.eos2] if len(codes) >= limits.min_acoustic else [])
+        choices = [ids.eos2] if aligned and len(codes) == limits.min_acoustic else choices
         best = max(choices, key=lambda token: logits[token])
         if len(codes) == limits.max_acoustic and best != ids.eos2:
             best, reason = ids.eos2, FinishReason.MAX_ACOUSTIC
@@ -139,6 +179,7 @@ def test_cached_loop_equals_a_plain_one_over_whole_sequences(ar_model, requests)
     got = [tokens_of(result, row) for row in range(3)]
     assert got == [plain_greedy(ar_model, request) for request in requests]
     assert len({str(tokens) for tokens in got}) == 3
+    assert not result.durations.any()
 
 
 def test_guidance_of_one_in_all_branches_equals_the_condition_alone(ar_model, requests):
@@ -174,6 +215,74 @@ def test_buckets_change_nothing(ar_model, requests):
         capacity=Capacity(semantic=9, acoustic=12),
     )
     assert [tokens_of(narrow, row) for row in range(3)] == [tokens_of(wide, row) for row in range(3)]
+
+
+@pytest.fixture(scope="module")
+def aligned_requests(requests, vocabulary):
+    """No prompt; a prompt of three frames and a language to predict; a prompt of two frames."""
+    rng = np.random.default_rng(1)
+    prompts = [
+        build_prompt(vocabulary, language, np.zeros(0, int), rng.integers(0, 9, (4, frames)))
+        for language, frames in (("zh", 0), (None, 3), ("en", 2))
+    ]
+    return [dataclasses.replace(request, prompt=prompt) for request, prompt in zip(requests, prompts, strict=True)]
+
+
+decode_aligned = functools.partial(decode, capacity=Capacity(semantic=8, acoustic=8))
+
+
+def test_an_aligned_loop_equals_a_plain_one_and_ends_where_the_text_does(aligned_model, aligned_requests):
+    result = decode_aligned(aligned_model, aligned_requests, sampling=GREEDY)
+    got = [tokens_of(result, row) for row in range(3)]
+    assert got == [plain_greedy(aligned_model, request) for request in aligned_requests]
+    for row, request in enumerate(aligned_requests):
+        durations, frames = plain_durations(aligned_model, request)
+        assert result.semantic_lengths[row] == result.code_lengths[row] == frames
+        assert got[row][-1] == FinishReason.STOP
+        np.testing.assert_allclose(result.durations[row, : len(durations)], durations, atol=1e-3)
+        assert not result.durations[row, len(durations) :].any()
+        assert result.durations[row].sum() == pytest.approx(2 * frames, abs=1e-3)
+    assert len(set(result.code_lengths.tolist())) > 1
+    assert any(LIMITS.min_acoustic < length < LIMITS.max_acoustic for length in result.code_lengths)
+
+
+def test_draws_change_tokens_and_not_how_long_they_last(aligned_model, aligned_requests):
+    greedy = decode_aligned(aligned_model, aligned_requests, sampling=GREEDY)
+    drawn = decode_aligned(aligned_model, aligned_requests)
+    for name in ("semantic_lengths", "code_lengths", "durations", "finish_reasons"):
+        np.testing.assert_array_equal(getattr(drawn, name), getattr(greedy, name))
+    assert (drawn.codes != greedy.codes).any()
+
+
+@pytest.mark.parametrize(("shortest", "longest"), [(6, 7), (1, 2), (7, 7)])
+def test_limits_stretch_or_shorten_the_durations(aligned_model, aligned_requests, shortest, longest):
+    """Those of the acoustic tokens; semantic tokens have no say."""
+    limits = dataclasses.replace(LIMITS, min_acoustic=shortest, max_acoustic=longest, min_semantic=8, max_semantic=1)
+    held = [dataclasses.replace(request, limits=limits) for request in aligned_requests]
+    result = decode_aligned(aligned_model, held)
+    wanted = [plain_durations(aligned_model, request) for request in held]
+    assert result.code_lengths.tolist() == result.semantic_lengths.tolist() == [frames for _, frames in wanted]
+    assert all(shortest <= frames <= longest for _, frames in wanted)
+    for row, (durations, _) in enumerate(wanted):
+        np.testing.assert_allclose(result.durations[row, : len(durations)], durations, atol=1e-3)
+    assert {FinishReason(reason) for reason in result.finish_reasons} == {FinishReason.STOP}
+
+
+def test_neighbours_and_buckets_change_nothing_in_aligned_requests(aligned_model, aligned_requests):
+    first = decode_aligned(aligned_model, aligned_requests)
+    turned = decode_aligned(aligned_model, [aligned_requests[row] for row in (2, 0, 1)])
+    wide = decode(
+        aligned_model,
+        aligned_requests,
+        text_width=11,
+        prefix_width=7,
+        acoustic_prefix_width=6,
+        capacity=Capacity(semantic=9, acoustic=12),
+    )
+    assert [tokens_of(first, row) for row in (2, 0, 1)] == [tokens_of(turned, row) for row in range(3)]
+    assert [tokens_of(first, row) for row in range(3)] == [tokens_of(wide, row) for row in range(3)]
+    np.testing.assert_allclose(wide.durations[:, :6], first.durations, atol=1e-4)
+    assert not wide.durations[:, 6:].any()
 
 
 def test_lengths_stay_between_their_limits_and_cuts_are_told(ar_model, requests):

@@ -20,6 +20,8 @@ class Clip:
     text_tokens: np.ndarray
     tokens: np.ndarray
     part_ids: np.ndarray
+    times: np.ndarray
+    """When each slot is spoken; drawn, since only aligned models read them, and those take any."""
 
     @property
     def length(self):
@@ -31,7 +33,8 @@ def make_clip(seed, *, num_text, num_units, num_frames):
     text_tokens = random.integers(1, 7, (num_text, len(CHANNEL_SIZES)))
     codes = random.integers(0, 6, (3, num_frames))
     layout = build_layout(VOCABULARY, "zh", random.integers(0, 9, num_units), codes)
-    return Clip(text_tokens, layout.tokens, layout.part_ids)
+    times = random.uniform(-2, 8, num_text + layout.tokens.shape[1]).astype(np.float32)
+    return Clip(text_tokens, layout.tokens, layout.part_ids, times)
 
 
 def put_in_rows(rows):
@@ -41,6 +44,7 @@ def put_in_rows(rows):
     tokens = np.zeros((len(rows), 3, TIME_WIDTH), np.int32)
     text_tokens = np.zeros((*text_shape, len(CHANNEL_SIZES)), np.int32)
     text_segment_ids = np.zeros(text_shape, np.int32)
+    times = np.zeros(shape, np.float32)
     for b, clips in enumerate(rows):
         start = text_start = 0
         for number, clip in enumerate(clips, start=1):
@@ -52,9 +56,10 @@ def put_in_rows(rows):
             arrays["part_ids"][b, audio:end] = clip.part_ids
             arrays["segment_ids"][b, start:end] = number
             arrays["positions"][b, start:end] = np.arange(clip.length)
+            times[b, start:end] = clip.times
             arrays["text_index"][b, start:audio] = np.arange(text_start, text_end)
             start, text_start = end, text_end
-    arrays |= {"tokens": tokens, "text_tokens": text_tokens, "text_segment_ids": text_segment_ids}
+    arrays |= {"tokens": tokens, "text_tokens": text_tokens, "text_segment_ids": text_segment_ids, "times": times}
     return PackedBatch(clip_ids=jnp.arange(len(rows)), **{name: jnp.asarray(x) for name, x in arrays.items()})
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from voxinstruct_jax.config import ConfigError, from_dict, to_dict
+from voxinstruct_jax.config import ConfigError, InputError, from_dict, to_dict
 from voxinstruct_jax.models.ar import ARConfig, ARModel
-from voxinstruct_jax.models.conditioning import place_text
+from voxinstruct_jax.models.conditioning import NUM_DURATIONS, expected_durations, place_text
 from voxinstruct_jax.models.llama import LlamaConfig, init_cache
 from voxinstruct_jax.vocabulary import ACOUSTIC, SEMANTIC, Vocabulary
 
@@ -141,6 +141,72 @@ def test_drops_are_per_clip(forward, packed, clips):
     assert np.abs(dropped[0, : clips[0].length] - kept[0, : clips[0].length]).max() > 1e-3
 
 
+@pytest.fixture(scope="module")
+def aligned(build):
+    return build(ARModel, dataclasses.replace(CONFIG, timing="aligned"))
+
+
+@pytest.fixture(scope="module")
+def aligned_forward(aligned):
+    return make_forward(aligned)
+
+
+def test_aligned_models_need_times(aligned_forward, separate):
+    with pytest.raises(InputError, match="an aligned model needs times; prepare the data with units that know phones"):
+        aligned_forward(dataclasses.replace(separate, times=None))
+
+
+def test_packed_clips_equal_separate_ones_by_their_times(aligned_forward, separate, packed, clips):
+    alone, together = aligned_forward(separate), aligned_forward(packed)
+    first, second = (clip.length for clip in clips)
+    np.testing.assert_allclose(together[0, :first], alone[0, :first], atol=1e-4)
+    np.testing.assert_allclose(together[0, first : first + second], alone[1, :second], atol=1e-4)
+    np.testing.assert_allclose(together[1, second : first + second], alone[0, :first], atol=1e-4)
+
+
+def test_only_distances_in_time_matter(aligned_forward, forward, separate, clips):
+    shifts = jnp.array([[7.25], [-30.5]])
+    moved = dataclasses.replace(separate, times=separate.times + shifts)
+    parted = edit(separate, "times", (0, slice(0, 4)), separate.times[0, :4] + 1.5)  # the text alone
+    base, lengths = aligned_forward(separate), [clip.length for clip in clips]
+    for row, length in enumerate(lengths):
+        np.testing.assert_allclose(aligned_forward(moved)[row, :length], base[row, :length], atol=1e-3)
+    assert np.abs(aligned_forward(parted) - base)[0, 4 : lengths[0]].max(axis=-1).min() > 3e-3
+    np.testing.assert_array_equal(forward(parted), forward(separate))  # places count where nothing is aligned
+
+
+def test_places_do_not_matter_to_aligned_models(aligned_forward, forward, separate):
+    turned = dataclasses.replace(separate, positions=separate.positions[:, ::-1])
+    np.testing.assert_array_equal(aligned_forward(turned), aligned_forward(separate))
+    assert np.abs(forward(turned) - forward(separate)).max() > 1e-2
+
+
+def test_durations_are_read_off_the_text_rows(aligned, model, separate):
+    rows = jnp.asarray(np.random.default_rng(0).standard_normal((2, 3, 32)), jnp.float32)
+    logits = aligned.duration_logits(rows)
+    np.testing.assert_allclose(logits, np.asarray(rows) @ aligned.duration_head.kernel[...], atol=1e-4)
+    assert logits.shape == (2, 3, NUM_DURATIONS)
+    assert not hasattr(model, "duration_head")
+
+
+def test_expected_durations_are_means_in_half_frames():
+    logits = np.full((3, NUM_DURATIONS), -100.0, np.float32)
+    logits[0, 5] = 0
+    logits[1, [2, 8]] = 0
+    logits[2] = 0
+    np.testing.assert_allclose(expected_durations(jnp.asarray(logits)), [5.0, 5.0, 31.5], rtol=1e-5)
+
+
+def test_predicting_from_text_rows_equals_the_whole_call(aligned, aligned_forward, separate):
+    @jax.jit
+    def predict(state, batch):
+        module, nowhere = nnx.merge(nnx.graphdef(aligned), state), jnp.zeros(batch.segment_ids.shape, bool)
+        text_rows = module.embed_text(batch.text_tokens, batch.text_segment_ids)
+        return module.predict(batch, text_rows, nowhere, nowhere)
+
+    np.testing.assert_allclose(predict(nnx.state(aligned), separate), aligned_forward(separate), atol=1e-5)
+
+
 def test_part_embedding_is_added_by_part(model):
     tokens, rows = jnp.array([[5, 5, 5]]), jnp.full((1, 3, 32), 7.0)
     x = model.embed(tokens, jnp.array([[0, SEMANTIC, ACOUSTIC]]), rows)[0]
@@ -216,6 +282,7 @@ def test_config_survives_a_round_trip():
     [
         (lambda: from_dict(ARConfig, to_dict(CONFIG) | {"text_attention": "both"}), "text_attention"),
         (lambda: from_dict(ARConfig, to_dict(CONFIG) | {"dtype": "float16"}), "dtype"),
+        (lambda: from_dict(ARConfig, to_dict(CONFIG) | {"timing": "late"}), "timing"),
         (lambda: dataclasses.replace(LlamaConfig.tiny(), num_kv_heads=3), "num_heads 4 must be a multiple"),
         (lambda: dataclasses.replace(LlamaConfig.tiny(), num_layers=0), "num_layers: 0"),
         (lambda: dataclasses.replace(LlamaConfig.tiny(), dropout=1.0), "dropout"),

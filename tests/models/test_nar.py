@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from voxinstruct_jax.config import ConfigError
+from voxinstruct_jax.config import ConfigError, InputError
 from voxinstruct_jax.models.nar import NARConfig, NARModel
 from voxinstruct_jax.vocabulary import ACOUSTIC, SEMANTIC, TEXT, Vocabulary
 
@@ -73,6 +73,32 @@ def test_packed_clips_equal_separate_ones(forward, separate, packed, clips):
     np.testing.assert_allclose(together[0, :first], alone[0, :first], atol=1e-4)
     np.testing.assert_allclose(together[0, first : first + second], alone[1, :second], atol=1e-4)
     np.testing.assert_allclose(together[1, second : first + second], alone[0, :first], atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def aligned_forward(build):
+    model = build(NARModel, dataclasses.replace(CONFIG, timing="aligned"))
+
+    def forward(batch):
+        nowhere = jnp.zeros(batch.segment_ids.shape, bool)
+        return np.asarray(run(*nnx.split(model), batch, jnp.array((2, 2)), nowhere, None))
+
+    return forward
+
+
+def test_aligned_models_go_by_times(aligned_forward, separate, packed, clips):
+    with pytest.raises(InputError, match="an aligned model needs times"):
+        aligned_forward(dataclasses.replace(separate, times=None))
+    alone, together = aligned_forward(separate), aligned_forward(packed)
+    first, second = (clip.length for clip in clips)
+    np.testing.assert_allclose(together[0, :first], alone[0, :first], atol=1e-4)
+    np.testing.assert_allclose(together[0, first : first + second], alone[1, :second], atol=1e-4)
+    moved = aligned_forward(dataclasses.replace(separate, times=separate.times - 11.75))
+    np.testing.assert_allclose(moved[0, :first], alone[0, :first], atol=1e-3)
+    parted = aligned_forward(edit(separate, "times", (0, slice(0, 4)), separate.times[0, :4] + 1.5))
+    assert np.abs(parted - alone)[0, :first].max(axis=-1).min() > 3e-3
+    turned = aligned_forward(dataclasses.replace(separate, positions=separate.positions[:, ::-1]))
+    np.testing.assert_array_equal(turned, alone)
 
 
 def test_every_codebook_is_read(forward, separate):

@@ -174,6 +174,7 @@ def test_vocos(tmp_path, seed, sizes, padding):
     pytest.importorskip("vocos")
     pytest.importorskip("yaml")
     import yaml
+
     from voxinstruct_jax.interop.vocos import load_vocos
 
     original = originals.vocos(seed, padding=padding, **sizes)

@@ -1,9 +1,20 @@
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
+from voxinstruct_jax.config import InputError
+from voxinstruct_jax.text.tokenizer import (
+    INSIDE_QUOTES,
+    QUOTE_CHANNEL,
+    SILENCE,
+    PronunciationTokenizer,
+    SpokenPhone,
+    content_rows,
+    spread_durations,
+)
 
 TOKENIZER = PronunciationTokenizer()
 END = 1
@@ -102,3 +113,80 @@ def test_awkward_characters_give_ids_within_the_channels(text):
 
 def test_long_text_is_encoded():
     assert_valid(TOKENIZER.encode("a" * 2500 + "慢" * 2500))
+
+
+def pause(row):
+    return SpokenPhone(label=SILENCE, row=row, optional=True)
+
+
+def spoken(*pairs):
+    return [SpokenPhone(label=label, row=row) for label, row in pairs]
+
+
+def test_spoken_phones_of_english_are_those_of_its_letters():
+    """`Say: "` are rows 0 to 5; the end mark leaves the pause to the closing quote."""
+    found = TOKENIZER.spoken_phones('Say: "Don’t sit, Ann." softly')
+    assert found == [
+        pause(5),
+        *spoken(("en D", 6), ("en OW1", 7), ("en N", 8), ("en T", 10)),  # the apostrophe is no place for a pause
+        pause(11),
+        *spoken(("en S", 12), ("en IH1", 13), ("en T", 14)),
+        pause(15),  # the comma; the space behind it is no other one
+        *spoken(("en AE1", 17), ("en N", 19)),  # the first N is silent
+        pause(21),
+    ]
+    assert [phone.base_label for phone in found[:3]] == ["silence", "en D", "en OW"]
+
+
+def test_spoken_phones_of_mandarin_are_initials_and_finals():
+    found = TOKENIZER.spoken_phones("说：“你好，安猫！”")
+    assert found == [
+        pause(2),
+        *spoken(("zh n", 3), ("zh i2", 3), ("zh h", 4), ("zh ao3", 4)),
+        pause(5),
+        *spoken(("zh an1", 6), ("zh m", 7), ("zh ao1", 7)),  # no initial in the first
+        pause(9),
+    ]
+    assert found[2].base_label == "zh i"
+
+
+def test_without_words_or_quotes_nothing_is_spoken():
+    assert TOKENIZER.spoken_phones("Say nothing") == []
+    assert all(phone.optional for phone in TOKENIZER.spoken_phones('"?!"'))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.text(alphabet="aAbé.tz'’ ,!-7你好行不一ゆ🙂", min_size=1, max_size=15))
+def test_spoken_phones_go_forward_from_quote_to_quote_with_single_pauses(text):
+    rows, phones = TOKENIZER.encode(f"Say “{text}”"), TOKENIZER.spoken_phones(f"Say “{text}”")
+    if not len(content_rows(rows)):
+        assert phones == []
+        return
+    (inside,) = np.nonzero(rows[:, QUOTE_CHANNEL] == INSIDE_QUOTES)
+    assert [phones[0], phones[-1]] == [pause(int(inside[0]) - 1), pause(int(inside[-1]) + 1)]
+    places = [phone.row for phone in phones]
+    assert places == sorted(places)
+    assert all(phone.optional == (phone.label == SILENCE) for phone in phones)
+    assert all(phone.row in inside for phone in phones[1:-1])
+    if len(phones) > 2:
+        assert not any(one.optional and other.optional for one, other in itertools.pairwise(phones))
+    spoken_there = {phone.row for phone in phones if not phone.optional}
+    pronounced = (rows[:, 1:3] > 1).any(axis=1) & (rows[:, QUOTE_CHANNEL] == INSIDE_QUOTES)
+    assert spoken_there == set(np.flatnonzero(pronounced).tolist())
+
+
+def test_durations_go_to_the_content_and_its_quotes():
+    rows = TOKENIZER.encode('Say "hi" now')
+    found = spread_durations(rows, np.array([7, 3, 5, 2]))
+    assert found.tolist() == [0, 0, 0, 0, 7, 3, 5, 2, 0, 0, 0, 0, 0]
+    assert found.dtype == np.int32
+    with pytest.raises(InputError, match="3 durations for 2 characters; prepare the data again"):
+        spread_durations(rows, np.ones(5, int))
+    with pytest.raises(InputError, match="2 durations for 0 characters"):
+        spread_durations(TOKENIZER.encode("hi"), np.ones(4, int))
+
+
+def test_content_rows_do_not_depend_on_the_quotes_or_what_stands_around():
+    np.testing.assert_array_equal(
+        content_rows(TOKENIZER.encode("Loudly: “3 cats”, he said")), content_rows(TOKENIZER.encode('"three cats"'))
+    )

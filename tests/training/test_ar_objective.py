@@ -5,12 +5,15 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax import nnx
 
-from voxinstruct_jax.config import ConfigError
+from voxinstruct_jax.config import ConfigError, InputError
 from voxinstruct_jax.data.packing import Clip, pack
-from voxinstruct_jax.models.ar import ARModel
-from voxinstruct_jax.training.ar import ARObjective, ar_loss, ar_targets
+from voxinstruct_jax.models.ar import ARConfig, ARModel
+from voxinstruct_jax.models.conditioning import NUM_DURATIONS
+from voxinstruct_jax.training.ar import ARObjective, ar_loss, ar_targets, duration_loss
 from voxinstruct_jax.training.language_model import clip_uniform, row_keys, weighted_mean
 from voxinstruct_jax.vocabulary import ACOUSTIC, SEMANTIC, TEXT, Vocabulary, build_layout
 
@@ -21,15 +24,25 @@ NO_DROPS = ARObjective(drop_text=0.0, drop_semantic=0.0)
 
 
 class Oracle(ARModel):
-    """Sure of the acoustic targets of the worked example, which it was told; has no idea of the others."""
+    """Sure of the acoustic targets of the worked example, which it was told; has no idea of the others.
 
-    def __init__(self):
-        pass
+    Where it is aligned, it is sure that every text token lasts four half frames.
+    """
+
+    def __init__(self, timing="sequence"):
+        config = ARConfig.tiny(vocabulary=Vocabulary(), channel_sizes=(2,))
+        self.config = dataclasses.replace(config, timing=timing)
 
     drops: ClassVar[list] = []
     """What the last call was told to drop. Not on the instance: Flax lets no trace write there."""
 
-    def __call__(self, batch, drop_text, drop_semantic, *, key=None, observed=None):
+    def embed_text(self, text_tokens, text_segment_ids, *, key=None):
+        return jnp.zeros((*text_segment_ids.shape, 32))
+
+    def duration_logits(self, text_rows):
+        return jnp.zeros((*text_rows.shape[:2], NUM_DURATIONS)).at[..., 4].set(100.0)
+
+    def predict(self, batch, text_rows, drop_text, drop_semantic, *, key=None):
         self.drops[:] = drop_text, drop_semantic
         known = np.zeros((1, 16, 1530), np.float32)
         for place, target in enumerate(TARGETS[5:], start=TEXT_SLOTS + 5):
@@ -40,9 +53,12 @@ class Oracle(ARModel):
 class Indifferent(Oracle):
     """Finds all of ten ids equally likely."""
 
-    def __call__(self, batch, drop_text, drop_semantic, *, key=None, observed=None):
+    def predict(self, batch, text_rows, drop_text, drop_semantic, *, key=None):
         self.drops[:] = drop_text, drop_semantic
         return jnp.zeros((*drop_text.shape, 10))
+
+    def duration_logits(self, text_rows):
+        return jnp.zeros((*text_rows.shape[:2], NUM_DURATIONS))
 
 
 def evaluate(objective, model, batch):
@@ -92,6 +108,7 @@ def test_the_loss_is_one_mean_over_all_targets(worked_example):
     assert float(metrics["loss_acoustic"]) == pytest.approx(0, abs=1e-5)
     assert float(loss) == pytest.approx(5 * math.log(1530) / 11, rel=1e-5)
     assert float(metrics["accuracy_acoustic"]) == 1
+    assert "loss_duration" not in metrics
 
 
 def test_dropped_semantic_tokens_are_no_targets(worked_example):
@@ -128,9 +145,7 @@ def test_draws_follow_from_the_number_of_the_row_whatever_its_place(make_batch):
         return clip_uniform(row_keys(jax.random.key(1), batch), batch.segment_ids)
 
     draws = draw(batch)
-    half = dataclasses.replace(
-        batch, **{field.name: getattr(batch, field.name)[3:] for field in dataclasses.fields(batch)}
-    )
+    half = jax.tree.map(lambda array: array[3:], batch)
     np.testing.assert_array_equal(draw(half), draws[3:])
     assert len(np.unique(np.asarray(draws)[:, 2])) == 6
 
@@ -144,3 +159,69 @@ def test_a_mean_over_nothing_is_zero():
 def test_probabilities_that_leave_nothing_whole_are_refused():
     with pytest.raises(ConfigError, match=r"drop_text 0\.6 and drop_semantic 0\.6 must sum to at most 1"):
         ARObjective(drop_text=0.6, drop_semantic=0.6)
+
+
+def timed(batch, durations):
+    """The worked example with durations of its two text tokens."""
+    assert batch.text_segment_ids.tolist() == [[1, 1]]
+    return dataclasses.replace(batch, text_durations=jnp.asarray([durations], jnp.int32))
+
+
+def test_aligned_models_are_taught_durations_beside_the_tokens(worked_example):
+    objective = dataclasses.replace(NO_DROPS, duration_weight=0.3)
+    loss, metrics, _ = evaluate(objective, Oracle("aligned"), timed(worked_example, (4, 5)))
+    # sure of the first; 100 too little in the logits of the second
+    assert float(metrics["loss_duration"]) == pytest.approx(50.0, rel=1e-5)
+    assert float(loss) == pytest.approx(5 * math.log(1530) / 11 + 0.3 * 50.0, rel=1e-5)
+    with pytest.raises(InputError, match="needs durations; prepare the data with units that know phones"):
+        evaluate(objective, Oracle("aligned"), worked_example)
+
+
+def test_the_duration_loss_is_a_mean_over_text_and_its_last_class_takes_all_that_is_longer(worked_example):
+    text_rows = jnp.zeros((1, 4, 32))
+    batch = dataclasses.replace(
+        worked_example,
+        text_tokens=jnp.ones((1, 4, 1), jnp.int32),
+        text_segment_ids=jnp.asarray([[1, 1, 0, 0]]),
+        text_durations=jnp.asarray([[0, 1000, 7, 7]], jnp.int32),
+    )
+    assert float(duration_loss(Indifferent("aligned"), batch, text_rows)) == pytest.approx(math.log(64), rel=1e-5)
+
+    class Long(Indifferent):
+        def duration_logits(self, text_rows):
+            return super().duration_logits(text_rows).at[..., 63].set(math.log(63))  # half of all probability
+
+    found = float(duration_loss(Long("aligned"), batch, text_rows))
+    assert found == pytest.approx((math.log(2) + math.log(126)) / 2, rel=1e-5)
+
+
+def test_a_tiny_model_learns_how_long_its_text_lasts():
+    config = ARConfig.tiny(vocabulary=Vocabulary(num_semantic=4, codebook_size=4, num_codebooks=1), channel_sizes=(9,))
+    encoder = dataclasses.replace(config.text_encoder, num_layers=1)
+    config = dataclasses.replace(config, text_encoder=encoder, timing="aligned")
+    layout = build_layout(config.vocabulary, "en", np.zeros(3, int), np.zeros((1, 3), int))
+    clips = [
+        Clip(text_tokens=np.array(text, np.int32)[:, None], layout=layout, durations=np.array(lasting, np.int32))
+        for text, lasting in (((1, 2, 3), (0, 6, 0)), ((4, 5), (1, 5)), ((8, 8), (3, 3)))
+    ]
+    batch = jax.tree.map(jnp.asarray, pack([clips], text_width=8, time_width=48, clip_ids=np.arange(1)))
+    graph, params, rest = nnx.split(ARModel(config, rngs=nnx.Rngs(0)), nnx.Param, ...)
+
+    def loss_fn(params):
+        model = nnx.merge(graph, params, rest)
+        return duration_loss(model, batch, model.embed_text(batch.text_tokens, batch.text_segment_ids))
+
+    optimizer = optax.adam(1e-2)
+
+    @jax.jit
+    def step(params, state):
+        loss, gradient = jax.value_and_grad(loss_fn)(params)
+        updates, state = optimizer.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state, loss
+
+    state, losses = optimizer.init(params), []
+    for _ in range(60):
+        params, state, loss = step(params, state)
+        losses.append(float(loss))
+    assert losses[0] == pytest.approx(math.log(64), abs=0.3)
+    assert losses[-1] < 0.3

@@ -10,6 +10,10 @@ import soundfile
 from flax import nnx
 
 from voxinstruct_jax.audio.codec import CodecConfig, CodecTraining, MelCodec
+from voxinstruct_jax.checkpoints.weights import save_weights
+from voxinstruct_jax.config import ConfigError
+from voxinstruct_jax.data.segments import SegmentBatch
+from voxinstruct_jax.training import codec
 from voxinstruct_jax.training.codec import CodecExperiment, CodecObjective, SegmentData, codec_loss, codec_task
 from voxinstruct_jax.training.optimizer import OptimizerConfig, make_optimizer
 from voxinstruct_jax.training.step import init_state, make_train_step
@@ -18,22 +22,33 @@ OBJECTIVE = CodecObjective(stft_windows=(256, 512), mel_weight=2.0, stft_weight=
 
 
 class Copier(MelCodec):
-    """Gives its input back, scaled."""
+    """Gives its input back, scaled; says of the units what it is told."""
 
-    def __init__(self, scale):
-        self.config, self.scale = CodecConfig.tiny(), scale
+    def __init__(self, scale, unit_logits=None):
+        self.config, self.scale, self.unit_logits = CodecConfig.tiny(), scale, unit_logits
 
     def reconstruct(self, samples, key):
-        return CodecTraining(self.scale * samples, jnp.asarray(0.8), jnp.asarray([5.0, 4.0, 3.0, 2.0]))
+        return CodecTraining(
+            samples=self.scale * samples,
+            commitment=jnp.asarray(0.8),
+            perplexity=jnp.asarray([5.0, 4.0, 3.0, 2.0]),
+            unit_logits=None if self.unit_logits is None else jnp.asarray(self.unit_logits, jnp.float32),
+        )
+
+
+def as_batch(samples, units=None):
+    """Without units as the data gives them: no frames."""
+    units = np.zeros((len(samples), 0), np.int32) if units is None else units
+    return SegmentBatch(samples=jnp.asarray(samples, jnp.float32), units=jnp.asarray(units, jnp.int32))
 
 
 @pytest.fixture(scope="module")
 def noise():
-    return jnp.asarray(np.random.default_rng(0).uniform(-0.4, 0.4, (2, 3840)), jnp.float32)
+    return as_batch(np.random.default_rng(0).uniform(-0.4, 0.4, (2, 3840)))
 
 
-def evaluate(scale, samples):
-    return jax.jit(lambda samples: codec_loss(OBJECTIVE, Copier(scale), samples, jax.random.key(0)))(samples)
+def evaluate(scale, batch):
+    return jax.jit(lambda batch: codec_loss(OBJECTIVE, Copier(scale), batch, jax.random.key(0)))(batch)
 
 
 def test_a_perfect_copy_costs_its_commitment_alone(noise):
@@ -53,20 +68,55 @@ def test_a_copy_of_half_the_level_costs_log_2_in_either_distance(noise):
 
 def test_silence_has_a_finite_gradient():
     def loss(scale):
-        return codec_loss(OBJECTIVE, Copier(scale), jnp.zeros((1, 1920)), jax.random.key(0))[0]
+        return codec_loss(OBJECTIVE, Copier(scale), as_batch(np.zeros((1, 1920))), jax.random.key(0))[0]
 
     assert np.isfinite(float(jax.jit(jax.grad(loss))(1.0)))
 
 
-def test_the_task_reads_whole_codec_frames_and_is_the_same_run_wherever_its_cache_lies(tmp_path):
+def test_the_unit_loss_is_a_mean_over_the_frames_whose_unit_is_known():
+    """Of three units: even odds cost log 3; 2 more in logits for the right one costs log(1 + 2 exp(-2))."""
+    logits = np.zeros((2, 4, 3))
+    logits[0, 1, 2] = 2.0
+    units = np.array([[0, 2, -1, -1], [-1, -1, -1, 1]])
+    samples = np.zeros((2, 3840))
+    objective = dataclasses.replace(OBJECTIVE, unit_weight=0.5)
+
+    @jax.jit
+    def evaluate_units(units):
+        return codec_loss(objective, Copier(1.0, logits), as_batch(samples, units), jax.random.key(0))
+
+    loss, metrics = evaluate_units(units)
+    expected = (2 * math.log(3) + math.log(1 + 2 * math.exp(-2))) / 3
+    assert float(metrics["unit_loss"]) == pytest.approx(expected, rel=1e-5)
+    assert float(loss) == pytest.approx(0.25 * 0.8 + 0.5 * expected, rel=1e-5)
+    loss, metrics = evaluate_units(np.full((2, 4), -1))
+    assert float(metrics["unit_loss"]) == 0
+    assert float(loss) == pytest.approx(0.25 * 0.8, rel=1e-5)
+
+
+def test_without_a_weight_the_units_are_not_looked_at():
+    loss, metrics = codec_loss(
+        OBJECTIVE, Copier(1.0, np.full((1, 2, 3), np.nan)), as_batch(np.zeros((1, 1920))), jax.random.key(0)
+    )
+    assert float(loss) == pytest.approx(0.25 * 0.8)
+    assert "unit_loss" not in metrics
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Two clips of 9.4 frames."""
     random = np.random.default_rng(0)
     for name in ("a", "b"):
         soundfile.write(tmp_path / f"{name}.wav", random.uniform(-0.5, 0.5, 9000), 24_000)
     rows = [{"id": name, "audio": f"{name}.wav", "language": "en", "transcript": name} for name in ("a", "b")]
     (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    data = SegmentData(manifest=str(tmp_path / "manifest.jsonl"), segment_s=0.13, rows=3)
+    return SegmentData(manifest=str(tmp_path / "manifest.jsonl"), segment_s=0.13, rows=3)
+
+
+def test_the_task_reads_whole_codec_frames_and_is_the_same_run_wherever_its_cache_lies(data, tmp_path):
     task = codec_task(CodecExperiment(model=CodecConfig.tiny(), data=data))
-    assert task.batches[0].shape == (3, 2880)  # .13 s is 3.25 frames of 960 samples
+    assert task.batches[0].samples.shape == (3, 2880)  # .13 s is 3.25 frames of 960 samples
+    assert task.batches[0].units.shape == (3, 0)
     assert task.count_tokens(task.batches[0]) == 9
     elsewhere = dataclasses.replace(data, cache=str(tmp_path / "other"))
     assert codec_task(CodecExperiment(model=CodecConfig.tiny(), data=elsewhere)).identity == task.identity
@@ -75,12 +125,69 @@ def test_the_task_reads_whole_codec_frames_and_is_the_same_run_wherever_its_cach
     assert [name for name in other if other[name] != task.identity[name]] == ["batch"]
 
 
+class Loudness:
+    """Features of a clip: how loud each 20 ms are."""
+
+    name = "loudness-layer2"
+
+    def features(self, samples):
+        pieces = np.pad(samples, (0, -len(samples) % 320)).reshape(-1, 320)
+        return np.sqrt(np.mean(pieces**2, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_the_task_gives_each_crop_the_units_of_its_frames_and_reads_them_once(data, tmp_path, monkeypatch):
+    level = np.repeat([0.1, 0.4, 0.2, 0.2, 0.4], 1920)  # two frames each; the last one is cut short
+    for name in ("a", "b"):
+        soundfile.write(tmp_path / f"{name}.wav", level[:9000], 24_000)
+    centroids = np.array([[0.4], [0.1], [0.2]], np.float32)
+    save_weights(
+        tmp_path / "units", {"centroids": centroids}, {"kind": "units", "source": "loudness-layer2"}, card="# Test\n"
+    )
+    layers = []
+    monkeypatch.setattr(codec, "load_whisper_encoder", lambda layer: layers.append(layer) or Loudness())
+    experiment = CodecExperiment(
+        model=dataclasses.replace(CodecConfig.tiny(), num_units=3),
+        objective=CodecObjective(unit_weight=1.0),
+        data=dataclasses.replace(data, units=str(tmp_path / "units"), gain_db=0.0),
+    )
+    task, again = codec_task(experiment), codec_task(experiment)
+    assert layers == [2]
+    said = np.array([1, 1, 0, 0, 2, 2, 2, 2, 0, 0])
+    for step in range(8):
+        batch = task.batches[step]
+        np.testing.assert_array_equal(batch.units, again.batches[step].units)
+        for crop, units in zip(batch.samples, batch.units, strict=True):
+            nearest = np.abs(crop[480::960, None] - centroids[:, 0]).argmin(axis=1)
+            np.testing.assert_array_equal(units, nearest)
+            assert any((said[start : start + 3] == units).all() for start in range(8))
+
+
+@pytest.mark.parametrize(
+    ("units", "num_units", "message"),
+    [
+        ("", 3, "objective.unit_weight asks for semantic units; give data.units and model.num_units"),
+        ("units", 0, "objective.unit_weight asks for semantic units"),
+        ("units", 4, "model.num_units: 4, but .*units holds 3"),
+    ],
+)
+def test_units_that_are_asked_for_and_not_there_are_refused(data, tmp_path, units, num_units, message):
+    weights = {"centroids": np.zeros((3, 2), np.float32)}
+    save_weights(tmp_path / "units", weights, {"kind": "units", "source": "loudness-layer2"}, card="# Test\n")
+    experiment = CodecExperiment(
+        model=dataclasses.replace(CodecConfig.tiny(), num_units=num_units),
+        objective=CodecObjective(unit_weight=0.1),
+        data=dataclasses.replace(data, units=units and str(tmp_path / units)),
+    )
+    with pytest.raises(ConfigError, match=message):
+        codec_task(experiment)
+
+
 def test_a_tiny_codec_learns_a_handful_of_tones():
     tiny = CodecConfig.tiny()
     config = dataclasses.replace(tiny, vocos=dataclasses.replace(tiny.vocos, num_layers=1))
     time = np.arange(9600) / 24_000
     tones = np.stack([0.3 * np.sin(2 * np.pi * hz * time) for hz in (220, 440, 880, 1760)])
-    samples = jnp.asarray(tones, jnp.float32)
+    batch = as_batch(tones)
     optimizer = make_optimizer(OptimizerConfig(peak_lr=3e-3, warmup_steps=5, weight_decay=0.0, max_grad_norm=1.0))
     objective = CodecObjective(stft_windows=(512,))
 
@@ -92,7 +199,7 @@ def test_a_tiny_codec_learns_a_handful_of_tones():
     state = init_state(model, optimizer)
     losses = []
     for _ in range(60):
-        state, metrics = step(state, samples)
+        state, metrics = step(state, batch)
         losses.append(float(metrics["mel_l1"]))
     assert losses[-1] < 0.5 * losses[0]
     assert int(state.step) == 60
