@@ -206,3 +206,11 @@ def test_packed_batch_is_a_pytree_of_its_arrays():
     )
     doubled = jax.tree.map(lambda x: 2 * x, batch)
     assert [int(np.ravel(getattr(doubled, name))[0]) for name in fields] == [2 * i for i in range(len(fields))]
+
+
+@pytest.mark.parametrize(
+    ("num_units", "kept"), [(5, 0), (10, 0), (15, 10), (20, 0), (24, 4), (30, 10), (60, 40), (100, 80)]
+)
+def test_the_release_keeps_more_of_some_short_prompts(num_units, kept):
+    assert prompt_semantic_length(num_units, uneven=True) == kept
+    assert prompt_semantic_length(num_units) == (0 if num_units == 15 else kept)
