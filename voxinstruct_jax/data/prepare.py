@@ -318,8 +318,8 @@ def _encode(row: Row, samples: Float[np.ndarray, " sample"], encoders: Encoders)
 
 def _says(instruction: str, transcript: str, tokenizer: TextTokenizer) -> bool:
     """Whether the content of an instruction is the transcript, character by character."""
-    contents = [content_rows(tokenizer.encode(text)) for text in (instruction, quoted(transcript))]
-    return np.array_equal(*contents)
+    found, wanted = (content_rows(tokenizer.encode(text)) for text in (instruction, quoted(transcript)))
+    return np.array_equal(found, wanted)
 
 
 def _count_text(example: Example, tokenizer: TextTokenizer) -> tuple[int, ...]:
