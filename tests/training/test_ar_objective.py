@@ -205,7 +205,13 @@ def test_a_tiny_model_learns_how_long_its_text_lasts():
         for text, lasting in (((1, 2, 3), (0, 6, 0)), ((4, 5), (1, 5)), ((8, 8), (3, 3)))
     ]
     batch = jax.tree.map(jnp.asarray, pack([clips], text_width=8, time_width=48, clip_ids=np.arange(1)))
-    graph, params, rest = nnx.split(ARModel(config, rngs=nnx.Rngs(0)), nnx.Param, ...)
+    graph, params, rest = nnx.split(nnx.eval_shape(lambda: ARModel(config, rngs=nnx.Rngs(0))), nnx.Param, ...)
+    random = np.random.default_rng(0)  # initialisers would take longer to compile than the rest
+
+    def fill(leaf):
+        return jnp.asarray(0.1 * random.standard_normal(leaf.shape) + (leaf.ndim == 1), leaf.dtype)
+
+    params, rest = jax.tree.map(fill, params), jax.tree.map(fill, rest)
 
     def loss_fn(params):
         model = nnx.merge(graph, params, rest)
@@ -223,5 +229,5 @@ def test_a_tiny_model_learns_how_long_its_text_lasts():
     for _ in range(60):
         params, state, loss = step(params, state)
         losses.append(float(loss))
-    assert losses[0] == pytest.approx(math.log(64), abs=0.3)
+    assert losses[0] > 3
     assert losses[-1] < 0.3

@@ -95,9 +95,8 @@ def test_the_unit_loss_is_a_mean_over_the_frames_whose_unit_is_known():
 
 
 def test_without_a_weight_the_units_are_not_looked_at():
-    loss, metrics = codec_loss(
-        OBJECTIVE, Copier(1.0, np.full((1, 2, 3), np.nan)), as_batch(np.zeros((1, 1920))), jax.random.key(0)
-    )
+    model, batch = Copier(1.0, np.full((2, 4, 3), np.nan)), as_batch(np.zeros((2, 3840)))
+    loss, metrics = jax.jit(lambda batch: codec_loss(OBJECTIVE, model, batch, jax.random.key(0)))(batch)
     assert float(loss) == pytest.approx(0.25 * 0.8)
     assert "unit_loss" not in metrics
 
