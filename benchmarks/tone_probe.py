@@ -1,12 +1,12 @@
 """Do semantic tokens and first-codebook codes still carry Mandarin tone? A linear probe on held-out clips.
 
 Run: uv run --extra prepare python benchmarks/tone_probe.py
-Set: the Mandarin clips of corpus/v2/train, split by clip (four fifths to fit, one fifth to test). There is no alignment
-offline, so a clip's frames are shared out evenly over its syllables: the figures are lower bounds. A probe sees which
-units occur in a syllable's share and in its neighbours'; the control sees the same with shuffled tones.
+Set: the Mandarin clips of corpus/v2/train, split by clip (four fifths to fit, one fifth to test). A probe sees
+which units occur while a syllable and its neighbours are spoken, by the durations in the shards; the control sees the
+same with shuffled tones.
 """
 
-import itertools
+import re
 import sys
 
 import numpy as np
@@ -14,6 +14,7 @@ from pypinyin import Style, lazy_pinyin
 from sklearn.linear_model import LogisticRegression
 
 from voxinstruct_jax.data.shards import ShardReader
+from voxinstruct_jax.text.normalizer import HAN, normalize
 from voxinstruct_jax.vocabulary import expand
 
 SHARDS = "corpus/v2/train"
@@ -42,7 +43,7 @@ def main() -> int:
 
 def usable(example) -> bool:  # noqa: ANN001
     """Mandarin clips whose every sign is a syllable, apart from punctuation."""
-    return example.language == "zh" and len(tones(example)) > 1
+    return example.language == "zh" and len(tones(example)) == len(spans(example)) > 1
 
 
 def tones(example) -> np.ndarray:  # noqa: ANN001
@@ -51,13 +52,22 @@ def tones(example) -> np.ndarray:  # noqa: ANN001
     return np.array([int(syllable[-1]) for syllable in found if syllable[-1].isdigit()])
 
 
+def spans(example) -> list[tuple[int, int]]:  # noqa: ANN001
+    """First frame and end of each Chinese character; none where the text was aligned in another form."""
+    characters = normalize(example.transcript)
+    if len(characters) + 2 != len(example.durations):
+        return []
+    ends = np.cumsum(example.durations)[1:-1]
+    starts = ends - example.durations[1:-1]
+    chosen = [place for place, character in enumerate(characters) if re.match(f"[{HAN}]", character)]
+    return [(int(starts[place]) // 2, max(int(starts[place]) // 2 + 1, -(-int(ends[place]) // 2))) for place in chosen]
+
+
 def histograms(example, name: str, size: int) -> np.ndarray:  # noqa: ANN001
-    """Which units occur in each syllable's share of the frames, and in the shares before and after it."""
+    """Which units occur in each syllable's frames, and in those of the syllables before and after it."""
     frames = expand(example.semantic_tokens, example.run_lengths) if name == "semantic tokens" else example.codes[0]
-    count = len(tones(example))
-    edges = np.linspace(0, len(frames), count + 1).round().astype(int)
-    rows = np.zeros((count + 2, size), np.float32)
-    for index, (start, stop) in enumerate(itertools.pairwise(edges), 1):
+    rows = np.zeros((len(tones(example)) + 2, size), np.float32)
+    for index, (start, stop) in enumerate(spans(example), 1):
         rows[index, frames[start:stop]] = 1
     return np.concatenate([rows[1:-1], rows[:-2], rows[2:]], axis=1)
 

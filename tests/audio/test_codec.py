@@ -34,9 +34,9 @@ def test_the_small_codec_has_25_frames_a_second():
     assert (config.num_codebooks, config.codebook_size, config.num_units) == (4, 1024, 256)
 
 
-def test_the_small_codec_has_about_six_million_weights():
+def test_the_small_codec_has_between_five_and_six_million_weights():
     codec = nnx.eval_shape(lambda: MelCodec(CodecConfig.small(), rngs=nnx.Rngs(0)))
-    assert 5.5e6 < sum(leaf.size for leaf in jax.tree.leaves(nnx.state(codec, nnx.Param))) < 6.5e6
+    assert 5e6 < sum(leaf.size for leaf in jax.tree.leaves(nnx.state(codec, nnx.Param))) < 6e6
 
 
 @pytest.mark.parametrize(("num_samples", "frames"), [(960, 1), (961, 2), (2880, 3), (3839, 4)])

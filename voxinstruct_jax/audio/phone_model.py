@@ -74,7 +74,7 @@ def fit_phone_model(
     *,
     num_rounds: int = 7,
     tick: Callable[[], Any] = lambda: None,
-) -> tuple[PhoneModel, list[Int[np.ndarray, " frame"]]]:
+) -> tuple[PhoneModel, list[Int[np.ndarray, " _"]]]:
     """Fits a model and returns it with the alignment of each clip.
 
     Args:

@@ -86,7 +86,7 @@ def pool(features: Float[np.ndarray, "frame dim"], factor: int, frames: int) -> 
 
 
 def fit_units(
-    features: Iterable[Float[np.ndarray, "frame dim"]],
+    features: Iterable[Float[np.ndarray, "_ dim"]],
     count: int,
     *,
     seed: int,

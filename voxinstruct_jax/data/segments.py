@@ -65,7 +65,7 @@ class SegmentBatch:
 class FrameUnits:
     """Semantic units of the clips of a cache, frame by frame."""
 
-    clips: Sequence[Int[np.ndarray, " frame"]]
+    clips: Sequence[Int[np.ndarray, " _"]]
     """One array a clip."""
     frame_samples: int
     """Samples a frame; crops then begin with a frame."""

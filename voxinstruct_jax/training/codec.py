@@ -134,7 +134,7 @@ def codec_task(experiment: CodecExperiment) -> Task:
 
 def _clip_units(
     experiment: CodecExperiment, cache: AudioCache, paths: list[str], folder: Path
-) -> list[Int[np.ndarray, " frame"]]:
+) -> list[Int[np.ndarray, " _"]]:
     """Units of every clip, kept beside the decoded audio: they take longer to make than a thousand steps to read."""
     config = experiment.model
     if not experiment.data.units or not config.num_units:
