@@ -4,7 +4,7 @@ import re
 import pytest
 
 from voxinstruct_jax.config import InputError
-from voxinstruct_jax.data.manifest import Rejection, Row, read_manifest, write_manifest
+from voxinstruct_jax.data.manifest import Annotation, Rejection, Row, iter_manifest, read_manifest, write_manifest
 
 PLAIN = {"id": "a", "audio": "a.wav", "language": "en", "transcript": "Hello."}
 
@@ -32,6 +32,7 @@ def test_a_row_is_read_with_its_audio_beside_the_manifest(tmp_path):
         duration_s=2.5,
         speaker="s",
         instructions=("Say hello",),
+        extra={"measured": {"f0": 1}},
     )
 
 
@@ -60,6 +61,12 @@ def test_written_manifests_read_back_equal(tmp_path, name):
             duration_s=1.25,
             speaker="x",
             attributes={"gender": "male", "stress": [1]},
+            annotations={
+                "gender": Annotation(value=None, unit="", label="male", confidence=0.9, judge="a"),
+                "pitch": Annotation(value=120.5, unit="Hz", label="low", confidence=0.5, judge="b 1"),
+            },
+            word_times_s=((0.1, 0.4), (0.4, 0.9)),
+            extra={"measured": {"f0": 1}, "split": "train"},
         ),
     ]
     write_manifest(tmp_path / name, rows)
@@ -89,7 +96,7 @@ BAD = [
     ({"attributes": ["female"]}, "column 'attributes': expected an object, got ['female']"),
     ({"attributes": {"stress": "1"}}, "column 'attributes.stress': expected a list of word indices, got '1'"),
     ({"attributes": {"gender": 1}}, "column 'attributes.gender': expected text, got 1"),
-    ({"id": "first"}, "column 'id': 'first' stands in row 1 already; make ids unique"),
+    ({"id": "first"}, "column 'id': 'first' stands in an earlier row already; make ids unique"),
 ]
 
 
@@ -136,3 +143,29 @@ def test_files_that_are_no_manifest_are_refused(tmp_path, name, content, message
         (tmp_path / name).write_text(content)
     with pytest.raises(InputError, match=message):
         read_manifest(tmp_path / name)
+
+
+def test_a_packed_manifest_reads_row_by_row(tmp_path):
+    rows = (Row(id=f"clip {n}", audio="/a.wav", language="en", transcript="Hi") for n in range(40_000))
+    assert write_manifest(tmp_path / "m.jsonl.gz", rows) == 40_000
+    assert next(iter_manifest(tmp_path / "m.jsonl.gz")).id == "clip 0"
+    assert sum(1 for _ in iter_manifest(tmp_path / "m.jsonl.gz")) == 40_000
+
+
+def test_an_id_that_repeats_far_away_is_found(tmp_path):
+    ids = [*(str(n) for n in range(50_000)), "7"]
+    write_manifest(tmp_path / "m.jsonl", (Row(id=i, audio="/a.wav", language="en", transcript="Hi") for i in ids))
+    rejected: list[Rejection] = []
+    assert sum(1 for _ in iter_manifest(tmp_path / "m.jsonl", rejected=rejected)) == 50_000
+    assert [(item.row, item.id) for item in rejected] == [(50_001, "7")]
+
+
+def test_a_cut_off_write_leaves_the_old_file(tmp_path):
+    def rows():
+        yield Row(id="a", audio="/a.wav", language="en", transcript="Hi")
+        raise KeyboardInterrupt
+
+    (tmp_path / "m.jsonl").write_text("old")
+    with pytest.raises(KeyboardInterrupt):
+        write_manifest(tmp_path / "m.jsonl", rows())
+    assert (tmp_path / "m.jsonl").read_text() == "old"

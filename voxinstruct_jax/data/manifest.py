@@ -1,18 +1,49 @@
-"""Manifests: one row a clip, in JSON lines or Parquet. What each column means stands on `Row`."""
+"""Manifests: one row a clip, in JSON lines or Parquet. What each column means stands on `Row`.
 
+Both are read and written row by row: a manifest of ten million rows takes 80 MB of memory (eight bytes an id, to find
+ids that repeat).
+"""
+
+import contextlib
 import dataclasses
+import functools
+import hashlib
+import itertools
 import json
 import os
 import posixpath
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import IO, Any
 
-from voxinstruct_jax.config import InputError
+import numpy as np
+from jaxtyping import UInt64
 
-__all__ = ["Rejection", "Row", "read_manifest", "write_manifest"]
+from voxinstruct_jax.config import InputError, VoxError, from_dict
+
+__all__ = ["ATTRIBUTES", "Annotation", "Rejection", "Row", "iter_manifest", "read_manifest", "write_manifest"]
 
 Attributes = dict[str, str | list[int]]
+ATTRIBUTES = ("gender", "age", "pitch", "energy", "speed", "emotion", "stress")
+IDS_IN_SET = 2**14
+PARQUET_ROWS = 4096
+"""Rows of a Parquet row group, which is read and written at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Annotation:
+    """How an attribute was found."""
+
+    value: float | None
+    """What was measured; None where a judge gives a class without a number."""
+    unit: str
+    """Of the value, such as Hz or syllables/s; empty where it has none."""
+    label: str
+    """The class, as in `Row.attributes`; for stress the indices, such as "2 3"."""
+    confidence: float
+    """From 0 to 1, as the judge has it."""
+    judge: str
+    """The rule or model with its version, and the boundaries it used."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +66,13 @@ class Row:
     instructions: tuple[str, ...] = ()
     """Ways to ask for this clip, each holding the words; in the file `instructions` (list) or `instruction` (one)."""
     attributes: Attributes = field(default_factory=dict)
-    """Any of gender, age, pitch, energy, speed, emotion (names) and stress (word indices)."""
+    """Any of gender, age, pitch, energy, speed, emotion (names) and stress (indices into `text.words.split_words`)."""
+    annotations: dict[str, Annotation] = field(default_factory=dict)
+    """How the attributes were found, by name; those that a person gave have none."""
+    word_times_s: tuple[tuple[float, float], ...] = ()
+    """Start and end of each word of the transcript in the clip (s), words as `text.words.split_words` has them."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Columns that no field above is named after; kept when the manifest is written again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,62 +86,98 @@ class Rejection:
 
 
 def read_manifest(path: str | os.PathLike[str], *, rejected: list[Rejection] | None = None) -> list[Row]:
-    """Reads a manifest; columns that `Row` does not have are ignored.
+    """Reads a manifest whole; see `iter_manifest`."""
+    return list(iter_manifest(path, rejected=rejected))
+
+
+def iter_manifest(path: str | os.PathLike[str], *, rejected: list[Rejection] | None = None) -> Iterator[Row]:
+    """Reads a manifest row by row.
 
     Args:
-        path: `.parquet`, or JSON lines under any other name; a local path or an fsspec URL.
+        path: `.parquet`, or JSON lines under any other name (`.gz` and other endings that fsspec knows are unpacked); a
+            local path or an fsspec URL.
         rejected: Where given, bad rows are appended here and the rest is read.
 
     Raises:
         InputError: The file is missing or empty, or (without `rejected`) a row is bad or repeats an id.
     """
     location = os.fspath(path)
-    folder, rows, first_seen = posixpath.dirname(location), [], {}
+    folder, seen, empty = posixpath.dirname(location), _Ids(), True
     for number, parse in _records(location):
+        empty = False
         values: Mapping[str, Any] = {}
         try:
             values = parse()
             row = _row(values, folder)
-            if row.id in first_seen:
-                raise InputError(f"column 'id': {row.id!r} stands in row {first_seen[row.id]} already; make ids unique")
+            if not seen.add(row.id):
+                raise InputError(f"column 'id': {row.id!r} stands in an earlier row already; make ids unique")
         except InputError as error:
             if rejected is None:
                 raise InputError(f"{location}: row {number}: {error}") from error
             rejected.append(Rejection(row=number, id=str(values.get("id", "")), reason=str(error)))
             continue
-        first_seen[row.id] = number
-        rows.append(row)
-    if not rows and not rejected:
+        yield row
+    if empty:
         raise InputError(f"{location}: holds no rows; give at least one clip")
-    return rows
 
 
-def write_manifest(path: str | os.PathLike[str], rows: Iterable[Row]) -> None:
+def write_manifest(path: str | os.PathLike[str], rows: Iterable[Row]) -> int:
     """Writes rows so that `read_manifest` gives them back; audio in the manifest's folder is written relative to it.
+
+    The file appears whole or not at all.
 
     Args:
         path: `.parquet`, or any other name for JSON lines; a local path or an fsspec URL.
-        rows: In order.
+        rows: In order; taken one by one.
+
+    Returns:
+        How many there were.
     """
     location = os.fspath(path)
-    records = [_record(row, posixpath.dirname(location)) for row in rows]
-    if location.endswith(".parquet"):
-        content = _parquet_bytes(records)
-    else:
-        content = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
-    _write_whole(location, content)
+    records = (_record(row, posixpath.dirname(location)) for row in rows)
+    with _whole_file(location) as file:
+        if location.endswith(".parquet"):
+            return _write_parquet(file, records)
+        return sum(1 for record in records if file.write((json.dumps(record, ensure_ascii=False) + "\n").encode()))
+
+
+class _Ids:
+    """Which ids were seen, at eight bytes each: digests in sorted arrays, the newest few in a set."""
+
+    def __init__(self) -> None:
+        self._newest = set[int]()
+        self._sorted: list[np.ndarray] = []
+
+    def add(self, name: str) -> bool:
+        """Returns whether it is new."""
+        digest = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
+        if digest in self._newest or any(_contains(known, digest) for known in self._sorted):
+            return False
+        self._newest.add(digest)
+        if len(self._newest) == IDS_IN_SET:
+            merged = np.fromiter(self._newest, np.uint64, len(self._newest))
+            while self._sorted and len(self._sorted[-1]) <= len(merged):
+                merged = np.concatenate([self._sorted.pop(), merged])
+            self._sorted.append(np.sort(merged))
+            self._newest.clear()
+        return True
+
+
+def _contains(ordered: UInt64[np.ndarray, " id"], digest: int) -> bool:
+    place = int(np.searchsorted(ordered, np.uint64(digest)))
+    return place < len(ordered) and int(ordered[place]) == digest
 
 
 def _records(location: str) -> Iterator[tuple[int, Callable[[], Mapping[str, Any]]]]:
     """Yields each row's number and a function that parses it, so that one bad line does not end the reading."""
-    content = _read_whole(location)
-    if location.endswith(".parquet"):
-        for number, record in enumerate(_parquet_records(content, location), 1):
-            yield number, lambda record=record: record
-        return
-    for number, line in enumerate(content.split(b"\n"), 1):
-        if line.strip():
-            yield number, lambda line=line: _parse_line(line)
+    with _opened(location) as file:
+        if location.endswith(".parquet"):
+            for number, record in enumerate(_parquet_records(file, location), 1):
+                yield number, lambda record=record: record
+            return
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield number, functools.partial(_parse_line, line)
 
 
 def _parse_line(line: bytes) -> Mapping[str, Any]:
@@ -132,6 +205,9 @@ def _row(values: Mapping[str, Any], folder: str) -> Row:
         speaker=speaker,
         instructions=_instructions(present),
         attributes=_attributes(present),
+        annotations=_annotations(present),
+        word_times_s=_word_times(present),
+        extra={name: value for name, value in present.items() if name not in _KNOWN_COLUMNS} | _stored_extra(present),
     )
 
 
@@ -185,55 +261,137 @@ def _attributes(values: Mapping[str, Any]) -> Attributes:
     return attributes
 
 
+def _annotations(values: Mapping[str, Any]) -> dict[str, Annotation]:
+    if "annotations" not in values:
+        return {}
+    found = _typed(values, "annotations", (dict,), "; leave it out or run `annotate`")
+    annotations = {}
+    for name, fields in found.items():
+        if fields is None:  # Parquet fills what a row lacks
+            continue
+        try:
+            annotations[str(name)] = from_dict(Annotation, fields)
+        except (TypeError, VoxError) as error:
+            raise InputError(f"column 'annotations.{name}': {error}; leave it out or run `annotate`") from error
+    return annotations
+
+
+def _word_times(values: Mapping[str, Any]) -> tuple[tuple[float, float], ...]:
+    if "word_times_s" not in values:
+        return ()
+    found = _typed(values, "word_times_s", (list,), "; such as [[0.1, 0.4], [0.4, 0.9]]")
+    for pair in found:
+        numbers = isinstance(pair, list) and all(isinstance(value, int | float) for value in pair)
+        if not numbers or len(pair) != 2 or not 0 <= pair[0] <= pair[1]:
+            raise InputError(f"column 'word_times_s': {pair!r} is no start and end in seconds")
+    return tuple((float(start), float(end)) for start, end in found)
+
+
+def _stored_extra(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Extra columns as Parquet keeps them: one JSON text."""
+    if "extra" not in values:
+        return {}
+    if isinstance(values["extra"], str):
+        with contextlib.suppress(ValueError):
+            if isinstance(stored := json.loads(values["extra"]), dict):
+                return stored
+    return {"extra": values["extra"]}
+
+
+_KNOWN_COLUMNS = frozenset(item.name for item in dataclasses.fields(Row)) | {"instruction"}
+
+
 def _record(row: Row, folder: str) -> dict[str, Any]:
     record = dataclasses.asdict(row)
     record["instructions"] = list(row.instructions)
+    record["word_times_s"] = [list(pair) for pair in row.word_times_s]
     prefix = folder + "/" if folder else ""
     if prefix and row.audio.startswith(prefix):
         record["audio"] = row.audio[len(prefix) :]
-    return {name: value for name, value in record.items() if value not in (None, "", [], {})}
+    extra = record.pop("extra")
+    return {name: value for name, value in record.items() if value not in (None, "", [], {})} | extra
 
 
 def _join(folder: str, audio: str) -> str:
     return audio if "://" in audio else posixpath.join(folder, audio)
 
 
-def _parquet_records(content: bytes, location: str) -> list[dict[str, Any]]:
+def _parquet_records(file: IO[bytes], location: str) -> Iterator[dict[str, Any]]:
     import pyarrow
     import pyarrow.parquet
 
     try:
-        return pyarrow.parquet.read_table(pyarrow.BufferReader(content)).to_pylist()
+        for batch in pyarrow.parquet.ParquetFile(file).iter_batches(PARQUET_ROWS):
+            for record in batch.to_pylist():
+                if isinstance(record.get("annotations"), list):  # a map column
+                    record["annotations"] = dict(record["annotations"])
+                yield record
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise InputError(f"{location}: no valid Parquet ({error}); write it again, or as JSON lines") from error
 
 
-def _parquet_bytes(records: list[dict[str, Any]]) -> bytes:
+def _parquet_schema() -> Any:
+    import pyarrow as pa
+
+    annotation = pa.struct(
+        [("value", pa.float64()), ("unit", pa.string()), ("label", pa.string()), ("confidence", pa.float64()),
+         ("judge", pa.string())]
+    )  # fmt: skip
+    attributes = pa.struct([(name, pa.list_(pa.int32()) if name == "stress" else pa.string()) for name in ATTRIBUTES])
+    return pa.schema(
+        [
+            *((name, pa.string()) for name in ("id", "audio", "language", "transcript", "speaker")),
+            ("offset_s", pa.float64()),
+            ("duration_s", pa.float64()),
+            ("instructions", pa.list_(pa.string())),
+            ("attributes", attributes),
+            ("annotations", pa.map_(pa.string(), annotation)),
+            ("word_times_s", pa.list_(pa.list_(pa.float64()))),
+            ("extra", pa.string()),
+        ]
+    )
+
+
+def _write_parquet(file: IO[bytes], records: Iterator[dict[str, Any]]) -> int:
     import pyarrow
     import pyarrow.parquet
 
-    sink = pyarrow.BufferOutputStream()
-    columns = {name: None for record in records for name in record}
-    table = pyarrow.Table.from_pylist([{**columns, **record} for record in records])
-    pyarrow.parquet.write_table(table, sink)
-    return sink.getvalue().to_pybytes()
+    schema, count = _parquet_schema(), 0
+    with pyarrow.parquet.ParquetWriter(file, schema) as writer:
+        while rows := [_columns(record, schema.names) for record in itertools.islice(records, PARQUET_ROWS)]:
+            writer.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
+            count += len(rows)
+    return count
 
 
-def _read_whole(location: str) -> bytes:
+def _columns(record: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    """What has no column of its own goes into `extra`: Parquet wants the same columns in every row."""
+    extra = {name: value for name, value in record.items() if name not in names}
+    attributes = record.get("attributes", {})
+    others = {name: value for name, value in attributes.items() if name not in ATTRIBUTES}
+    if others:
+        raise InputError(f"row {record['id']!r}: attributes {', '.join(others)} have no Parquet column; use JSON lines")
+    return record | ({"extra": json.dumps(extra, ensure_ascii=False)} if extra else {})
+
+
+@contextlib.contextmanager
+def _opened(location: str) -> Iterator[IO[bytes]]:
     import fsspec
 
     try:
-        with fsspec.open(location, "rb") as file:
-            return file.read()  # pyright: ignore[reportAttributeAccessIssue]
+        with fsspec.open(location, "rb", compression="infer") as file:
+            yield file  # pyright: ignore[reportReturnType]
     except (FileNotFoundError, IsADirectoryError) as error:
         raise InputError(f"{location}: no such manifest; give a JSON lines or Parquet file") from error
 
 
-def _write_whole(location: str, content: bytes) -> None:
+@contextlib.contextmanager
+def _whole_file(location: str) -> Iterator[IO[bytes]]:
+    """A file for writing that appears when the block ends well."""
     import fsspec
 
     filesystem, target = fsspec.core.url_to_fs(location)
     partial = target + ".partial"
-    with filesystem.open(partial, "wb") as file:
-        file.write(content)
+    with filesystem.open(partial, "wb", compression="gzip" if target.endswith(".gz") else None) as file:
+        yield file
     filesystem.mv(partial, target)
