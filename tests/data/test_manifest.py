@@ -146,18 +146,18 @@ def test_files_that_are_no_manifest_are_refused(tmp_path, name, content, message
 
 
 def test_a_packed_manifest_reads_row_by_row(tmp_path):
-    rows = (Row(id=f"clip {n}", audio="/a.wav", language="en", transcript="Hi") for n in range(40_000))
-    assert write_manifest(tmp_path / "m.jsonl.gz", rows) == 40_000
+    rows = (Row(id=f"clip {n}", audio="/a.wav", language="en", transcript="Hi") for n in range(6_000))
+    assert write_manifest(tmp_path / "m.jsonl.gz", rows) == 6_000
     assert next(iter_manifest(tmp_path / "m.jsonl.gz")).id == "clip 0"
-    assert sum(1 for _ in iter_manifest(tmp_path / "m.jsonl.gz")) == 40_000
+    assert sum(1 for _ in iter_manifest(tmp_path / "m.jsonl.gz")) == 6_000
 
 
 def test_an_id_that_repeats_far_away_is_found(tmp_path):
-    ids = [*(str(n) for n in range(50_000)), "7"]
+    ids = [*(str(n) for n in range(7_000)), "7"]
     write_manifest(tmp_path / "m.jsonl", (Row(id=i, audio="/a.wav", language="en", transcript="Hi") for i in ids))
     rejected: list[Rejection] = []
-    assert sum(1 for _ in iter_manifest(tmp_path / "m.jsonl", rejected=rejected)) == 50_000
-    assert [(item.row, item.id) for item in rejected] == [(50_001, "7")]
+    assert sum(1 for _ in iter_manifest(tmp_path / "m.jsonl", rejected=rejected)) == 7_000
+    assert [(item.row, item.id) for item in rejected] == [(7_001, "7")]
 
 
 def test_a_cut_off_write_leaves_the_old_file(tmp_path):

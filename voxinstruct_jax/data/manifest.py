@@ -25,7 +25,7 @@ __all__ = ["ATTRIBUTES", "Annotation", "Rejection", "Row", "iter_manifest", "rea
 
 Attributes = dict[str, str | list[int]]
 ATTRIBUTES = ("gender", "age", "pitch", "energy", "speed", "emotion", "stress")
-IDS_IN_SET = 2**14
+IDS_IN_SET = 2**11
 PARQUET_ROWS = 4096
 """Rows of a Parquet row group, which is read and written at once."""
 
