@@ -18,12 +18,14 @@ from voxinstruct_jax.cli.convert import export_run
 from voxinstruct_jax.cli.main import main
 from voxinstruct_jax.cli.train import _clock
 from voxinstruct_jax.config import ConfigError, InputError, to_dict
+from voxinstruct_jax.layers.execution import Execution
 from voxinstruct_jax.sharding.mesh import MeshConfig
 from voxinstruct_jax.training import experiment as experiment_module
 from voxinstruct_jax.training.ar import ARObjective, ar_task
 from voxinstruct_jax.training.loop import train
 from voxinstruct_jax.training.metrics import MetricsLog
 from voxinstruct_jax.training.optimizer import OptimizerConfig
+from voxinstruct_jax.training.step import Mean, StepConfig
 from voxinstruct_jax.training.task import Task, TrainConfig, identity
 
 REPOSITORY = Path(__file__).parents[2]
@@ -45,7 +47,8 @@ def slope_loss(model, batch, key):
     noise = jax.random.normal(key, (4, 1))
     kernel = model.kernels[0][...] + model.kernels[1][...]
     loss = jnp.mean((batch @ kernel - batch.sum(axis=1, keepdims=True) + 0.1 * noise) ** 2)
-    return loss, {"noise": noise[0, 0]}
+    one = jnp.ones(())
+    return [Mean(loss, one)], {"noise": Mean(noise[0, 0], one)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,12 +62,19 @@ class Toy:
     mesh: MeshConfig = MeshConfig()
 
 
+TIMED = ("tokens_per_s", "audio_hours_per_hour", "data_wait")
+
+
 def toy_task(toy):
     return Task(
         build_model=Slope,
         objective=slope_loss,
         batches=Points(),
         count_tokens=lambda batch: batch.size,
+        count_audio_s=lambda batch: 1.0,
+        count_flops=None,
+        rows=4,
+        step=StepConfig(),
         optimizer=toy.optimizer,
         train=toy.train,
         mesh=toy.mesh,
@@ -86,7 +96,7 @@ def at_step(wanted, action):
 
 def metrics(folder, *, timed=False):
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return rows if timed else [{k: v for k, v in row.items() if k != "tokens_per_s"} for row in rows]
+    return rows if timed else [{k: v for k, v in row.items() if k not in TIMED} for row in rows]
 
 
 def states(folder):
@@ -131,7 +141,7 @@ def test_only_every_nth_step_and_the_last_are_logged(tmp_path):
 def test_a_stop_signal_ends_the_run_between_steps_with_its_state_saved(unbroken, tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     result = run(Toy(), tmp_path, at_step(5, lambda: os.kill(os.getpid(), signal.SIGTERM)))
-    assert (result.step, result.stopped) == (6, True)
+    assert (result.step, result.stopped) == (6, signal.SIGTERM)
     assert states(tmp_path) == [4, 6]
     assert signal.getsignal(signal.SIGTERM) is before
     assert run(Toy(), tmp_path).step == 12
@@ -142,7 +152,7 @@ def test_the_run_goes_on_from_the_state_before_a_damaged_one(unbroken, copied):
     damaged = max((copied / "states" / "12").rglob("*"), key=lambda path: path.stat().st_size * path.is_file())
     damaged.write_bytes(damaged.read_bytes()[:-1])
     result = run(Toy(), copied)
-    assert (result.step, result.stopped) == (12, False)
+    assert (result.step, result.stopped) == (12, 0)
     assert metrics(copied) == metrics(unbroken[0])
     assert states(copied) == [8, 12]
 
@@ -165,7 +175,7 @@ def test_a_finished_run_can_be_given_more_steps(unbroken, copied):
 @pytest.mark.parametrize("steps", [12, 9])
 def test_a_run_that_is_far_enough_does_nothing(unbroken, copied, steps):
     result = run(dataclasses.replace(Toy(), train=TrainConfig(steps=steps, log_every=1)), copied)
-    assert (result.step, result.stopped) == (12, False)
+    assert (result.step, result.stopped) == (12, 0)
     assert metrics(copied) == metrics(unbroken[0])
     assert states(copied) == [8, 12]
 
@@ -238,7 +248,8 @@ def test_model_data_batch_objective_optimiser_and_seed_make_a_run_and_nothing_el
     assert changed(optimizer=dataclasses.replace(base.optimizer, peak_lr=1.0)) == ["optimizer"]
     assert "seed" in changed(train=dataclasses.replace(base.train, seed=5))
     longer = TrainConfig(steps=10**6, log_every=7, save_every=9, keep=5)
-    assert changed(train=longer, mesh=MeshConfig(fsdp=4)) == []
+    execution = Execution(remat="full", scan=True, loss_chunk=8)
+    assert changed(train=longer, mesh=MeshConfig(data=1), execution=execution, step=StepConfig(accumulate=2)) == []
 
 
 KILLED = """
@@ -285,13 +296,13 @@ experiment = ARExperiment(
 """
 
 
-def test_the_command_stops_on_a_signal_with_exit_code_1_and_goes_on_when_run_again(monkeypatch, tmp_path, capsys):
+def test_the_command_stops_on_a_signal_with_exit_code_75_and_goes_on_when_run_again(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(experiment_module, "build_task", toy_task_of)
     (tmp_path / "toy.py").write_text(CONFIG)
     command = ["train", str(tmp_path / "toy.py"), "--out", str(tmp_path / "run"), "--optimizer.peak-lr", "0.05"]
     with monkeypatch.context() as patch:
         patch.setattr(Points, "__getitem__", stop_at_step_three(Points.__getitem__))
-        assert main(command) == 1
+        assert main(command) == 75
     told = capsys.readouterr()
     assert told.err.startswith("stopped at step ")
     assert "saved; the same command goes on from there" in told.err

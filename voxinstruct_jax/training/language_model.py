@@ -1,6 +1,7 @@
 """What the objectives of AR and NAR share: their data, per-clip draws, and masked means over packed rows."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -8,19 +9,21 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from voxinstruct_jax.data.batches import BatchConfig, TokenBatches
 from voxinstruct_jax.data.shards import ShardReader
-from voxinstruct_jax.sharding.mesh import MeshConfig
+from voxinstruct_jax.sharding.mesh import MeshConfig, build_mesh, row_shares
 from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
+from voxinstruct_jax.training.flops import BatchFlops, batch_flops
 from voxinstruct_jax.training.optimizer import OptimizerConfig
-from voxinstruct_jax.training.step import Objective
+from voxinstruct_jax.training.step import Objective, StepConfig
 from voxinstruct_jax.training.task import Task, TrainConfig, identity
-from voxinstruct_jax.vocabulary import PackedBatch
+from voxinstruct_jax.vocabulary import ACOUSTIC, PackedBatch
 
-__all__ = ["TokenData", "TokenExperiment", "clip_uniform", "count_tokens", "row_keys", "token_task", "weighted_mean"]
+__all__ = ["TokenData", "TokenExperiment", "clip_uniform", "count_tokens", "row_keys", "token_losses", "token_task"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,11 +49,17 @@ class TokenExperiment(Protocol):
     @property
     def train(self) -> TrainConfig: ...
     @property
+    def step(self) -> StepConfig: ...
+    @property
     def mesh(self) -> MeshConfig: ...
 
 
 def token_task(
-    kind: str, experiment: TokenExperiment, build_model: Callable[[nnx.Rngs], nnx.Module], objective: Objective
+    kind: str,
+    experiment: TokenExperiment,
+    build_model: Callable[[nnx.Rngs], nnx.Module],
+    objective: Objective,
+    flops: BatchFlops,
 ) -> Task:
     """Opens prepared data with the tokenizer of the small text encoder; the draws follow the run's seed.
 
@@ -59,6 +68,7 @@ def token_task(
         experiment: Its settings.
         build_model: Makes fresh weights.
         objective: Of the train step.
+        flops: Of the model.
 
     Raises:
         InputError: The data is missing, or does not fit the model.
@@ -71,14 +81,19 @@ def token_task(
         experiment.model.vocabulary,
         batch,
         aligned=experiment.model.timing == "aligned",
+        host_rows=row_shares(build_mesh(experiment.mesh), batch.rows),
     )
     return Task(
         build_model=build_model,
         objective=objective,
         batches=batches,
         count_tokens=count_tokens,
+        count_audio_s=lambda rows: count_frames(rows) / reader.index.frame_rate,
+        count_flops=functools.partial(batch_flops, flops),
+        rows=batch.rows,
         optimizer=experiment.optimizer,
         train=experiment.train,
+        step=experiment.step,
         mesh=experiment.mesh,
         identity=identity(
             kind,
@@ -96,6 +111,12 @@ def count_tokens(batch: PackedBatch) -> int:
     return int(np.count_nonzero(batch.segment_ids))
 
 
+def count_frames(batch: PackedBatch) -> int:
+    """Codec frames of a host batch, voice prompts included."""
+    acoustic = (np.asarray(batch.part_ids) == ACOUSTIC) & (np.asarray(batch.segment_ids) > 0)
+    return int(acoustic.sum() - np.asarray(batch.segment_ids).max(axis=1).sum())  # without each clip's EOS2
+
+
 def row_keys(key: jax.Array, batch: PackedBatch) -> jax.Array:
     """One key a row, by the row's global number: the same draws on any number of hosts."""
     return jax.vmap(lambda row: jax.random.fold_in(key, row))(batch.clip_ids)
@@ -107,8 +128,36 @@ def clip_uniform(keys: jax.Array, segment_ids: Int[Array, "batch time"]) -> Floa
     return draw(keys, segment_ids)
 
 
-def weighted_mean(
-    values: Float[Array, "batch time"], weights: Bool[Array, "batch time"] | Float[Array, "batch time"]
-) -> Float[Array, ""]:
-    """Mean over the whole batch, so a short clip's tokens weigh as much as a long one's; 0 where nothing counts."""
-    return jnp.sum(values * weights) / jnp.maximum(jnp.sum(weights), 1)
+def token_losses(
+    predict: Callable[[Array], Array],
+    hidden: Float[Array, "batch time dim"],
+    targets: Int[Array, "batch time"],
+    *,
+    chunk: int,
+) -> tuple[Float[Array, "batch time"], Bool[Array, "batch time"]]:
+    """Cross-entropy of each slot, and whether its likeliest token is the target.
+
+    Args:
+        predict: Hidden states to logits; those of a chunk are made again for the backward pass, never kept.
+        hidden: What the logits are made from.
+        targets: Classes.
+        chunk: Slots whose logits exist at once; 0 = all.
+    """
+
+    def evaluate(turn: tuple[Array, Array]) -> tuple[Array, Array]:
+        logits = predict(turn[0])
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, turn[1])
+        return loss, logits.argmax(-1) == turn[1]
+
+    time = targets.shape[1]
+    if not chunk or chunk >= time:
+        return evaluate((hidden, targets))
+    padding = -time % chunk
+
+    def split(x: Array) -> Array:
+        wide = jnp.pad(x, ((0, 0), (0, padding), *[(0, 0)] * (x.ndim - 2)))
+        return jnp.moveaxis(wide.reshape(len(x), -1, chunk, *x.shape[2:]), 1, 0)
+
+    parts = jax.lax.map(jax.checkpoint(evaluate), (split(hidden), split(targets)))
+    loss, hit = (jnp.moveaxis(part, 0, 1).reshape(len(targets), -1)[:, :time] for part in parts)
+    return loss, hit
