@@ -77,7 +77,7 @@ def ar_loss(
     draw = clip_uniform(row_keys(drop_key, batch), batch.segment_ids)
     drop_text = draw < config.drop_text
     drop_semantic = (draw >= config.drop_text) & (draw < config.drop_text + config.drop_semantic)
-    text_key, backbone_key = split_key(dropout_key, 2)
+    text_key, backbone_key = split_key(jax.random.fold_in(dropout_key, batch.clip_ids[0]), 2)
     text_rows = model.embed_text(batch.text_tokens, batch.text_segment_ids, key=text_key)
     hidden = model.hidden(batch, text_rows, drop_text, drop_semantic, key=backbone_key)
     targets, target_part = ar_targets(batch)

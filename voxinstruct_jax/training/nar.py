@@ -82,7 +82,7 @@ def nar_loss(
     draw = draw_masks(config, model.config, batch, mask_key)
     drop_text = clip_uniform(row_keys(text_key, batch), batch.segment_ids) < config.drop_text
     shown = dataclasses.replace(batch, tokens=draw.tokens)
-    encoder_key, backbone_key = split_key(dropout_key, 2)
+    encoder_key, backbone_key = split_key(jax.random.fold_in(dropout_key, batch.clip_ids[0]), 2)
     text_rows = model.embed_text(batch.text_tokens, batch.text_segment_ids, key=encoder_key)
     hidden = model.hidden(shown, place_text(text_rows, batch, drop_text), draw.codebook, key=backbone_key)
     ids = jnp.take_along_axis(batch.tokens, draw.codebook[:, None, None], axis=1)[:, 0]

@@ -38,8 +38,9 @@ class Mean:
 
 
 Objective = Callable[[Any, Batch, jax.Array], tuple[Sequence[Mean], Mapping[str, Mean]]]
-"""(model, batch, key) → (parts of the loss, whose values are summed; further metrics). May update the model's
-non-parameter state (EMA codebooks)."""
+"""(model, batch, key) → (parts of the loss, whose values are summed; further metrics). What it draws for a row follows
+from the key and the row's number, since a batch may come in parts. May update the model's non-parameter state (EMA
+codebooks)."""
 
 
 def weighted_mean(
@@ -230,21 +231,20 @@ def _gradients(
         return grads, loss, means, rest
     # Part k takes rows k, k + count, ...: every device keeps the rows that it holds.
     parts = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, count, *x.shape[1:]), 0, 1), batch)
-    keys = jax.vmap(lambda part: jax.random.fold_in(key, part))(jnp.arange(count))
 
-    def weigh(rows: Batch, key: jax.Array) -> list[Array]:
+    def weigh(rows: Batch) -> list[Array]:
         return [part.weight for part in evaluate(state.params, state.rest, rows, key)[0]]
 
     # What the loss divides by follows from the batch and the draws, so the compiler drops the model from this pass.
-    weights = [jnp.sum(weight) for weight in jax.lax.map(lambda turn: weigh(*turn), (parts, keys))]
+    weights = [jnp.sum(weight) for weight in jax.lax.map(weigh, parts)]
 
-    def turn(carry: Any, rows_and_key: Any) -> tuple[Any, Any]:
+    def turn(carry: Any, rows: Batch) -> tuple[Any, Any]:
         grads, rest = carry
-        (loss, (means, rest)), more = differentiate(state.params, rest, *rows_and_key, weights)
+        (loss, (means, rest)), more = differentiate(state.params, rest, rows, key, weights)
         return (jax.tree.map(jnp.add, grads, more), rest), (loss, means)
 
     zeros = jax.tree.map(jnp.zeros_like, state.params)
-    (grads, rest), (losses, means) = jax.lax.scan(turn, (zeros, state.rest), (parts, keys))
+    (grads, rest), (losses, means) = jax.lax.scan(turn, (zeros, state.rest), parts)
     return grads, jnp.sum(losses), jax.tree.map(jnp.sum, means), rest
 
 
