@@ -24,9 +24,7 @@ def rows():
         index[:, at : at + text] = np.arange(text_at, text_at + text)
         text_segments[:, text_at : text_at + text] = number
         at, text_at = at + text + audio, text_at + text
-    text_rows = TextRows(
-        is_text=jnp.asarray(is_text), index=jnp.asarray(index), segment_ids=jnp.asarray(text_segments)
-    )
+    text_rows = TextRows(is_text=jnp.asarray(is_text), index=jnp.asarray(index), segment_ids=jnp.asarray(text_segments))
     return jnp.asarray(segments), text_rows
 
 

@@ -26,7 +26,7 @@ from voxinstruct_jax.training.loop import train
 from voxinstruct_jax.training.metrics import MetricsLog
 from voxinstruct_jax.training.optimizer import OptimizerConfig
 from voxinstruct_jax.training.step import Mean, StepConfig
-from voxinstruct_jax.training.task import Task, TrainConfig, identity
+from voxinstruct_jax.training.task import Program, Task, TrainConfig, identity
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -67,8 +67,7 @@ TIMED = ("tokens_per_s", "audio_hours_per_hour", "data_wait")
 
 def toy_task(toy):
     return Task(
-        build_model=Slope,
-        objective=slope_loss,
+        program=Program(build_model=Slope, objective=slope_loss),
         batches=Points(),
         count_tokens=lambda batch: batch.size,
         count_audio_s=lambda batch: 1.0,

@@ -38,7 +38,7 @@ def run(kind, mesh=(1, 1, 1), execution=Execution(), step=StepConfig()):
     task = make_task(dataclasses.replace(experiment, execution=execution, step=step))
     sizes = MeshConfig(data=mesh[0], fsdp=mesh[1], tensor=mesh[2])
     mesh = arrange(sizes, jax.devices()[: int(np.prod(mesh))])
-    trainer = build_trainer(task.build_model, task.objective, make_optimizer(task.optimizer), mesh, seed=0, config=step)
+    trainer = build_trainer(task.program.build_model, task.program.objective, make_optimizer(task.optimizer), mesh, seed=0, config=step)
     state, rows = trainer.init(), []
     for number in range(3):
         state, metrics = trainer.step(state, place_batch(mesh, task.batches[number]))

@@ -90,7 +90,7 @@ def arrange(config: MeshConfig, devices: Sequence[Any]) -> Mesh:
     """As `build_mesh`, of given devices; those of a pod that is only described will do."""
     shape = config.shape(len(devices))
     on_tpu = devices[0].platform == "tpu"
-    slices = len({device.slice_index for device in devices}) if on_tpu else 1
+    slices = len({getattr(device, "slice_index", 0) for device in devices}) if on_tpu else 1
     if slices > 1:
         if shape[0] % slices:
             raise ConfigError(f"mesh data={shape[0]} does not split over {slices} slices; give a multiple of {slices}")

@@ -25,10 +25,10 @@ from voxinstruct_jax.training.language_model import (
 )
 from voxinstruct_jax.training.optimizer import OptimizerConfig
 from voxinstruct_jax.training.step import Mean, StepConfig, weighted_mean
-from voxinstruct_jax.training.task import Task, TrainConfig
+from voxinstruct_jax.training.task import Program, Task, TrainConfig
 from voxinstruct_jax.vocabulary import ACOUSTIC, SEMANTIC, TEXT, PackedBatch
 
-__all__ = ["ARExperiment", "ARObjective", "ar_loss", "ar_task", "ar_targets", "duration_loss"]
+__all__ = ["ARExperiment", "ARObjective", "ar_loss", "ar_program", "ar_targets", "ar_task", "duration_loss"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,13 +126,20 @@ def ar_targets(batch: PackedBatch) -> tuple[Int[Array, "batch time"], Int[Array,
     return following(batch.tokens[:, 0]), jnp.where(counts, following(batch.part_ids), TEXT)
 
 
-def ar_task(experiment: ARExperiment) -> Task:
-    """Opens the data and makes the experiment ready."""
-    objective = functools.partial(ar_loss, experiment.objective)
+def ar_program(experiment: ARExperiment) -> Program:
+    """Model, objective and operations of the experiment."""
+    model = experiment.model
 
     def build(rngs: nnx.Rngs) -> ARModel:
-        return ARModel(experiment.model, execution=experiment.execution, rngs=rngs)
+        return ARModel(model, execution=experiment.execution, rngs=rngs)
 
-    model = experiment.model
-    flops = language_model_flops(model.backbone, model.text_encoder, model.vocabulary.size, causal=True)
-    return token_task("ar", experiment, build, objective, flops)
+    return Program(
+        build_model=build,
+        objective=functools.partial(ar_loss, experiment.objective),
+        flops=language_model_flops(model.backbone, model.text_encoder, model.vocabulary.size, causal=True),
+    )
+
+
+def ar_task(experiment: ARExperiment) -> Task:
+    """Opens the data and makes the experiment ready."""
+    return token_task("ar", experiment, ar_program(experiment))

@@ -22,7 +22,7 @@ from voxinstruct_jax.data.segments import AudioCache, FrameUnits, SegmentBatch, 
 from voxinstruct_jax.sharding.mesh import MeshConfig, build_mesh, row_shares
 from voxinstruct_jax.training.optimizer import OptimizerConfig
 from voxinstruct_jax.training.step import Mean, StepConfig
-from voxinstruct_jax.training.task import Task, TrainConfig, identity
+from voxinstruct_jax.training.task import Program, Task, TrainConfig, identity
 from voxinstruct_jax.training.units import FEATURE_SAMPLE_RATE, clip_units
 
 __all__ = ["CodecExperiment", "CodecObjective", "SegmentData", "codec_loss", "codec_task"]
@@ -124,8 +124,10 @@ def codec_task(experiment: CodecExperiment) -> Task:
     )
     rows = dataclasses.replace(data, manifest="", cache="", units="")
     return Task(
-        build_model=lambda rngs: MelCodec(config, rngs=rngs),
-        objective=functools.partial(codec_loss, experiment.objective),
+        program=Program(
+            build_model=lambda rngs: MelCodec(config, rngs=rngs),
+            objective=functools.partial(codec_loss, experiment.objective),
+        ),
         batches=batches,
         count_tokens=lambda batch: batch.samples.size // config.hop_length,
         count_audio_s=lambda batch: batch.samples.size / config.sample_rate,

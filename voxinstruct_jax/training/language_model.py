@@ -10,20 +10,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from voxinstruct_jax.data.batches import BatchConfig, TokenBatches
+from voxinstruct_jax.data.packing import TIME_FIELDS
 from voxinstruct_jax.data.shards import ShardReader
-from voxinstruct_jax.sharding.mesh import MeshConfig, build_mesh, row_shares
+from voxinstruct_jax.sharding.mesh import BATCH_AXES, MeshConfig, build_mesh, row_shares
 from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
-from voxinstruct_jax.training.flops import BatchFlops, batch_flops
+from voxinstruct_jax.training.flops import batch_flops
 from voxinstruct_jax.training.optimizer import OptimizerConfig
-from voxinstruct_jax.training.step import Objective, StepConfig
-from voxinstruct_jax.training.task import Task, TrainConfig, identity
+from voxinstruct_jax.training.step import StepConfig
+from voxinstruct_jax.training.task import Program, Task, TrainConfig, identity
 from voxinstruct_jax.vocabulary import ACOUSTIC, PackedBatch
 
-__all__ = ["TokenData", "TokenExperiment", "clip_uniform", "count_tokens", "row_keys", "token_losses", "token_task"]
+__all__ = [
+    "TokenData",
+    "TokenExperiment",
+    "abstract_batch",
+    "clip_uniform",
+    "count_tokens",
+    "row_keys",
+    "token_losses",
+    "token_task",
+]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,21 +64,13 @@ class TokenExperiment(Protocol):
     def mesh(self) -> MeshConfig: ...
 
 
-def token_task(
-    kind: str,
-    experiment: TokenExperiment,
-    build_model: Callable[[nnx.Rngs], nnx.Module],
-    objective: Objective,
-    flops: BatchFlops,
-) -> Task:
+def token_task(kind: str, experiment: TokenExperiment, program: Program) -> Task:
     """Opens prepared data with the tokenizer of the small text encoder; the draws follow the run's seed.
 
     Args:
         kind: Of the run: "ar" or "nar".
         experiment: Its settings.
-        build_model: Makes fresh weights.
-        objective: Of the train step.
-        flops: Of the model.
+        program: What is computed in a step.
 
     Raises:
         InputError: The data is missing, or does not fit the model.
@@ -84,12 +86,11 @@ def token_task(
         host_rows=row_shares(build_mesh(experiment.mesh), batch.rows),
     )
     return Task(
-        build_model=build_model,
-        objective=objective,
+        program=program,
         batches=batches,
         count_tokens=count_tokens,
         count_audio_s=lambda rows: count_frames(rows) / reader.index.frame_rate,
-        count_flops=functools.partial(batch_flops, flops),
+        count_flops=functools.partial(batch_flops, program.flops) if program.flops else None,
         rows=batch.rows,
         optimizer=experiment.optimizer,
         train=experiment.train,
@@ -103,6 +104,26 @@ def token_task(
             objective=experiment.objective,
             optimizer=experiment.optimizer,
         ),
+    )
+
+
+def abstract_batch(experiment: TokenExperiment, mesh: Mesh) -> PackedBatch:
+    """Returns shapes and placement of the batches of an experiment: enough to compile its step, without data."""
+    batch, model = experiment.data.batch, experiment.model
+    sharding = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+    def rows(*shape: int, dtype: Any = jnp.int32) -> Any:
+        return jax.ShapeDtypeStruct((batch.rows, *shape), dtype, sharding=sharding)
+
+    channels = len(model.text_encoder.channel_sizes)
+    timed = {"times": rows(batch.time_width, dtype=jnp.float32), "text_durations": rows(batch.text_width)}
+    return PackedBatch(
+        text_tokens=rows(batch.text_width, channels),
+        text_segment_ids=rows(batch.text_width),
+        tokens=rows(model.vocabulary.num_codebooks, batch.time_width),
+        **{name: rows(batch.time_width) for name in TIME_FIELDS},
+        **(timed if model.timing == "aligned" else {}),
+        clip_ids=rows(),
     )
 
 

@@ -63,8 +63,8 @@ def train(task: Task, experiment: Any, out: Path, *, report: Report) -> TrainRes
     began = time.monotonic()
     with _claim(out, task, experiment):
         trainer = build_trainer(
-            task.build_model,
-            task.objective,
+            task.program.build_model,
+            task.program.objective,
             make_optimizer(task.optimizer),
             build_mesh(task.mesh),
             seed=task.train.seed,

@@ -24,10 +24,10 @@ from voxinstruct_jax.training.language_model import (
 )
 from voxinstruct_jax.training.optimizer import OptimizerConfig
 from voxinstruct_jax.training.step import Mean, StepConfig, weighted_mean
-from voxinstruct_jax.training.task import Task, TrainConfig
+from voxinstruct_jax.training.task import Program, Task, TrainConfig
 from voxinstruct_jax.vocabulary import ACOUSTIC, PackedBatch
 
-__all__ = ["MaskDraw", "NARExperiment", "NARObjective", "draw_masks", "nar_loss", "nar_task"]
+__all__ = ["MaskDraw", "NARExperiment", "NARObjective", "draw_masks", "nar_loss", "nar_program", "nar_task"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,16 +127,23 @@ def draw_masks(config: NARObjective, model: NARConfig, batch: PackedBatch, key: 
     return MaskDraw(codebook, jnp.where(visible, batch.tokens, 0), masked)
 
 
-def nar_task(experiment: NARExperiment) -> Task:
-    """Opens the data and makes the experiment ready."""
-    objective = functools.partial(nar_loss, experiment.objective)
+def nar_program(experiment: NARExperiment) -> Program:
+    """Model, objective and operations of the experiment."""
+    model = experiment.model
 
     def build(rngs: nnx.Rngs) -> NARModel:
-        return NARModel(experiment.model, execution=experiment.execution, rngs=rngs)
+        return NARModel(model, execution=experiment.execution, rngs=rngs)
 
-    model = experiment.model
-    flops = language_model_flops(model.backbone, model.text_encoder, model.vocabulary.nar_head_size, causal=False)
-    return token_task("nar", experiment, build, objective, flops)
+    return Program(
+        build_model=build,
+        objective=functools.partial(nar_loss, experiment.objective),
+        flops=language_model_flops(model.backbone, model.text_encoder, model.vocabulary.nar_head_size, causal=False),
+    )
+
+
+def nar_task(experiment: NARExperiment) -> Task:
+    """Opens the data and makes the experiment ready."""
+    return token_task("nar", experiment, nar_program(experiment))
 
 
 def _length_and_place(

@@ -11,10 +11,11 @@ from voxinstruct_jax.checkpoints.weights import weights_fingerprint
 from voxinstruct_jax.config import ConfigError, fingerprint
 from voxinstruct_jax.data.steps import StepSource
 from voxinstruct_jax.sharding.mesh import MeshConfig
+from voxinstruct_jax.training.flops import BatchFlops
 from voxinstruct_jax.training.optimizer import OptimizerConfig
 from voxinstruct_jax.training.step import Objective, StepConfig
 
-__all__ = ["Task", "TrainConfig", "identity"]
+__all__ = ["Program", "Task", "TrainConfig", "identity"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,11 +38,20 @@ class TrainConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Task:
-    """One experiment, made ready for the loop."""
+class Program:
+    """What is computed in a step, without the data: enough to plan it."""
 
     build_model: Callable[[nnx.Rngs], nnx.Module]
     objective: Objective
+    flops: BatchFlops | None = None
+    """None where no count is known (codec)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+    """One experiment, made ready for the loop."""
+
+    program: Program
     batches: StepSource[Any]
     count_tokens: Callable[[Any], int]
     """Real tokens (codec: frames) in a host batch."""
