@@ -30,6 +30,8 @@ def prepare_environment() -> None:
     """Keeps the TPU compiler from looking for a TPU; to be called before JAX starts."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")  # any; without one it complains
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     # Programs for devices that are not here can be written to the compile cache, and not read back.
     os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
