@@ -221,12 +221,19 @@ class LocalTransformers:
         self._max_tokens, self._seed = max_tokens, seed
 
     def complete(self, prompts: Sequence[str]) -> list[str]:
-        """Answers each prompt; see `LanguageModel`."""
-        answers = []
-        for prompt in prompts:
-            self._set_seed(self._seed)
-            (found,) = self._pipeline(
-                [{"role": "user", "content": prompt}], max_new_tokens=self._max_tokens, do_sample=True
-            )
-            answers.append(found["generated_text"][-1]["content"])
-        return answers
+        """Answers each prompt; see `LanguageModel`.
+
+        Raises:
+            InputError: The model has no chat template.
+        """
+        return [self._answer(prompt) for prompt in prompts]
+
+    def _answer(self, prompt: str) -> str:
+        self._set_seed(self._seed)
+        chat = [{"role": "user", "content": prompt}]
+        try:
+            (found,) = self._pipeline(chat, max_new_tokens=self._max_tokens, do_sample=True)
+        except ValueError as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"the local language model cannot answer ({reason}); take one made for chat") from error
+        return found["generated_text"][-1]["content"]
