@@ -1,6 +1,10 @@
 import functools
+import json
 import re
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -103,6 +107,16 @@ def test_no_frame_no_template_and_no_text_is_frequent(language):
         assert counted.most_common(1)[0][1] / len(written) < 0.015
     assert len({instruction.template for instruction in written}) > 500
     assert len({instruction.text for instruction in written}) / len(written) > 0.98
+
+
+def test_variety_benchmark_agrees(tmp_path):
+    root = Path(__file__).parents[2]
+    command = [sys.executable, root / "benchmarks/instruction_variety.py", "--count", "300", "--json", tmp_path / "f"]
+    shown = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
+    figures = json.loads((tmp_path / "f").read_text())
+    assert figures.keys() == set(LANGUAGES)
+    assert figures["en"]["content found again"] == figures["zh"]["content found again"] == "100.00%"
+    assert "commonest frame" in shown
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

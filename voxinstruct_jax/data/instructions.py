@@ -41,7 +41,6 @@ _STRESS_CLAUSE_SHARE = 0.4
 _MOVED_FRAME_SHARE = 0.25  # the content comes to stand in the middle since a sentence follows or precedes
 _REMARK_SHARE = 0.12
 _NEUTRAL_SCENE_SHARE = 0.25
-_UNQUOTED_SHARE = 0.25  # only where the content ends the text after a colon and is found there
 
 _ALL_QUOTES = ('""', "“”", "「」", "『』", "«»", "‘’", "''")
 _FULL_STOPS = (".", "!", "?", "…", "。", "！", "？")
@@ -361,14 +360,10 @@ def _with_content(before: str, content: str, after: str, wording: Wording, gener
         InputError: No quotes do: the content has unpaired marks of every kind.
     """
     drawn = [wording.quotes[place] for place in generator.permutation(len(wording.quotes))]
-    unquoted = generator.random() < _UNQUOTED_SHARE
     if content.rstrip(_CLOSING_MARKS).endswith(_FULL_STOPS) and after.startswith((".", "。")):
         after = after[1:]  # the content has brought its own
-    if unquoted and not after and before.rstrip().endswith((":", "：")) and OPEN not in before:
-        drawn.insert(0, "")
     absent = [pair for pair in drawn if not set(pair) & set(content)]  # easier to read than nested ones of a kind
-    for pair in (*absent, *drawn, *_ALL_QUOTES):
-        opening, closing = pair[:1], pair[1:]
+    for opening, closing in (*absent, *drawn, *_ALL_QUOTES):
         start, end = (part.replace(OPEN, opening).replace(CLOSE, closing) for part in (before, after))
         text = f"{start}{opening}{content}{closing}{end}"
         found = spoken_content(text)
