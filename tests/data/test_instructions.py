@@ -101,7 +101,7 @@ def test_content_stands_where_it_was_asked_for(language):
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_no_frame_no_template_and_no_text_is_frequent(language):
-    """One in a hundred at most; twice that is allowed for since 1600 draws scatter."""
+    """One in a hundred; half as much again is allowed, since 1600 draws scatter."""
     written = drawn(language)
     for counted in (Counter(i.frame for i in written), Counter(i.template for i in written)):
         assert counted.most_common(1)[0][1] / len(written) < 0.015
