@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from voxinstruct_jax.config import InputError
-from voxinstruct_jax.data.instruction_words import load_wording
+from voxinstruct_jax.data.instruction_words import LANGUAGES, load_wording
 from voxinstruct_jax.data.instructions import Instruction, write_instructions
 from voxinstruct_jax.data.language_models import LanguageModel
 from voxinstruct_jax.data.manifest import Row
@@ -185,16 +185,16 @@ def _is_written_in(language: str, around: str) -> bool:
         return False
     han = sum(re.match(f"[{HAN}]", letter) is not None for letter in letters) / len(letters)
     latin = sum(letter.isascii() for letter in letters) / len(letters)
-    return latin > 0.9 if language == "en" else han > 0.6
+    return latin > 0.9 if language == "en" else han > 0.8
 
 
 def _contradicts(around: str, draft: Instruction, attributes: Mapping[str, str | list[int]]) -> bool:
     """Whether the description gives away a value that is neither the row's nor in the draft."""
-    signs = load_wording(draft.language).signs
     known, said = _QUOTED.sub("", _around(draft.text)), _QUOTED.sub("", around)
     return any(
         _holds(said, sign) and not _holds(known, sign)
-        for name, values in signs.items()
+        for language in LANGUAGES
+        for name, values in load_wording(language).signs.items()
         for value, words in values.items()
         if attributes.get(name) != value
         for sign in words
