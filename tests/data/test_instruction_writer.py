@@ -171,3 +171,14 @@ def test_answers_that_are_missing_are_an_error():
 def test_wrong_attributes_name_the_row():
     with pytest.raises(InputError, match="row 'r': attribute gender: 'm' is not one of female, male"):
         write(row(gender="m"), 1, row_generator("r", 0))
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_what_the_grammar_writes_passes_its_own_check(language):
+    tally = Counter()
+    given = row(
+        {"en": TRANSCRIPT, "zh": "请再也不要这样做了。"}[language], language, gender="female", speed="slow", stress=[2]
+    )
+    for seed in range(150):
+        write(given, 2, row_generator("r", seed), Answers(echoed), tally=tally)
+    assert +tally == {"language model": 300}

@@ -48,7 +48,7 @@ _PREAMBLE = re.compile(
 _THOUGHT = re.compile(r"^\s*<think>.*?</think>", re.DOTALL)
 _OPENING, _CLOSING = "\"“'‘「『«", "\"”'’」』»"
 _QUOTED_MARK = re.compile(rf"[{_OPENING}]{re.escape(MARK)}[{_CLOSING}]|{re.escape(MARK)}")
-_QUOTED = re.compile(r"[\"“「『«]([^\"”」』»]+)[\"”」』»]|(?<!\w)['‘]([^'’]+)['’](?!\w)")
+_QUOTED = re.compile(r"[\"“「『«]([^\"”」』»]+)[\"”」』»]|(?<![A-Za-z0-9])['‘]([^'’]+)['’](?![A-Za-z0-9])")
 
 
 def row_generator(row_id: str, seed: int) -> np.random.Generator:
@@ -113,9 +113,10 @@ def check_rewriting(text: str, draft: Instruction, transcript: str, attributes: 
     around = _around(text)
     if spoken_content(text).text != transcript or _repeats(around, transcript):
         return "transcript"
-    if not LENGTH_LIMITS[0] <= len(around.strip()) <= LENGTH_LIMITS[1]:
+    if not LENGTH_LIMITS[0] <= len(around.strip("\0 ")) <= LENGTH_LIMITS[1]:
         return "length"
-    if re.search(r"[\[{<]{2}|```|</?\w+>|\n\s*\n", around.strip()) or _PREAMBLE.match(text):
+    preamble = _PREAMBLE.match(text) and not _PREAMBLE.match(draft.text)
+    if preamble or re.search(r"[\[{<]{2}|```|</?\w+>|\n\s*\n", around.strip()):
         return "form"
     if not _is_written_in(draft.language, _QUOTED.sub("", around)):
         return "language"
@@ -162,9 +163,9 @@ def _assembled(answer: str, draft: str, transcript: str) -> str:
 
 
 def _around(text: str) -> str:
-    """The instruction without its content and the quotes of it."""
+    """The instruction with a null character in place of its content and the quotes of it."""
     content = spoken_content(text)
-    return text if content.text is None else f"{text[: content.start - 1]}\n{text[content.end + 1 :]}"
+    return text if content.text is None else f"{text[: content.start - 1]}\0{text[content.end + 1 :]}"
 
 
 def _repeats(around: str, transcript: str) -> bool:
