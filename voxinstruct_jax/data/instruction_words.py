@@ -1,19 +1,50 @@
-"""Loads the words and templates of the instruction grammar from `wording/LANGUAGE.toml`."""
+"""Loads what the instruction grammar is made of: `wording/LANGUAGE.toml` and `wording/prosody_words.toml`."""
 
 import dataclasses
 import functools
 import tomllib
 from collections.abc import Mapping
 from importlib import resources
-from typing import Any
+from typing import Any, Literal
 
 from voxinstruct_jax.config import InputError, from_dict
 
-__all__ = ["LANGUAGES", "Wording", "load_wording"]
+__all__ = ["LANGUAGES", "ProsodyWord", "StressWording", "Wording", "load_prosody_words", "load_wording"]
 
 LANGUAGES = ("en", "zh")
 
 Phrases = tuple[str, ...]
+Table = dict[str, dict[str, Phrases]]
+"""Attribute, then value, to phrases."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StressWording:
+    """How stressed words are asked for.
+
+    Attributes:
+        sentences: Whole sentences with {word}, which is what the next five make.
+        clauses: Closing clauses with {word}.
+        once: Ways to name a quoted {word} that occurs once in the content.
+        again: Ways to name one of several, with {ordinal}.
+        placed: Ways to name a word by its place, with {ordinal}.
+        character: As `once`, for a single Chinese character.
+        placed_character: As `placed`, for content that is all Chinese characters.
+        ordinals: "first" and so on.
+        last: Stands for the ordinal of the last one.
+        joint: Between two stressed words.
+    """
+
+    sentences: Phrases
+    clauses: Phrases
+    once: Phrases
+    again: Phrases
+    placed: Phrases
+    character: Phrases
+    placed_character: Phrases
+    ordinals: Phrases
+    last: str
+    joint: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,40 +52,92 @@ class Wording:
     """All words of one language.
 
     Attributes:
-        attributes: Name, then value, to phrases: nouns (gender), adjectives (pitch), adverbials (speed, energy).
-        anybody: Nouns where the gender goes unsaid.
-        with_pitch: Ways to join {noun} and {pitch}.
-        article: Put before a noun phrase.
-        space: Put before a manner.
+        articles: Put before a noun phrase.
+        article_before_vowel: Put before one that begins with a vowel.
+        space: Between sentences, and before a manner.
         comma: Put before a manner that is set off.
         colon: Between a label and its value.
-        joints: Between two manners.
+        join: Between manners, but for the last two.
+        last_joins: Between the last two manners.
+        with_pitch: Ways to join {noun} and {pitch}.
+        voices: Ways to join {age}, {voice} and {pitch}.
+        tails: Closing sentences on the {manner}, with {pronoun}.
+        clause_tails: Closing sentences made of {clauses}.
+        remarks: Sentences that say nothing of the voice.
         pronouns: By gender; "anybody" where it goes unsaid.
-        tails: Closing remarks on the {manner}, with {pronoun}.
+        people: Age ("any" where it goes unsaid), then gender ("anybody"), to nouns.
+        voice_words: Nouns for a voice by gender, the first of which takes an age; adjectives by age.
+        attributes: Adjectives of pitch.
+        manners: Adverbials.
+        clauses: Short orders.
+        stress: How stressed words are asked for.
         scenes: Attribute, then value, to adverbials that call for it; neutral.any to others.
         labels: Attribute or "content" to label words.
-        label_values: Attribute, then value, to the words behind a label.
+        label_values: The words behind a label; every value that can be told is listed here.
+        label_starts: What may stand before the first label.
         separators: Between the entries of a labelled list.
         quotes: Pairs of an opening and a closing mark.
         templates: Form, then position of the content, to templates.
+        signs: Words that give a value away.
     """
 
-    attributes: dict[str, dict[str, Phrases]]
-    anybody: Phrases
-    with_pitch: Phrases
-    article: str
+    articles: Phrases
+    article_before_vowel: str
     space: str
     comma: str
     colon: str
-    joints: Phrases
-    pronouns: dict[str, str]
+    join: str
+    last_joins: Phrases
+    with_pitch: Phrases
+    voices: Phrases
     tails: Phrases
-    scenes: dict[str, dict[str, Phrases]]
+    clause_tails: Phrases
+    remarks: Phrases
+    pronouns: dict[str, str]
+    people: Table
+    voice_words: dict[str, Phrases]
+    attributes: Table
+    manners: Table
+    clauses: Table
+    stress: StressWording
+    scenes: Table
     labels: dict[str, Phrases]
-    label_values: dict[str, dict[str, Phrases]]
+    label_values: Table
+    label_starts: Phrases
     separators: Phrases
     quotes: Phrases
-    templates: dict[str, dict[str, Phrases]]
+    templates: Table
+    signs: Table
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProsodyWord:
+    """A word for a way of speaking and the measured classes that it stands for; an empty class list allows all.
+
+    Attributes:
+        says: Which list of `Wording` has its words. An emotion or an age here is prosody, not a judgement.
+        value: Key in that list.
+        speed: Classes that the clip may have; the other two likewise.
+        pitch: See `speed`.
+        energy: See `speed`.
+    """
+
+    says: Literal["manner", "emotion", "age"]
+    value: str
+    speed: Phrases = ()
+    pitch: Phrases = ()
+    energy: Phrases = ()
+
+    @property
+    def unless(self) -> str:
+        """Attribute that forbids the word where it was judged: a judged "neutral" would contradict "lively"."""
+        return "age" if self.says == "age" else "emotion"
+
+    @property
+    def needs(self) -> dict[str, Phrases]:
+        """Attribute to the classes that it must be one of."""
+        needs = {"speed": self.speed, "pitch": self.pitch, "energy": self.energy}
+        return {name: classes for name, classes in needs.items() if classes}
 
 
 @functools.cache
@@ -66,6 +149,15 @@ def load_wording(language: str) -> Wording:
     """
     if language not in LANGUAGES:
         raise InputError(f"instructions are written in {', '.join(LANGUAGES)}, not {language!r}")
-    file = resources.files("voxinstruct_jax.data") / "wording" / f"{language}.toml"
-    values: Mapping[str, Any] = tomllib.loads(file.read_text("utf-8"))
-    return from_dict(Wording, values, path=f"wording/{language}.toml")
+    return from_dict(Wording, _read(f"{language}.toml"), path=f"wording/{language}.toml")
+
+
+@functools.cache
+def load_prosody_words() -> tuple[ProsodyWord, ...]:
+    """Returns the words that stand for a bundle of speed, pitch and loudness."""
+    lines = _read("prosody_words.toml")["prosody"]
+    return tuple(from_dict(ProsodyWord, line, path="wording/prosody_words.toml") for line in lines)
+
+
+def _read(name: str) -> Mapping[str, Any]:
+    return tomllib.loads((resources.files("voxinstruct_jax.data") / "wording" / name).read_text("utf-8"))
