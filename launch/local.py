@@ -22,6 +22,7 @@ WRONG_USE = 2
 
 
 def main() -> int:
+    """Supervises the processes; returns the last exit code that was not 0, or 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument(

@@ -38,7 +38,8 @@ def run(kind, mesh=(1, 1, 1), execution=Execution(), step=StepConfig()):
     task = make_task(dataclasses.replace(experiment, execution=execution, step=step))
     sizes = MeshConfig(data=mesh[0], fsdp=mesh[1], tensor=mesh[2])
     mesh = arrange(sizes, jax.devices()[: int(np.prod(mesh))])
-    trainer = build_trainer(task.program.build_model, task.program.objective, make_optimizer(task.optimizer), mesh, seed=0, config=step)
+    optimizer, program = make_optimizer(task.optimizer), task.program
+    trainer = build_trainer(program.build_model, program.objective, optimizer, mesh, seed=0, config=step)
     state, rows = trainer.init(), []
     for number in range(3):
         state, metrics = trainer.step(state, place_batch(mesh, task.batches[number]))
@@ -69,7 +70,8 @@ for kind in experiments:
         }
     for name, case in cases.items():
         got, other, split, moments, ema = run(kind, **case)
-        found[kind][name] = {"rows": got, "weights": float(np.abs(other - weights).max()), "split": split, "moments": moments}
+        apart = float(np.abs(other - weights).max())
+        found[kind][name] = {"rows": got, "weights": apart, "split": split, "moments": moments}
         if ema is not None:
             found[kind][name]["ema"] = float(np.abs(ema - other).max())
 print(json.dumps(found))

@@ -13,7 +13,7 @@ from voxinstruct_jax.layers.dense import Dense, TokenEmbedding
 from voxinstruct_jax.layers.dropout import split_key
 from voxinstruct_jax.layers.execution import Execution
 from voxinstruct_jax.layers.packed_attention import TextRows, Visibility
-from voxinstruct_jax.layers.parameter import make_param, normal
+from voxinstruct_jax.layers.parameter import freeze, make_param, normal
 from voxinstruct_jax.models.conditioning import NUM_DURATIONS, TextCondition, Timing, place_text, slot_positions
 from voxinstruct_jax.models.llama import STDDEV, ComputeType, KVCache, Llama, LlamaConfig
 from voxinstruct_jax.sharding.mesh import constrain
@@ -86,6 +86,8 @@ class ARModel(nnx.Module):
         if config.timing == "aligned":
             init = normal(STDDEV)
             self.duration_head = Dense((dim,), (NUM_DURATIONS,), ("embed", None), init=init, rngs=rngs)
+        if config.backbone.lora_rank:
+            freeze(self)
 
     def embed_text(
         self,

@@ -5,6 +5,7 @@ one, since a scan over layers makes it two to three times slower. Read `Llama`.
 """
 
 import dataclasses
+import functools
 from typing import Any, Literal
 
 import jax
@@ -15,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, Num
 
 from voxinstruct_jax.config import ConfigError
 from voxinstruct_jax.layers.attention import attend
-from voxinstruct_jax.layers.dense import Dense
+from voxinstruct_jax.layers.dense import AdaptedDense, Dense
 from voxinstruct_jax.layers.dropout import split_key
 from voxinstruct_jax.layers.execution import Execution, keep, run_blocks
 from voxinstruct_jax.layers.norms import RMSNorm
@@ -51,8 +52,14 @@ class LlamaConfig:
     rope_theta: float = 10000.0
     dropout: float = 0.1
     """Of attention probabilities; there is no other in these blocks."""
+    lora_rank: int = 0
+    """Rank of adapters beside query, key and value; all other weights of the model are frozen then. 0 = none."""
+    lora_alpha: float = 16.0
+    """Adapters count `lora_alpha / lora_rank` times."""
 
     def __post_init__(self) -> None:
+        if self.lora_rank < 0:
+            raise ConfigError(f"backbone.lora_rank: {self.lora_rank} is below 0; 0 = no adapters")
         for name in ("num_layers", "model_dim", "num_heads", "num_kv_heads", "head_dim", "ffn_dim"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"backbone.{name}: {getattr(self, name)} must be at least 1")
@@ -68,6 +75,16 @@ class LlamaConfig:
     def paper(cls) -> "LlamaConfig":
         """Both models of the paper (section 5.1)."""
         return cls(num_layers=12, model_dim=1024, num_heads=16, num_kv_heads=16, head_dim=64, ffn_dim=4096)
+
+    @classmethod
+    def large(cls) -> "LlamaConfig":
+        """1.2 billion weights, the width of LLaMA's 1.3B kin."""
+        return cls(num_layers=24, model_dim=2048, num_heads=16, num_kv_heads=16, head_dim=128, ffn_dim=5632)
+
+    @classmethod
+    def huge(cls) -> "LlamaConfig":
+        """6.5 billion weights, LLaMA 7B's sizes; for plans."""
+        return cls(num_layers=32, model_dim=4096, num_heads=32, num_kv_heads=32, head_dim=128, ffn_dim=11008)
 
     @classmethod
     def small(cls, num_layers: int) -> "LlamaConfig":
@@ -134,9 +151,12 @@ class LlamaAttention(nnx.Module):
         dim, heads, kv_heads = config.model_dim, config.num_heads, config.num_kv_heads
         axes = ("embed", "heads", None)
         options: dict[str, Any] = {"init": normal(STDDEV), "dtype": dtype, "rngs": rngs}
-        self.query = Dense((dim,), (heads, config.head_dim), axes, **options)
-        self.key = Dense((dim,), (kv_heads, config.head_dim), axes, **options)
-        self.value = Dense((dim,), (kv_heads, config.head_dim), axes, **options)
+        kind = Dense
+        if config.lora_rank:
+            kind = functools.partial(AdaptedDense, adapter=(config.lora_rank, config.lora_alpha))
+        self.query = kind((dim,), (heads, config.head_dim), axes, **options)
+        self.key = kind((dim,), (kv_heads, config.head_dim), axes, **options)
+        self.value = kind((dim,), (kv_heads, config.head_dim), axes, **options)
         self.output = Dense((heads, config.head_dim), (dim,), ("heads", None, "embed"), **options)
         self.dropout, self.execution = config.dropout, execution
 

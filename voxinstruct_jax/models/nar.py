@@ -12,7 +12,7 @@ from voxinstruct_jax.layers.dense import TokenEmbedding
 from voxinstruct_jax.layers.dropout import split_key
 from voxinstruct_jax.layers.execution import Execution
 from voxinstruct_jax.layers.packed_attention import Visibility
-from voxinstruct_jax.layers.parameter import make_param, normal, uniform
+from voxinstruct_jax.layers.parameter import freeze, make_param, normal, uniform
 from voxinstruct_jax.models.conditioning import TextCondition, Timing, place_text, slot_positions
 from voxinstruct_jax.models.llama import STDDEV, ComputeType, Llama, LlamaConfig
 from voxinstruct_jax.sharding.mesh import constrain
@@ -85,6 +85,8 @@ class NARModel(nnx.Module):
         self.backbone = Llama(config.backbone, dtype=config.dtype, execution=execution, rngs=rngs)
         heads = uniform(dim**-0.5)(rngs.params(), (predicted, dim, vocabulary.nar_head_size))
         self.heads = make_param(heads, (None, "embed", "vocab"))
+        if config.backbone.lora_rank:
+            freeze(self)
 
     def embed_text(
         self,

@@ -20,10 +20,10 @@ from voxinstruct_jax.layers.dense import Dense, TokenEmbedding
 from voxinstruct_jax.layers.dropout import dropout, split_key
 from voxinstruct_jax.layers.execution import Execution, keep, run_blocks
 from voxinstruct_jax.layers.norms import RMSNorm
-from voxinstruct_jax.layers.parameter import freeze, make_param, normal, uniform
+from voxinstruct_jax.layers.parameter import LoRAParam, freeze, make_param, normal, uniform
 from voxinstruct_jax.sharding.mesh import constrain
 
-__all__ = ["LoRADense", "LoRAParam", "TextEncoder", "TextEncoderConfig", "relative_buckets"]
+__all__ = ["LoRADense", "TextEncoder", "TextEncoderConfig", "relative_buckets"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,10 +97,6 @@ class TextEncoderConfig:
     def tiny(cls, channel_sizes: tuple[int, ...]) -> "TextEncoderConfig":
         """For tests."""
         return cls(channel_sizes=channel_sizes, model_dim=32, num_layers=2, num_heads=4, head_dim=8, ffn_dim=64)
-
-
-class LoRAParam(nnx.Param):
-    """A weight of an adapter."""
 
 
 class LoRADense(nnx.Module):

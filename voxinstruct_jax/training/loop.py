@@ -34,6 +34,8 @@ __all__ = ["TrainResult", "train"]
 Report = Callable[[int, int, dict[str, float | None]], None]
 """(step, steps, values of a logged step) → None; draws the progress."""
 PROFILED_STEPS = 5
+ADAPTERS = ("lora_down", "lora_up")
+"""Names of `AdaptedDense`'s own weights."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -307,9 +309,12 @@ def _start_from(folder: str, trainer: Trainer) -> TrainState:
 
 
 def _take(like: Any, arrays: Any) -> Any:
-    """Those arrays that stand where `like` has one, and are shaped like it."""
+    """Those arrays that stand where `like` has one, and are shaped like it; adapters that are missing stay fresh."""
     if isinstance(like, dict):
-        return {key: _take(value, arrays[key]) for key, value in like.items()}
+        return {
+            key: value if key in ADAPTERS and key not in arrays else _take(value, arrays[key])
+            for key, value in like.items()
+        }
     if like.shape != arrays.shape:
         raise TypeError(f"an array is {arrays.shape}, here {like.shape}")
     return jax.device_put(arrays, like.sharding)
