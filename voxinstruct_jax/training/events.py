@@ -63,7 +63,8 @@ def goodput(events: Sequence[dict[str, Any]]) -> dict[str, float]:
     """
     if len(events) < 2:
         return {}
-    wall = events[-1]["time"] - events[0]["time"]
+    # A start is told when it is over.
+    wall = events[-1]["time"] - events[0]["time"] + events[0].get("seconds", 0.0)
     spent = dict.fromkeys(REASONS, 0.0)
     kept: list[tuple[int, int, float]] = []  # first step, last step, seconds a step
     last = 0
@@ -93,5 +94,5 @@ def goodput(events: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 def _keep_until(kept: list[tuple[int, int, float]], step: int) -> tuple[list[tuple[int, int, float]], float]:
     """Cuts stretches off at a step that a run went back to; returns the seconds that were lost too."""
-    lost = sum((stop - max(start, step)) * each for start, stop, each in kept if stop > step)
+    lost = sum(((stop - max(start, step)) * each for start, stop, each in kept if stop > step), 0.0)
     return [(start, min(stop, step), each) for start, stop, each in kept if start < step], lost
