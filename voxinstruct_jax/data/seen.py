@@ -36,7 +36,7 @@ class Seen:
 
 
 def _digest(name: str) -> int:
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
+    return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
 
 def _contains(ordered: UInt64[np.ndarray, " id"], digest: int) -> bool:

@@ -76,7 +76,8 @@ def read_ljspeech(source: str, options: ImportOptions) -> Iterator[Row | Rejecti
 
 
 def _has_sidecars(source: str) -> bool:
-    return any(_sidecar(name, set(names)) for _, names in walk(source) for name in names if is_audio(name))
+    folders = ((filter(is_audio, names), set(names)) for _, names in walk(source))
+    return any(_sidecar(name, there) for audio, there in folders for name in audio)
 
 
 def _sidecar(audio: str, names: set[str]) -> str | None:
@@ -122,7 +123,7 @@ def _read_table(table: str, options: ImportOptions) -> Iterator[Row | Rejection]
         name = record["name"]
         audio = find(name) if name else None
         if audio is not None:
-            used.add(_printable_path(audio))
+            used.add(audio)
         yield make_row(
             number,
             name,
@@ -134,13 +135,9 @@ def _read_table(table: str, options: ImportOptions) -> Iterator[Row | Rejection]
     for place, names in walk(folder):
         for name in filter(is_audio, names):
             path = posixpath.join(place, name)
-            if _printable_path(path) not in used:
+            if path not in used:
                 reason = f"no text: {posixpath.basename(table)} has no line for this audio file"
-                yield Rejection(row=0, id=_printable_path(posixpath.relpath(path, folder)), reason=reason)
-
-
-def _printable_path(path: str) -> str:
-    return path.encode("utf-8", "backslashreplace").decode()
+                yield Rejection(row=0, id=posixpath.relpath(path, folder), reason=reason)
 
 
 def _records(table: str) -> Iterator[tuple[int, Mapping[str, str]]]:
@@ -149,7 +146,7 @@ def _records(table: str) -> Iterator[tuple[int, Mapping[str, str]]]:
     first = next(lines, None)
     if first is None:
         raise InputError(f"{table}: is empty; {EXAMPLE}")
-    delimiter = next((mark for mark in ("\t", "|", ",") if mark in first[1]), None)
+    delimiter = _delimiter(first[1])
     columns = _header(first[1], delimiter)
     if delimiter is None or (delimiter == "," and not columns):
         raise InputError(f"{table}: line {first[0]}: neither a tab nor | divides name and text; {EXAMPLE}")
@@ -157,6 +154,12 @@ def _records(table: str) -> Iterator[tuple[int, Mapping[str, str]]]:
         return _headed(table, delimiter, columns)
     split = ((number, line.partition(delimiter)) for number, line in itertools.chain([first], lines))
     return ((number, {"name": name.strip(), "text": text}) for number, (name, _, text) in split)
+
+
+def _delimiter(line: str) -> str | None:
+    """The tab or | that comes first; a comma only where there is neither, since texts hold commas."""
+    found = [mark for mark in "\t|" if mark in line]
+    return min(found, key=line.index) if found else "," if "," in line else None
 
 
 def _header(line: str, delimiter: str | None) -> dict[str, int]:

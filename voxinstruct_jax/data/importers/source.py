@@ -81,12 +81,12 @@ def is_audio(name: str) -> bool:
 
 def walk(location: str) -> Iterator[tuple[str, list[str]]]:
     """Yields each folder below (and with) this one, and the names of its files, both in order."""
+    local = "://" not in location
     filesystem, path = _filesystem(location)
-    # Without `topdown` fsspec lists all before the first is yielded; sorting in place fixes the order of descent.
-    for folder, folders, names in filesystem.walk(path, topdown=True):
-        folders.sort()
-        full = folder if "://" not in location else filesystem.unstrip_protocol(folder)
-        yield full, sorted(names)
+    # fsspec would ask for the size and time of each local file.
+    for folder, folders, names in os.walk(path) if local else filesystem.walk(path):
+        folders.sort()  # in place: this is the order of descent
+        yield folder if local else filesystem.unstrip_protocol(folder), sorted(names)
 
 
 @contextlib.contextmanager
@@ -209,7 +209,7 @@ def make_row(number: int, name: str, **fields: Any) -> Row | Rejection:
     elif not _exists(audio):
         reason = f"no audio file: {audio}"
     if reason is not None:
-        return Rejection(row=number, id=_printable(name), reason=_printable(reason))
+        return Rejection(row=number, id=name, reason=reason)
     return Row(id=name, **fields | {"transcript": transcript.strip()})
 
 
@@ -271,7 +271,3 @@ def _is_utf8(*texts: str) -> bool:
 
 def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
-
-
-def _printable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()
