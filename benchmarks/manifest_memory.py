@@ -97,7 +97,12 @@ def refilter(folder: Path) -> int:
     return write_rows(str(folder / "filtered.jsonl"), filter_rows(rows, config)).rows
 
 
-STEPS: dict[str, Callable[[Path], int]] = {"nothing": nothing, "import": import_corpus, "read": read, "filter": refilter}
+STEPS: dict[str, Callable[[Path], int]] = {
+    "nothing": nothing,
+    "import": import_corpus,
+    "read": read,
+    "filter": refilter,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

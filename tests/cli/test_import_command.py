@@ -31,7 +31,9 @@ def test_a_folder_becomes_a_manifest_that_moves_with_its_audio(recordings, capsy
     assert json.loads(out.read_text().splitlines()[0])["audio"] == "clip 4.wav"
     moved = recordings.rename(recordings.with_name("moved"))
     rows = read_manifest(moved / "manifest.jsonl")
-    assert all(row.audio.startswith(str(moved)) and soundfile.info(row.audio).duration == row.duration_s for row in rows)
+    assert all(
+        row.audio.startswith(str(moved)) and soundfile.info(row.audio).duration == row.duration_s for row in rows
+    )
     listed = [json.loads(line) for line in (moved / "rejected.jsonl").read_text().splitlines()]
     assert len(listed) == 5
     assert listed[0]["reason"] == "too short: 1.00 s"
@@ -78,5 +80,5 @@ def test_wrong_use_is_one_line(arguments, code, message, capsys, tmp_path, monke
 
 
 def test_an_unknown_filter_is_wrong_use():
-    with pytest.raises(SystemExit, match="^2$"):
+    with pytest.raises(SystemExit, match=r"^2$"):
         main(["import", "folder", "x", "--out", "m.jsonl", "--filter.min-durations", "3"])

@@ -61,7 +61,9 @@ def test_durations_and_rates_are_bounded():
 
 
 def test_low_and_missing_values_are_dropped():
-    rows = [row(str(n), extra=extra) for n, extra in enumerate([{"q": 3.0}, {"q": 2.9}, {"q": math.nan}, {"q": "x"}, {}])]
+    rows = [
+        row(str(n), extra=extra) for n, extra in enumerate([{"q": 3.0}, {"q": 2.9}, {"q": math.nan}, {"q": "x"}, {}])
+    ]
     assert kinds(rows, min_values={"q": 3.0}) == [None, "low q", "low q", "no q", "no q"]
 
 

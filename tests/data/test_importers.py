@@ -17,7 +17,7 @@ from voxinstruct_jax.data.manifest import Rejection, Row, read_manifest, write_m
 
 RATE = 8000
 HARD_TEXTS = {
-    "quotes": 'She said "stop" and \'go\' and “wait”.',
+    "quotes": "She said \"stop\" and 'go' and “wait”.",
     "newlines": "First line.\n\nThird line.",
     "code": 'for i in range(3): print(f"{i}|\\t")  # done',
     "right to left": "The word שלום means peace, مرحبا hello.",
@@ -294,7 +294,8 @@ WRITE_CUTS = """
 import sys
 from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 recording = Recording.from_file(sys.argv[1])
-said = [SupervisionSegment("s1", recording.id, 0.5, 1.5, text="Not “again”.", language="English", speaker="x", gender="F"),
+said = [SupervisionSegment("s1", recording.id, 0.5, 1.5, text="Not “again”.", language="English", speaker="x",
+                           gender="F"),
         SupervisionSegment("s2", recording.id, 2.0, 1.0, text="Go.", language="English", custom={"snr": 20.5})]
 cut = MonoCut("c", 0, recording.duration, 0, recording=recording, supervisions=said)
 other = cut.truncate(offset=1.8).with_id("late")
@@ -410,7 +411,14 @@ def test_gigaspeech(tmp_path):
 
 def test_wenetspeech(tmp_path):
     segments = [
-        {"sid": "R1_S0", "confidence": 1.0, "begin_time": 0.5, "end_time": 3.25, "subsets": ["L", "S"], "text": "还好吗"},
+        {
+            "sid": "R1_S0",
+            "confidence": 1.0,
+            "begin_time": 0.5,
+            "end_time": 3.25,
+            "subsets": ["L", "S"],
+            "text": "还好吗",
+        },
         {"sid": "R1_S1", "confidence": 0.7, "begin_time": 4, "end_time": 5, "subsets": ["W"], "text": "挺好的"},
         {"sid": "R1_S2", "confidence": 0.9, "begin_time": 6, "end_time": 5, "subsets": ["L"], "text": "错"},
     ]
@@ -573,7 +581,7 @@ def test_rows_come_before_the_source_is_read_to_its_end(tmp_path):
     index.write_bytes(index.read_bytes()[:-200])
     rows = import_rows("wenetspeech", str(tmp_path), ImportOptions())
     assert isinstance(next(rows), Row)
-    with pytest.raises(InputError, match="damaged after 1[0-9]+ recordings"):
+    with pytest.raises(InputError, match=r"damaged after 1[0-9]+ recordings"):
         list(rows)
 
 

@@ -158,7 +158,9 @@ def write_rows(out: str, items: Iterable[Row | Rejection]) -> Summary:
                     yield item
                 else:
                     rejected[item.reason.partition(": ")[0]] += 1
-                    listed.write((json.dumps(to_dict(item), ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
+                    listed.write(
+                        (json.dumps(to_dict(item), ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
+                    )
         if not languages:
             raise InputError(f"{out}: no row is left ({_listed(rejected) or 'the source is empty'}); see {beside}")
 
