@@ -10,7 +10,7 @@ import posixpath
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -124,9 +124,9 @@ def filter_rows(rows: Iterable[Row | Rejection], config: FilterConfig) -> Iterat
             yield row
             continue
         reason = (
-            _unusable_text(row)
-            or _wrong_language(row, config)
-            or _wrong_duration(row, config)
+            _unusable_text(row, words := [word.text for word in split_words(row.transcript)])
+            or _wrong_language(row, words, config)
+            or _wrong_duration(row, len(words), config)
             or _low_value(row, config)
             or _repeated(row, config, ids, spans, spoken)
         )
@@ -178,22 +178,21 @@ def _listed(counts: Counter[str]) -> str:
     return ", ".join(f"{reason}: {count}" for reason, count in counts.most_common())
 
 
-def _unusable_text(row: Row) -> str | None:
+def _unusable_text(row: Row, words: Sequence[str]) -> str | None:
     if _DAMAGED.search(row.transcript):
         return "damaged text: holds control or replacement characters"
-    words = split_words(row.transcript)
     if not words:
         return "only marks: the transcript holds no word"
-    longest = max((word.text for word in words), key=len)
+    longest = max(words, key=len)
     return f"unpronounceable: a word of {len(longest)} letters" if len(longest) > LONGEST_WORD else None
 
 
-def _wrong_language(row: Row, config: FilterConfig) -> str | None:
+def _wrong_language(row: Row, words: Sequence[str], config: FilterConfig) -> str | None:
     if config.languages and row.language not in config.languages:
         return f"language: {row.language} is not asked for"
     if not config.min_script_share or row.language not in _LANGUAGES_WITH_SCRIPT:
         return None
-    letters = [letter for word in split_words(row.transcript) if (letter := _first_letter(word.text))]
+    letters = [letter for word in words if (letter := _first_letter(word))]
     fitting = sum(row.language in SCRIPTS.get(_script(letter), ()) for letter in letters)
     if fitting < config.min_script_share * len(letters):
         return f"language: {fitting} of {len(letters)} words are written as {row.language} is"
@@ -209,7 +208,7 @@ def _script(letter: str) -> str:
     return unicodedata.name(letter, "").partition(" ")[0]
 
 
-def _wrong_duration(row: Row, config: FilterConfig) -> str | None:
+def _wrong_duration(row: Row, num_words: int, config: FilterConfig) -> str | None:
     if row.duration_s is None:
         return None
     if row.duration_s < config.min_duration_s:
@@ -219,7 +218,7 @@ def _wrong_duration(row: Row, config: FilterConfig) -> str | None:
     slowest, fastest = (limits.get(row.language) for limits in (config.min_words_per_s, config.max_words_per_s))
     if slowest is None and fastest is None:
         return None
-    words_per_s = len(split_words(row.transcript)) / row.duration_s
+    words_per_s = num_words / row.duration_s
     if slowest is not None and words_per_s < slowest:
         return f"too slow: {words_per_s:.2f} words/s"
     if fastest is not None and words_per_s > fastest:
