@@ -197,7 +197,7 @@ def _parse_train(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _check_options(arguments: list[str], shown: str) -> None:
-    known = set(re.findall(r"--[a-z][a-z-]*", shown))
+    known = set(re.findall(r"--[a-z][a-z.-]*[a-z]", shown))
     assert {word for word in arguments if word.startswith("--")} <= known
 
 

@@ -1,6 +1,7 @@
 """`voxinstruct COMMAND ...`: finds the command, turns errors into one line and an exit code."""
 
 import importlib
+import keyword
 import sys
 
 from voxinstruct_jax.config import ConfigError, VoxError
@@ -9,6 +10,7 @@ __all__ = ["main"]
 
 COMMANDS = {
     "demo": "speak a handful of instructions with the embedded voice and write a report",
+    "import": "turn a speech corpus into a manifest, or filter a manifest",
     "prepare": "turn a manifest of audio and text into token shards",
     "train": "train a codec, units, AR or NAR from a configuration",
     "plan": "compile a train step for a pod that is not here: does it fit, how fast can it be",
@@ -33,7 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
     if command not in COMMANDS:
         print(f"voxinstruct: no command {command!r}; known: {', '.join(COMMANDS)}", file=sys.stderr)
         return WRONG_USE
-    module = importlib.import_module(f"voxinstruct_jax.cli.{command}")
+    # No module can be named as a keyword is: `import` lives in import_.py.
+    module = importlib.import_module(f"voxinstruct_jax.cli.{command}{'_' * keyword.iskeyword(command)}")
     try:
         return module.run(rest)
     except VoxError as error:

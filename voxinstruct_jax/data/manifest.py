@@ -7,7 +7,6 @@ ids that repeat).
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import itertools
 import json
 import os
@@ -16,16 +15,23 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-import numpy as np
-from jaxtyping import UInt64
-
 from voxinstruct_jax.config import InputError, VoxError, from_dict
+from voxinstruct_jax.data.seen import Seen
 
-__all__ = ["ATTRIBUTES", "Annotation", "Rejection", "Row", "iter_manifest", "read_manifest", "write_manifest"]
+__all__ = [
+    "ATTRIBUTES",
+    "COLUMNS",
+    "Annotation",
+    "Rejection",
+    "Row",
+    "iter_manifest",
+    "read_manifest",
+    "whole_file",
+    "write_manifest",
+]
 
 Attributes = dict[str, str | list[int]]
 ATTRIBUTES = ("gender", "age", "pitch", "energy", "speed", "emotion", "stress")
-IDS_IN_SET = 2**11
 PARQUET_ROWS = 4096
 """Rows of a Parquet row group, which is read and written at once."""
 
@@ -102,7 +108,7 @@ def iter_manifest(path: str | os.PathLike[str], *, rejected: list[Rejection] | N
         InputError: The file is missing or empty, or (without `rejected`) a row is bad or repeats an id.
     """
     location = os.fspath(path)
-    folder, seen, empty = posixpath.dirname(location), _Ids(), True
+    folder, seen, empty = posixpath.dirname(location), Seen(), True
     for number, parse in _records(location):
         empty = False
         values: Mapping[str, Any] = {}
@@ -135,37 +141,10 @@ def write_manifest(path: str | os.PathLike[str], rows: Iterable[Row]) -> int:
     """
     location = os.fspath(path)
     records = (_record(row, posixpath.dirname(location)) for row in rows)
-    with _whole_file(location) as file:
+    with whole_file(location) as file:
         if location.endswith(".parquet"):
             return _write_parquet(file, records)
         return sum(1 for record in records if file.write((json.dumps(record, ensure_ascii=False) + "\n").encode()))
-
-
-class _Ids:
-    """Which ids were seen, at eight bytes each: digests in sorted arrays, the newest few in a set."""
-
-    def __init__(self) -> None:
-        self._newest = set[int]()
-        self._sorted: list[np.ndarray] = []
-
-    def add(self, name: str) -> bool:
-        """Returns whether it is new."""
-        digest = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
-        if digest in self._newest or any(_contains(known, digest) for known in self._sorted):
-            return False
-        self._newest.add(digest)
-        if len(self._newest) == IDS_IN_SET:
-            merged = np.fromiter(self._newest, np.uint64, len(self._newest))
-            while self._sorted and len(self._sorted[-1]) <= len(merged):
-                merged = np.concatenate([self._sorted.pop(), merged])
-            self._sorted.append(np.sort(merged))
-            self._newest.clear()
-        return True
-
-
-def _contains(ordered: UInt64[np.ndarray, " id"], digest: int) -> bool:
-    place = int(np.searchsorted(ordered, np.uint64(digest)))
-    return place < len(ordered) and int(ordered[place]) == digest
 
 
 def _records(location: str) -> Iterator[tuple[int, Callable[[], Mapping[str, Any]]]]:
@@ -207,7 +186,7 @@ def _row(values: Mapping[str, Any], folder: str) -> Row:
         attributes=_attributes(present),
         annotations=_annotations(present),
         word_times_s=_word_times(present),
-        extra={name: value for name, value in present.items() if name not in _KNOWN_COLUMNS} | _stored_extra(present),
+        extra={name: value for name, value in present.items() if name not in COLUMNS} | _stored_extra(present),
     )
 
 
@@ -298,7 +277,8 @@ def _stored_extra(values: Mapping[str, Any]) -> dict[str, Any]:
     return {"extra": values["extra"]}
 
 
-_KNOWN_COLUMNS = frozenset(item.name for item in dataclasses.fields(Row)) | {"instruction"}
+COLUMNS = frozenset(item.name for item in dataclasses.fields(Row)) | {"instruction"}
+"""Names that `Row.extra` cannot hold."""
 
 
 def _record(row: Row, folder: str) -> dict[str, Any]:
@@ -386,12 +366,21 @@ def _opened(location: str) -> Iterator[IO[bytes]]:
 
 
 @contextlib.contextmanager
-def _whole_file(location: str) -> Iterator[IO[bytes]]:
-    """A file for writing that appears when the block ends well."""
+def whole_file(location: str) -> Iterator[IO[bytes]]:
+    """A file for writing that appears when the block ends well.
+
+    Args:
+        location: A local path or an fsspec URL; packed if it ends in `.gz`.
+    """
     import fsspec
 
     filesystem, target = fsspec.core.url_to_fs(location)
     partial = target + ".partial"
-    with filesystem.open(partial, "wb", compression="gzip" if target.endswith(".gz") else None) as file:
-        yield file
+    try:
+        with filesystem.open(partial, "wb", compression="gzip" if target.endswith(".gz") else None) as file:
+            yield file
+    except BaseException:
+        with contextlib.suppress(OSError):
+            filesystem.rm(partial)
+        raise
     filesystem.mv(partial, target)
