@@ -53,6 +53,10 @@ HUBERTS = {
         "num_conv_pos_embedding_groups": 8,
     },
     "odd positions": {"num_conv_pos_embeddings": 9, "num_conv_pos_embedding_groups": 1, "num_hidden_layers": 1},
+    "large": {"feat_extract_norm": "layer", "conv_bias": True, "do_stable_layer_norm": True},
+    "norms first": {"do_stable_layer_norm": True, "num_conv_pos_embedding_groups": 6},
+    "norms of layers": {"feat_extract_norm": "layer"},
+    "other front end": {"conv_dim": [8, 12, 16], "conv_kernel": [9, 4, 3], "conv_stride": [4, 3, 2], "conv_bias": True},
 }
 
 

@@ -21,8 +21,9 @@ from voxinstruct_jax.audio.encodec import Encodec, EncodecConfig
 from voxinstruct_jax.audio.seanet import SeanetConfig
 from voxinstruct_jax.config import InputError, from_dict
 from voxinstruct_jax.interop.keys import Weight, export_tensors, import_module
-from voxinstruct_jax.interop.seanet import PAD_MODES, fold_names, seanet_keys
+from voxinstruct_jax.interop.seanet import PAD_MODES, seanet_keys
 from voxinstruct_jax.interop.tensors import read_folder, read_tensors, write_safetensors
+from voxinstruct_jax.interop.weight_norm import DIRECTION, norm_names
 
 __all__ = ["encodec_keys", "export_encodec", "load_encodec"]
 
@@ -139,7 +140,7 @@ def _read(place: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 def _naming(tensors: Mapping[str, Any]) -> tuple[bool, Callable[[str], str]]:
     """Returns whether there are weight norms, and the function from the names of `interop.seanet` to a file's."""
-    normed, fold = fold_names(tensors)
+    normed, fold = norm_names(tensors)
     original = any(key.startswith("encoder.model.") for key in tensors)
     return normed, lambda key: fold(_original_name(key) if original else _transformers_name(key))
 
@@ -193,7 +194,7 @@ def _measure(tensors: Mapping[str, np.ndarray], rename: Callable[[str], str], pl
             raise InputError(f"{place}: no EnCodec weights here (it has no {rename(key)})")
         return found.shape
 
-    direction = "conv.parametrizations.weight.original1"
+    direction = f"conv.{DIRECTION}"
     num_filters, _, kernel_size = shape(f"encoder.layers.0.{direction}")
     latent_dim, _, last_kernel_size = shape(f"encoder.layers.15.{direction}")
     seanet = SeanetConfig(

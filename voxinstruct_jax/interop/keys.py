@@ -126,7 +126,7 @@ def import_module(
     shapes = {path: leaf.shape for path, leaf in flat_weights(abstract).items()}
     expected = {key: array.shape for weight in weights for key, array in _foreign_examples(weight, shapes)}
     _check_keys(expected, {key: np.shape(array) for key, array in tensors.items() if key not in unused}, source)
-    table = {weight.path: weight.read(*(tensors[key] for key in weight.keys)) for weight in weights}
+    table = {weight.path: weight.read(*(_widened(tensors[key]) for key in weight.keys)) for weight in weights}
     return _fill(abstract, table, source)
 
 
@@ -191,6 +191,11 @@ def _fill(abstract: T, table: Mapping[str, np.ndarray], source: str) -> T:
         for name, (path, leaf) in flat.items()
     }
     return nnx.merge(graph, nnx.from_flat_state(values))
+
+
+def _widened(array: np.ndarray) -> np.ndarray:
+    """Half precision as float32: the original computes what is stored in parts after widening, too."""
+    return array.astype(np.float32) if array.dtype.itemsize == 2 and array.dtype.kind in "fV" else array
 
 
 def _foreign_examples(weight: Weight, shapes: Mapping[str, tuple[int, ...]]) -> list[tuple[str, np.ndarray]]:

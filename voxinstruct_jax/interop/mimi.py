@@ -25,8 +25,9 @@ from voxinstruct_jax.interop.keys import (
     same,
     transposed,
 )
-from voxinstruct_jax.interop.seanet import PAD_MODES, fold_names, seanet_keys
+from voxinstruct_jax.interop.seanet import PAD_MODES, seanet_keys
 from voxinstruct_jax.interop.tensors import read_folder, write_safetensors
+from voxinstruct_jax.interop.weight_norm import norm_names
 
 __all__ = ["export_mimi", "load_mimi", "mimi_keys"]
 
@@ -90,7 +91,7 @@ def load_mimi(folder: str | os.PathLike[str], *, dtype: DTypeLike = jnp.float32)
     place = Path(folder)
     settings, tensors = read_folder(place)
     config = _config(settings, place)
-    normed, fold = fold_names(tensors)
+    normed, fold = norm_names(tensors)
     unused = [f"{key}.initialized" for key in _codebooks(config)]
     return import_module(
         lambda: Mimi(config, dtype=dtype, rngs=nnx.Rngs(0)),
