@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Num
 
+from voxinstruct_jax.audio.waveform import check_samples
 from voxinstruct_jax.config import ConfigError, InputError
 from voxinstruct_jax.layers.attention import attend
 from voxinstruct_jax.layers.parameter import FrozenParam, make_param
@@ -175,7 +176,7 @@ class Hubert(nnx.Module):
     """Samples → convolutions → positional convolution → transformer.
 
     Layers are counted as in Hugging Face's `hidden_states`: hidden k is the output of block k, hidden 0 the input of
-    block 1. The paper's ninth layer is hidden 9. In the large form the last hidden alone has gone through the last norm.
+    block 1. The paper's ninth layer is hidden 9. In the large form only the last hidden has gone through the last norm.
 
     Source:
         Hsu et al. 2021, section III-C; the network of wav2vec 2.0 (Baevski et al. 2020), section 2, without its
@@ -207,7 +208,7 @@ class Hubert(nnx.Module):
 
     def __call__(
         self,
-        samples: Float[Array | np.ndarray, "batch sample"],
+        samples: Num[Array | np.ndarray, "batch sample"],
         layer: int = 9,
         *,
         lengths: Int[Array | np.ndarray, " batch"] | None = None,
@@ -215,19 +216,21 @@ class Hubert(nnx.Module):
         """Returns the hidden states of one layer; the blocks above it don't run.
 
         Args:
-            samples: 16 kHz, raw: neither mean nor level is normalised here (`HubertFeatures` does it). Memory grows with the square of the length.
+            samples: 16 kHz; neither mean nor level is normalised here (see `HubertFeatures`). Memory grows with the
+                square of the length.
             layer: 0 to `num_layers`.
             lengths: Samples of each row, at least `config.min_samples`, where rows are filled up at their end; a row's
                 frames are then those it has alone, and the frames after `config.num_frames(length)` are undefined.
                 None = all are full.
 
         Raises:
-            InputError: There is no such layer, or less than one frame of samples.
+            InputError: There is no such layer, less than one frame of samples, or they are whole numbers or not finite.
         """
         self.check_layer(layer)
+        given = check_samples(samples)
         _check_length(self.config, samples.shape[1])
         counts = np.full(len(samples), samples.shape[1]) if lengths is None else lengths
-        return _encode(self, jnp.asarray(samples, jnp.float32), jnp.asarray(counts), layer)
+        return _encode(self, given, jnp.asarray(counts), layer)
 
     def check_layer(self, layer: int) -> None:
         """Raises an `InputError` unless hidden `layer` exists."""

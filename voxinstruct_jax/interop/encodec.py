@@ -20,7 +20,7 @@ from jax.typing import DTypeLike
 from voxinstruct_jax.audio.encodec import Encodec, EncodecConfig
 from voxinstruct_jax.audio.seanet import SeanetConfig
 from voxinstruct_jax.config import InputError, from_dict
-from voxinstruct_jax.interop.keys import Weight, export_tensors, import_module
+from voxinstruct_jax.interop.keys import Weight, check_depth, export_tensors, import_module
 from voxinstruct_jax.interop.seanet import PAD_MODES, seanet_keys
 from voxinstruct_jax.interop.tensors import read_folder, read_tensors, write_safetensors
 from voxinstruct_jax.interop.weight_norm import DIRECTION, norm_names
@@ -78,6 +78,14 @@ def load_encodec(path: str | os.PathLike[str], *, dtype: DTypeLike = jnp.float32
     config = _config(settings, tensors, rename, place)
     if not normed:
         raise InputError(f"{place}: no weight norms here (weight_g, weight_v); give the file as it was published")
+    sizes = config.seanet
+    check_depth(
+        tensors,
+        str(place),
+        num_lstm_layers=sizes.num_lstm_layers,
+        num_residual_layers=sizes.num_residual_layers,
+        codebooks=config.stack_size,
+    )
     unused = {rename(f"quantizer.layers.{q}.codebook.{name}") for q in range(config.stack_size) for name in STATISTICS}
     return import_module(
         lambda: Encodec(config, dtype=dtype, rngs=nnx.Rngs(0)),

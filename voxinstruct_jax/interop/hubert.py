@@ -17,9 +17,17 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from voxinstruct_jax.audio.hubert import Hubert, HubertConfig
-from voxinstruct_jax.audio.semantic import SemanticUnits
+from voxinstruct_jax.audio.semantic import FEATURE_RATE, SemanticUnits
 from voxinstruct_jax.config import InputError, from_dict
-from voxinstruct_jax.interop.keys import Weight, convolution, export_tensors, import_module, same, transposed
+from voxinstruct_jax.interop.keys import (
+    Weight,
+    check_depth,
+    convolution,
+    export_tensors,
+    import_module,
+    same,
+    transposed,
+)
 from voxinstruct_jax.interop.pytorch_files import read_pytorch
 from voxinstruct_jax.interop.restricted_pickle import Placeholder
 from voxinstruct_jax.interop.tensors import read_centroids, read_folder, read_settings, read_tensors, write_safetensors
@@ -105,6 +113,7 @@ def load_hubert(
     )
     if settings.get("mask_time_prob") == settings.get("mask_feature_prob") == 0:  # made without a mask embedding
         tensors.setdefault(rename("masked_spec_embed"), np.zeros(config.model_dim, np.float32))
+    check_depth(tensors, str(path), num_hidden_layers=config.num_layers, conv_dim=len(config.conv_dims))
     return import_module(
         lambda: Hubert(config, dtype=dtype, rngs=nnx.Rngs(0)),
         hubert_keys(config, rename),
@@ -142,7 +151,7 @@ def load_kmeans(path: str | os.PathLike[str], *, source: str = "hubert-12x768-la
     Raises:
         InputError: The file is missing or damaged, or holds no centroids.
     """
-    return SemanticUnits(jnp.asarray(read_centroids(path)), source)
+    return SemanticUnits(jnp.asarray(read_centroids(path)), source, frame_rate=FEATURE_RATE)
 
 
 def hubert_keys(config: HubertConfig, rename: Callable[[str], str] = lambda key: key) -> list[Weight]:

@@ -5,6 +5,7 @@ the arrays are turned, there and back. Read `Weight`, then `import_module` and `
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from voxinstruct_jax.config import InputError
 
 __all__ = [
     "Weight",
+    "check_depth",
     "convolution",
     "export_tensors",
     "fill",
@@ -34,6 +36,8 @@ T = TypeVar("T", bound=nnx.Module)
 Reader = Callable[..., np.ndarray]
 Writer = Callable[[np.ndarray], Sequence[np.ndarray]]
 
+MAX_LIKELY_WEIGHTS = 500_000_000
+"""Numbers in a model that is larger than its file, from which on only its settings can be wrong."""
 MAX_LISTED = 10
 """Keys of each kind that an error names."""
 
@@ -122,12 +126,27 @@ def import_module(
     Raises:
         InputError: Keys are missing, left over or of another shape; all are listed in one line.
     """
-    abstract = nnx.eval_shape(build)
+    try:
+        abstract = nnx.eval_shape(build)
+    except (OverflowError, MemoryError, TypeError) as error:
+        raise InputError(f"{source}: its settings make no model ({str(error).splitlines()[0]}); check them") from error
     shapes = {path: leaf.shape for path, leaf in flat_weights(abstract).items()}
+    _check_size(shapes, tensors, source)
     expected = {key: array.shape for weight in weights for key, array in _foreign_examples(weight, shapes)}
     _check_keys(expected, {key: np.shape(array) for key, array in tensors.items() if key not in unused}, source)
     table = {weight.path: weight.read(*(_widened(tensors[key]) for key in weight.keys)) for weight in weights}
     return _fill(abstract, table, source)
+
+
+def check_depth(tensors: Collection[str], source: str, **counts: Any) -> None:
+    """Compares numbers of layers or codebooks with the number of tensors, before tables as long as they are made.
+
+    Raises:
+        InputError: There are more of one than tensors.
+    """
+    for name, count in counts.items():
+        if isinstance(count, int) and count > len(tensors):
+            raise InputError(f"{source}: its settings say {name} {count}, but there are {len(tensors)} tensors")
 
 
 def export_tensors(module: nnx.Module, weights: Sequence[Weight]) -> dict[str, np.ndarray]:
@@ -191,6 +210,13 @@ def _fill(abstract: T, table: Mapping[str, np.ndarray], source: str) -> T:
         for name, (path, leaf) in flat.items()
     }
     return nnx.merge(graph, nnx.from_flat_state(values))
+
+
+def _check_size(shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, np.ndarray], source: str) -> None:
+    """Keeps absurd settings from taking all memory: the error's list of keys is made from arrays of these shapes."""
+    ours, theirs = sum(map(math.prod, shapes.values())), sum(np.size(array) for array in tensors.values())
+    if ours > max(MAX_LIKELY_WEIGHTS, 4 * theirs):
+        raise InputError(f"{source}: weights do not fit; its settings ask for {ours} numbers, the file holds {theirs}")
 
 
 def _widened(array: np.ndarray) -> np.ndarray:

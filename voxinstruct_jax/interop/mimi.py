@@ -17,6 +17,7 @@ from voxinstruct_jax.audio.seanet import SeanetConfig
 from voxinstruct_jax.config import InputError, from_dict
 from voxinstruct_jax.interop.keys import (
     Weight,
+    check_depth,
     convolution,
     export_tensors,
     heads_in,
@@ -92,6 +93,13 @@ def load_mimi(folder: str | os.PathLike[str], *, dtype: DTypeLike = jnp.float32)
     settings, tensors = read_folder(place)
     config = _config(settings, place)
     normed, fold = norm_names(tensors)
+    check_depth(
+        tensors,
+        str(place),
+        num_hidden_layers=config.transformer.num_layers,
+        num_residual_layers=config.seanet.num_residual_layers,
+        num_quantizers=config.stack_size,
+    )
     unused = [f"{key}.initialized" for key in _codebooks(config)]
     return import_module(
         lambda: Mimi(config, dtype=dtype, rngs=nnx.Rngs(0)),

@@ -19,7 +19,15 @@ from voxinstruct_jax.audio.published_vocos import (
     MelVocosConfig,
 )
 from voxinstruct_jax.config import ConfigError, InputError, from_dict
-from voxinstruct_jax.interop.keys import Weight, convolution, export_tensors, import_module, same, transposed
+from voxinstruct_jax.interop.keys import (
+    Weight,
+    check_depth,
+    convolution,
+    export_tensors,
+    import_module,
+    same,
+    transposed,
+)
 from voxinstruct_jax.interop.tensors import read_folder, write_safetensors
 
 __all__ = ["export_vocos", "load_vocos", "vocos_keys"]
@@ -63,6 +71,7 @@ def load_vocos(
     kind, extractor, features = _parts(settings, place)
     _check_windows(tensors, features, place)
     tensors = {key: array for key, array in tensors.items() if key not in WINDOWS}
+    check_depth(tensors, str(place), num_layers=features.num_layers)
     if kind == "EncodecFeatures":
         config = _code_config(features, extractor, tensors, codebook_size, place)
         return import_module(
@@ -210,7 +219,10 @@ def _check_windows(tensors: Mapping[str, np.ndarray], features: FeatureVocosConf
         if window is None:
             continue
         hann = _hann(len(window))
-        if np.abs(window - hann).max() > 1e-5 or (key == WINDOWS[0] and len(window) != features.n_fft):
+        allowed = 1e-5 if window.dtype.itemsize > 2 else 4e-3  # half precision
+        if np.abs(window.astype(np.float32) - hann).max() > allowed or (
+            key == WINDOWS[0] and len(window) != features.n_fft
+        ):
             raise InputError(f"{place}: {key} is not the Hann window of {features.n_fft}; only that is supported")
 
 
