@@ -140,6 +140,44 @@ def test_its_parts_prepare_a_corpus_each_at_its_own_rate(folders, tmp_path, caps
         TokenBatches(reader, PronunciationTokenizer(), vocabulary, config, aligned=True)
 
 
+@pytest.mark.parametrize(
+    ("samples", "frames"),
+    [
+        (np.full(1, 0.5), 1),
+        (0.3 * np.sin(np.arange(320)), 1),
+        (np.zeros(960), 3),
+        (np.clip(9 * np.sin(np.arange(961)), -1, 1), 4),
+        (9 * np.sin(np.arange(961)), 4),
+    ],
+    ids=["one sample", "one frame", "silence", "clipped", "louder than 1"],
+)
+def test_converted_encodec_and_vocos_take_any_sound(folders, samples, frames):
+    codec = load_codec(folders / "fixed" / "codec")
+    codes = encode_clip(codec, samples.astype(np.float32))
+    assert codes.shape == (8, frames)
+    decoded = np.asarray(nnx.merge(codec.graph, codec.state).decode(codes[None]))
+    assert decoded.shape == (1, 320 * frames)
+    assert np.isfinite(decoded).all()
+    assert np.abs(decoded).max() > 0
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        (np.zeros(0, np.float32), "there are no samples"),
+        (np.array([0.0, np.nan], np.float32), "samples hold NaN or infinity"),
+        (np.arange(400, dtype=np.int16), "samples are int16"),
+    ],
+)
+def test_converted_parts_refuse_what_is_no_sound(folders, samples, message):
+    with pytest.raises(InputError, match=message):
+        encode_clip(load_codec(folders / "fixed" / "codec"), samples)
+    _, source = open_units(folders / "fixed")
+    if len(samples):
+        with pytest.raises(InputError, match=message):
+            source.hubert(np.resize(samples, (1, 800)))
+
+
 def test_units_of_another_width_than_hubert_are_named(folders, tmp_path):
     shutil.copytree(folders / "fixed" / "hubert", tmp_path / "hubert")
     settings = {"kind": "units", "source": "hubert-8-layer1"}

@@ -1,6 +1,6 @@
 """Makes hubert_large_tiny.npz: HuBERT in its large form with random weights; needs torch and transformers.
 
-Run here: python make_hubert_large.py
+Run: python tests/golden/make_hubert_large.py
 """
 
 from pathlib import Path
