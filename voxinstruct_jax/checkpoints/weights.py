@@ -133,7 +133,7 @@ def _load_shared(folder: Path, setting: dict[str, Any], known: dict[Path, Any] |
     return known[place]
 
 
-def _put(arrays: Any, place: Sequence[str], inner: Any) -> None:
+def _put(arrays: Any, place: Sequence[str | int], inner: Any) -> None:
     """Adds a tree to a place of another one; dicts that both have are joined, `inner` is left as it is."""
     for name in place:
         arrays = arrays.setdefault(name, {})

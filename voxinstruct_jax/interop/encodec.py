@@ -20,7 +20,7 @@ from jax.typing import DTypeLike
 from voxinstruct_jax.audio.encodec import Encodec, EncodecConfig
 from voxinstruct_jax.audio.seanet import SeanetConfig
 from voxinstruct_jax.config import InputError, from_dict
-from voxinstruct_jax.interop.keys import Weight, check_depth, export_tensors, import_module
+from voxinstruct_jax.interop.keys import Weight, check_depth, export_tensors, import_module, settings_of
 from voxinstruct_jax.interop.seanet import PAD_MODES, seanet_keys
 from voxinstruct_jax.interop.tensors import read_folder, read_tensors, write_safetensors
 from voxinstruct_jax.interop.weight_norm import DIRECTION, norm_names
@@ -75,7 +75,8 @@ def load_encodec(path: str | os.PathLike[str], *, dtype: DTypeLike = jnp.float32
     place = Path(path)
     settings, tensors = _read(place)
     normed, rename = _naming(tensors)
-    config = _config(settings, tensors, rename, place)
+    with settings_of(str(place)):
+        config = _config(settings, tensors, rename, place)
     if not normed:
         raise InputError(f"{place}: no weight norms here (weight_g, weight_v); give the file as it was published")
     sizes = config.seanet

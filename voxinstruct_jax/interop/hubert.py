@@ -26,6 +26,7 @@ from voxinstruct_jax.interop.keys import (
     export_tensors,
     import_module,
     same,
+    settings_of,
     transposed,
 )
 from voxinstruct_jax.interop.pytorch_files import read_pytorch
@@ -108,9 +109,9 @@ def load_hubert(
     tensors = {key.removeprefix("hubert."): array for key, array in tensors.items()}
     rename = _naming(tensors)
     _check_form(settings, path)
-    config = config or (
-        _config(settings, path) if "hidden_size" in settings else _measure(settings, tensors, rename, path)
-    )
+    with settings_of(str(path)):
+        named = "hidden_size" in settings
+        config = config or (_config(settings, path) if named else _measure(settings, tensors, rename, path))
     if settings.get("mask_time_prob") == settings.get("mask_feature_prob") == 0:  # made without a mask embedding
         tensors.setdefault(rename("masked_spec_embed"), np.zeros(config.model_dim, np.float32))
     check_depth(tensors, str(path), num_hidden_layers=config.num_layers, conv_dim=len(config.conv_dims))

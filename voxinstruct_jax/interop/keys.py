@@ -4,16 +4,17 @@ A port declares its table as a list of `Weight`; each names one path of ours, th
 the arrays are turned, there and back. Read `Weight`, then `import_module` and `export_tensors`.
 """
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from voxinstruct_jax.config import InputError
+from voxinstruct_jax.config import InputError, VoxError
 
 __all__ = [
     "Weight",
@@ -28,6 +29,7 @@ __all__ = [
     "joined",
     "merge_ties",
     "same",
+    "settings_of",
     "stacked",
     "transposed",
 ]
@@ -136,6 +138,22 @@ def import_module(
     _check_keys(expected, {key: np.shape(array) for key, array in tensors.items() if key not in unused}, source)
     table = {weight.path: weight.read(*(_widened(tensors[key]) for key in weight.keys)) for weight in weights}
     return _fill(abstract, table, source)
+
+
+@contextlib.contextmanager
+def settings_of(source: str) -> Iterator[None]:
+    """Within, what settings of wrong types lead to becomes one line.
+
+    Raises:
+        InputError: They make no sense.
+    """
+    try:
+        yield
+    except VoxError:
+        raise
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+        what = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
+        raise InputError(f"{source}: its settings make no sense ({what}); copy or download them again") from error
 
 
 def check_depth(tensors: Collection[str], source: str, **counts: Any) -> None:

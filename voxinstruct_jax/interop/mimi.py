@@ -24,6 +24,7 @@ from voxinstruct_jax.interop.keys import (
     heads_out,
     import_module,
     same,
+    settings_of,
     transposed,
 )
 from voxinstruct_jax.interop.seanet import PAD_MODES, seanet_keys
@@ -91,7 +92,8 @@ def load_mimi(folder: str | os.PathLike[str], *, dtype: DTypeLike = jnp.float32)
     """
     place = Path(folder)
     settings, tensors = read_folder(place)
-    config = _config(settings, place)
+    with settings_of(str(place)):
+        config = _config(settings, place)
     normed, fold = norm_names(tensors)
     check_depth(
         tensors,

@@ -26,6 +26,7 @@ from voxinstruct_jax.interop.keys import (
     import_module,
     merge_ties,
     same,
+    settings_of,
     transposed,
 )
 from voxinstruct_jax.interop.tensors import read_folder, write_safetensors
@@ -104,7 +105,8 @@ def load_mt5(folder: str | os.PathLike[str]) -> MT5:
     settings, tensors = read_folder(folder)
     source, prefix = str(folder), mt5_prefix(tensors)
     check_depth(tensors, source, num_layers=settings.get("num_layers"))
-    config = mt5_config(settings, source)
+    with settings_of(source):
+        config = mt5_config(settings, source)
     tensors = merge_ties(tensors, {prefix + tie: prefix + key for tie, key in MT5_TIES.items()}, source)
     unused = [key for key in tensors if key.startswith(tuple(prefix + part for part in UNUSED_PARTS))]
     weights = mt5_weights(config, prefix)

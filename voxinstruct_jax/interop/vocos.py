@@ -1,5 +1,6 @@
 """The published Vocos' weights from its folders and back."""
 
+import dataclasses
 import math
 import os
 from collections.abc import Iterable, Mapping
@@ -26,6 +27,7 @@ from voxinstruct_jax.interop.keys import (
     export_tensors,
     import_module,
     same,
+    settings_of,
     transposed,
 )
 from voxinstruct_jax.interop.tensors import read_folder, write_safetensors
@@ -68,26 +70,21 @@ def load_vocos(
     place = Path(folder)
     settings, tensors = read_folder(place)
     tensors = {key: array for key, array in tensors.items() if not key.startswith(EMBEDDED_CODEC)}
-    kind, extractor, features = _parts(settings, place)
+    with settings_of(str(place)):
+        kind, extractor, features = _parts(settings, place)
+        if kind == "EncodecFeatures":
+            config = _code_config(features, extractor, tensors, codebook_size, place)
+        else:
+            config = _mel_config(features, extractor, place)
     _check_windows(tensors, features, place)
     tensors = {key: array for key, array in tensors.items() if key not in WINDOWS}
     check_depth(tensors, str(place), num_layers=features.num_layers)
-    if kind == "EncodecFeatures":
-        config = _code_config(features, extractor, tensors, codebook_size, place)
+    weights = vocos_keys(config)
+    if isinstance(config, CodeVocosConfig):
         return import_module(
-            lambda: CodeVocos(config, dtype=dtype, rngs=nnx.Rngs(0)), vocos_keys(config), tensors, source=str(place)
+            lambda: CodeVocos(config, dtype=dtype, rngs=nnx.Rngs(0)), weights, tensors, source=str(place)
         )
-    mel = MelVocosConfig(
-        features=features,
-        sample_rate=extractor.get("sample_rate", SAMPLE_RATE),
-        mel_n_fft=extractor.get("n_fft", 1024),
-        mel_padding=extractor.get("padding", "center"),
-    )
-    if extractor.get("hop_length", 256) != features.hop_length or extractor.get("n_mels", 100) != features.feature_dim:
-        raise InputError(f"{place}: feature_extractor and head disagree on the hop, or on the number of mels")
-    return import_module(
-        lambda: MelVocos(mel, dtype=dtype, rngs=nnx.Rngs(0)), vocos_keys(mel), tensors, source=str(place)
-    )
+    return import_module(lambda: MelVocos(config, dtype=dtype, rngs=nnx.Rngs(0)), weights, tensors, source=str(place))
 
 
 def export_vocos(vocos: CodeVocos | MelVocos, folder: str | os.PathLike[str]) -> None:
@@ -202,6 +199,18 @@ def _code_config(
     if rows % size:
         raise InputError(f"{place}: a table of {rows} rows does not hold codebooks of {size}; give codebook_size")
     return CodeVocosConfig(features=features, codebook_size=size, stack_size=rows // size)
+
+
+def _mel_config(features: FeatureVocosConfig, extractor: Mapping[str, Any], place: Path) -> MelVocosConfig:
+    if extractor.get("hop_length", 256) != features.hop_length or extractor.get("n_mels", 100) != features.feature_dim:
+        raise InputError(f"{place}: feature_extractor and head disagree on the hop, or on the number of mels")
+    values = {
+        "features": dataclasses.asdict(features),
+        "sample_rate": extractor.get("sample_rate", SAMPLE_RATE),
+        "mel_n_fft": extractor.get("n_fft", 1024),
+        "mel_padding": extractor.get("padding", "center"),
+    }
+    return from_dict(MelVocosConfig, values, path=str(place))
 
 
 def _codebook_size(rows: int, kbit_s: float, hop_length: int) -> int:
