@@ -122,7 +122,7 @@ class MelCodec(nnx.Module):
         count = check_codebooks(num_codebooks or self.config.num_codebooks, self.config.num_codebooks)
         return self.quantizer.encode(self.latents(check_samples(samples)))[:, :count]
 
-    def decode(self, codes: Int[Array, "batch codebook frame"]) -> Float[Array, "batch sample"]:
+    def decode(self, codes: Int[Array | np.ndarray, "batch codebook frame"]) -> Float[Array, "batch sample"]:
         """Returns the waveform; `sample = frame * hop_length`. Leading codebooks alone give a coarser sound.
 
         Raises:

@@ -145,8 +145,8 @@ def check_codes(
     Raises:
         InputError: There are not as many codebooks or entries, or no frames.
     """
-    if len(np.shape(codes)) != 3:
-        raise InputError(f"codes have the shape {np.shape(codes)}; give [batch, codebook, frame]")
+    if codes.ndim != 3:
+        raise InputError(f"codes have the shape {codes.shape}; give [batch, codebook, frame]")
     check_codebooks(codes.shape[1], stack_size)
     if not codes.shape[2]:
         raise InputError("there are no frames to decode; give codes of at least one")

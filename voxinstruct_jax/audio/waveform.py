@@ -21,7 +21,7 @@ def check_samples(samples: Num[Array | np.ndarray, "batch sample"]) -> Float[Arr
     Raises:
         InputError: They are no table, there are none, or they are whole numbers or not all finite.
     """
-    shape, kind = np.shape(samples), np.result_type(samples)
+    shape, kind = samples.shape, samples.dtype
     if len(shape) != 2:
         raise InputError(f"samples have the shape {shape}; give [batch, sample], for one clip samples[None]")
     if not min(shape):
