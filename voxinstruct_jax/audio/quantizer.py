@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from voxinstruct_jax.config import ConfigError, InputError
@@ -150,7 +151,7 @@ def check_codes(
     check_codebooks(codes.shape[1], stack_size)
     if not codes.shape[2]:
         raise InputError("there are no frames to decode; give codes of at least one")
-    if not isinstance(codes, jax.core.Tracer):
+    if not isinstance(codes, Tracer):
         low, high = int(np.min(codes)), int(np.max(codes))
         if low < 0 or high >= codebook_size:
             raise InputError(f"codes run from {low} to {high}; this codec has 0 to {codebook_size - 1}")

@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Num
 
 from voxinstruct_jax.config import InputError
@@ -28,7 +28,7 @@ def check_samples(samples: Num[Array | np.ndarray, "batch sample"]) -> Float[Arr
         raise InputError("there are no samples; give at least one")
     if not jnp.issubdtype(kind, jnp.floating):
         raise InputError(f"samples are {kind}; give floats from -1 to 1, of 16-bit sound samples / 32768")
-    if not isinstance(samples, jax.core.Tracer) and not np.isfinite(np.asarray(samples, np.float32)).all():
+    if not isinstance(samples, Tracer) and not np.isfinite(np.asarray(samples, np.float32)).all():
         raise InputError("samples hold NaN or infinity; mend the sound before it is encoded")
     return jnp.asarray(samples, jnp.float32)
 
