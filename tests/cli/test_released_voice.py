@@ -175,7 +175,7 @@ def test_converted_parts_refuse_what_is_no_sound(folders, samples, message):
     _, source = open_units(folders / "fixed")
     if len(samples):
         with pytest.raises(InputError, match=message):
-            source.hubert(np.resize(samples, (1, 800)))
+            source.hubert(np.resize(samples, (1, 800)), layer=1)
 
 
 def test_units_of_another_width_than_hubert_are_named(folders, tmp_path):
