@@ -2,7 +2,7 @@
 
 `load` opens a voice folder (the embedded release by default): `codec/`, `units/`, `ar/`, `nar/`, each with its weights
 and settings, and `voice.json` with the defaults of decoding. A voice converted from the paper's release also has
-`text/spiece.model` and `hubert/`. `Voice.synthesize` speaks one instruction.
+`text/` and `hubert/`. `Voice.synthesize` speaks one instruction.
 """
 
 import dataclasses
@@ -18,12 +18,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Float32, Int32
+from jaxtyping import Float32, Int32, Num
 
 from voxinstruct_jax.audio.codecs import Codec, codec_classes
 from voxinstruct_jax.audio.hubert import Hubert, HubertConfig, HubertFeatures
-from voxinstruct_jax.audio.semantic import FeatureSource, SemanticUnits, load_units, pool
-from voxinstruct_jax.audio.waveform import read_audio, resample, write_audio
+from voxinstruct_jax.audio.semantic import FeatureSource, SemanticUnits, load_units
+from voxinstruct_jax.audio.waveform import check_samples, read_audio, resample, write_audio
 from voxinstruct_jax.audio.whisper import load_whisper_encoder
 from voxinstruct_jax.checkpoints.weights import load_weights, read_settings
 from voxinstruct_jax.config import ConfigError, InputError, from_dict
@@ -69,8 +69,7 @@ DURATIONS_S = (4, 8, 16, 32)
 PROMPT_DURATIONS_S = (0, 3, 6, 10)
 MAX_CHARACTERS = 2000
 UNKNOWN_CONTENT_S = 15.0
-FEATURE_RATE = 16_000
-FEATURE_FRAME_RATE = 50.0
+FEATURE_SAMPLE_RATE = 16_000
 T = TypeVar("T")
 
 
@@ -162,8 +161,9 @@ def load(path: str | os.PathLike[str] | None = None) -> "Voice":
     if not settings.is_file():
         raise InputError(f"{folder}: no voice here (it has no voice.json)")
     config = from_dict(VoiceConfig, json.loads(settings.read_text()))
-    ar = load_part(folder / "ar", ARConfig, ARModel)
-    nar = load_part(folder / "nar", NARConfig, NARModel)
+    shared: dict[Path, Any] = {}
+    ar = load_part(folder / "ar", ARConfig, ARModel, shared)
+    nar = load_part(folder / "nar", NARConfig, NARModel, shared)
     filled = nar.config.vocabulary.num_codebooks - 1
     if len(config.num_steps) != filled:
         raise InputError(f"{settings}: num_steps has {len(config.num_steps)} entries, the NAR model fills {filled}")
@@ -191,9 +191,14 @@ def check_instruction(instruction: str) -> str:
     return instruction
 
 
-def load_part(folder: Path, config_class: type, model_class: Callable[..., T]) -> Loaded[T]:
-    """Loads one model of a voice folder, or of any folder that `checkpoints.save_weights` wrote."""
-    settings, arrays = load_weights(folder)
+def load_part(
+    folder: Path, config_class: type, model_class: Callable[..., T], shared: dict[Path, Any] | None = None
+) -> Loaded[T]:
+    """Loads one model of a voice folder, or of any folder that `checkpoints.save_weights` wrote.
+
+    `shared` takes up what other models share, too (`checkpoints.weights.load_weights`).
+    """
+    settings, arrays = load_weights(folder, shared)
     config = from_dict(config_class, settings["model"])
     graph, abstract = nnx.split(nnx.eval_shape(lambda: model_class(config, rngs=nnx.Rngs(0))))
     nnx.replace_by_pure_dict(abstract, arrays)
@@ -205,8 +210,13 @@ def load_codec(folder: Path) -> Loaded[Codec]:
     return load_part(folder, *codec_classes(str(read_settings(folder).get("kind"))))
 
 
-def encode_clip(codec: Loaded[Codec], samples: Float32[np.ndarray, " sample"]) -> Int32[np.ndarray, "codebook frame"]:
-    """Returns the codes of one clip; it is padded to whole seconds, so that few programs are compiled."""
+def encode_clip(codec: Loaded[Codec], samples: Num[np.ndarray, " sample"]) -> Int32[np.ndarray, "codebook frame"]:
+    """Returns the codes of one clip; it is padded to whole seconds, so that few programs are compiled.
+
+    Raises:
+        InputError: The samples are none, whole numbers or not finite.
+    """
+    check_samples(samples[None])
     hop = codec.config.hop_length
     second = round(codec.config.frame_rate) * hop
     padded = np.pad(samples, (0, -len(samples) % second))
@@ -299,8 +309,8 @@ class Voice:
             model=self.name,
         )
 
-    def encode(self, samples: Float32[np.ndarray, " sample"]) -> Int32[np.ndarray, "codebook frame"]:
-        """Returns the codec's codes of samples at `sample_rate`."""
+    def encode(self, samples: Num[np.ndarray, " sample"]) -> Int32[np.ndarray, "codebook frame"]:
+        """Returns the codec's codes of samples at `sample_rate`; errors as in `encode_clip`."""
         return encode_clip(self.codec, samples)
 
     def _read_prompt(
@@ -329,11 +339,8 @@ class Voice:
         except InputError as error:
             notes.append(f"the prompt conditions through acoustic codes only: {error}")
             return np.zeros(0, np.int32)
-        features = source.features(resample(samples, self.sample_rate, FEATURE_RATE))
-        factor = FEATURE_FRAME_RATE / self.codec.config.frame_rate
-        if factor >= 1 and factor.is_integer():  # units at the codec's rate; the paper's keep their own
-            features = pool(features, int(factor), frames)
-        return deduplicate(units.assign(features))[0]
+        features = source.features(resample(samples, self.sample_rate, FEATURE_SAMPLE_RATE))
+        return deduplicate(units.follow(features, codec_rate=self.codec.config.frame_rate, frames=frames))[0]
 
     def _limits(self, instruction: str, transcript: str | None, max_s: float | None, notes: list[str]) -> Limits:
         content = transcript if transcript is not None else spoken_content(instruction).text
@@ -457,12 +464,15 @@ def open_units(voice: Path) -> tuple[SemanticUnits, FeatureSource]:
     if not units.source.startswith("hubert"):
         return units, load_whisper_encoder(units.layer)
     hubert = load_part(voice / "hubert", HubertConfig, Hubert)
+    width = units.centroids.shape[1]
+    if width != hubert.config.model_dim:
+        raise InputError(f"{voice}: units of {width} dimensions do not fit HuBERT's {hubert.config.model_dim}")
     return units, HubertFeatures(nnx.merge(hubert.graph, hubert.state), units.layer)
 
 
 def _open_tokenizer(folder: Path, config: VoiceConfig, vocabulary_size: int) -> TextTokenizer:
     """The tokenizer of this package, or the subwords that lie in the voice's folder."""
-    subwords = folder / "text" / "spiece.model"
+    subwords = folder / "text"
     if config.text_slots or subwords.exists():
         slots = config.text_slots or TEXT_WIDTHS[-1]
         capitalize = config.rules.lower_case_text

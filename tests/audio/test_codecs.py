@@ -17,6 +17,8 @@ from voxinstruct_jax.audio.waveform import read_audio
 from voxinstruct_jax.checkpoints.weights import load_weights, save_weights
 from voxinstruct_jax.config import ConfigError, InputError, from_dict, to_dict
 
+KINDS_SIZE = 32
+"""Entries a codebook of every tiny codec."""
 CORPUS = Path(__file__).parents[1] / "corpus" / "asterisk" / "audio"
 
 
@@ -91,10 +93,37 @@ def test_a_codec_survives_storage_in_a_voice_folder(kind, tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("kind", ["encodec", "encodec_vocos", "mimi"])
-def test_no_frames_are_an_error(kind):
+def test_codes_that_there_are_not_are_an_error(codec):
+    """JAX itself would take the nearest entry that there is."""
     with pytest.raises(InputError, match="there are no frames to decode"):
-        random_codec(kind).decode(np.zeros((1, 4, 0), np.int32))
+        codec.decode(np.zeros((1, 4, 0), np.int32))
+    for wrong in (-1, codec.config.codebook_size):
+        codes = np.zeros((1, 2, 3), np.int32)
+        codes[0, 1, 2] = wrong
+        with pytest.raises(InputError, match=rf"codes run from .* to .*; this codec has 0 to {KINDS_SIZE - 1}"):
+            codec.decode(codes)
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        (np.zeros((1, 0), np.float32), "there are no samples; give at least one"),
+        (np.array([[0.1, np.nan, 0.2]], np.float32), "samples hold NaN or infinity"),
+        (np.array([[0.1, -np.inf]]), "samples hold NaN or infinity"),
+        (np.arange(900, dtype=np.int16)[None], r"samples are int16; give floats from -1 to 1, .* / 32768"),
+    ],
+)
+def test_what_is_no_sound_is_an_error(codec, samples, message):
+    with pytest.raises(InputError, match=message) as refusal:
+        codec.encode(samples)
+    assert "\n" not in str(refusal.value)
+
+
+def test_loud_samples_are_taken_as_they_are(pair, speech):
+    """As the original does: there is no limit at 1, so nothing is clipped on the way."""
+    loud = (3.0 / np.abs(speech).max()) * speech[None, 24_000:30_000]
+    assert (np.asarray(pair.encode(loud)) != np.asarray(pair.encode(np.clip(loud, -1, 1)))).any()
+    np.testing.assert_array_equal(pair.encode(loud.astype(np.float64)), pair.encode(loud.astype(np.float32)))
 
 
 def test_an_unknown_kind_names_the_known_ones():

@@ -78,3 +78,24 @@ def test_fitting_finds_well_separated_clusters():
 def _nearest_centre(units, centres):
     """Which true cluster each unit stands for."""
     return np.linalg.norm(np.asarray(units.centroids)[:, None] - centres[None], axis=-1).argmin(axis=1)
+
+
+def test_units_follow_the_codec_where_it_has_their_rate_and_keep_their_own_elsewhere():
+    features = np.arange(11.0, dtype=np.float32)[:, None]
+    table = jnp.arange(12.0)[:, None]
+    own, pooled = SemanticUnits(table, "x", frame_rate=50.0), SemanticUnits(2 * table + 0.5, "x", frame_rate=25.0)
+    assert own.follow(features, codec_rate=75.0, frames=17).tolist() == list(range(11))
+    assert own.follow(features, codec_rate=50.0, frames=12).tolist() == [*range(11), 10]
+    assert pooled.follow(features, codec_rate=25.0, frames=5).tolist() == [0, 1, 2, 3, 4]
+    assert pooled.follow(features, codec_rate=75.0, frames=17).tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_the_rate_of_units_is_stored_and_older_folders_have_the_usual_one(tmp_path):
+    for source, setting, rate in (
+        ("hubert-16-layer1", {}, 50.0),
+        ("whisper-base-layer4", {}, 25.0),
+        ("whisper-base-layer4", {"frame_rate": 12.5}, 12.5),
+    ):
+        settings = {"kind": "units", "source": source, **setting}
+        save_weights(tmp_path / "units", {"centroids": jnp.zeros((2, 3))}, settings, card="# Test\n")
+        assert load_units(tmp_path / "units").frame_rate == rate

@@ -4,12 +4,14 @@ import importlib
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from flax import nnx
 
-from voxinstruct_jax.checkpoints.weights import load_weights, read_settings
+from voxinstruct_jax.checkpoints.weights import load_weights, read_settings, save_weights
 from voxinstruct_jax.cli.main import main
+from voxinstruct_jax.config import InputError
 from voxinstruct_jax.interop.folders import PARTS, open_part, open_voxinstruct
 from voxinstruct_jax.interop.keys import fill, flat_weights
 from voxinstruct_jax.interop.tensors import read_folder, read_tensors, write_safetensors
@@ -72,6 +74,78 @@ def test_the_release_becomes_a_voice_folder_and_goes_back_exactly(voice, release
         assert found.keys() == tensors.keys()
         for key, array in tensors.items():
             np.testing.assert_array_equal(found[key], array, err_msg=key)
+
+
+MT5 = "t5_model.base_model.model."
+
+
+@pytest.fixture(scope="module")
+def frozen_npz(release_npz):
+    """The release with one frozen mT5 in both files, as it was trained; adapters differ."""
+    frozen = {key: array for key, array in release_npz["ar"].items() if key.startswith(MT5) and ".lora_" not in key}
+    return {"ar": release_npz["ar"], "nar": {**release_npz["nar"], **frozen}}
+
+
+def convert_release(tensors, folder):
+    for name, table in tensors.items():
+        write_safetensors(folder / f"{name}.safetensors", table)
+    files = [f"--{name}={folder / name}.safetensors" for name in ("ar", "nar")]
+    assert main(["convert", "voxinstruct", *files, *SIZES, "--out", str(folder / "voice")]) == 0
+    return folder / "voice"
+
+
+def size_of(folder):
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_frozen_encoder_that_both_networks_have_is_stored_once(voice, frozen_npz, tmp_path):
+    shared = convert_release(frozen_npz, tmp_path)
+    assert not (voice / "text_encoder").exists()
+    for name in ("ar", "nar"):
+        encoder = read_settings(shared / name)["arrays"]["text"]["encoder"]
+        assert encoder["blocks"]["0"]["attention"].keys() == {"query", "value"}
+        assert encoder["blocks"]["0"]["attention"]["query"].keys() == {"down", "up"}
+        assert size_of(shared / name) < size_of(voice / name)
+    assert main(["convert", str(shared), "--to", "release", "--out", str(tmp_path / "back")]) == 0
+    for name, tensors in frozen_npz.items():
+        found = read_tensors(tmp_path / "back" / f"{name}.pyt")
+        assert found.keys() == tensors.keys()
+        for key, array in tensors.items():
+            np.testing.assert_array_equal(found[key], array, err_msg=key)
+    assert main(["convert", str(shared / "nar"), "--to", "safetensors", "--out", str(tmp_path / "tensors")]) == 0
+    assert main(["convert", str(tmp_path / "tensors"), "--out", str(tmp_path / "whole")]) == 0
+    first, again = load_weights(shared / "nar")[1], load_weights(tmp_path / "whole")[1]
+    for one, other in zip(jax.tree.leaves(first), jax.tree.leaves(again), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert main(["convert", str(shared / "text_encoder"), "--to", "original", "--out", str(tmp_path / "mt5")]) == 0
+    for key, array in read_folder(tmp_path / "mt5")[1].items():
+        parts = key.replace(".q.weight", ".q.base_layer.weight").replace(".v.weight", ".v.base_layer.weight")
+        np.testing.assert_array_equal(array, frozen_npz["ar"][MT5 + parts], err_msg=key)
+
+
+def test_models_loaded_together_hold_a_shared_encoder_once(frozen_npz, tmp_path):
+    shared, known = convert_release(frozen_npz, tmp_path), {}
+    tables = [load_weights(shared / name, known)[1]["text"]["encoder"]["embedding"]["table"] for name in ("ar", "nar")]
+    assert tables[0] is tables[1]
+    assert len(known) == 1
+
+
+def test_a_missing_or_other_shared_encoder_is_named(frozen_npz, tmp_path):
+    shared = convert_release(frozen_npz, tmp_path)
+    (shared / "text_encoder").rename(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=r"ar: shares the weights of .*text_encoder, which are missing; copy them"):
+        load_weights(shared / "ar")
+    _, arrays = load_weights(tmp_path / "elsewhere")
+    save_weights(shared / "text_encoder", arrays, {"kind": "mt5"}, card="# Another\n")
+    with pytest.raises(InputError, match=r"ar: shares other weights than those of .*text_encoder"):
+        load_weights(shared / "ar")
+
+
+def test_a_voice_made_anew_without_a_common_encoder_leaves_no_old_one(frozen_npz, release_npz, tmp_path):
+    convert_release(frozen_npz, tmp_path)
+    again = convert_release(release_npz, tmp_path)
+    assert not (again / "text_encoder").exists()
+    assert load_weights(again / "nar")[1]["text"]["encoder"]["embedding"]["table"].shape[1] == 32
 
 
 def test_a_weights_folder_goes_to_safetensors_and_back_exactly(voice, tmp_path):

@@ -1,8 +1,10 @@
 """A converted release speaks: small random weights of all its parts, from the files of their programs to a waveform."""
 
+import dataclasses
 import importlib
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +14,18 @@ from flax import nnx
 
 import voxinstruct_jax as vox
 from voxinstruct_jax.audio import codecs, hubert
+from voxinstruct_jax.audio.waveform import read_audio, resample
 from voxinstruct_jax.checkpoints.weights import save_weights
 from voxinstruct_jax.cli.main import main
 from voxinstruct_jax.config import InputError
+from voxinstruct_jax.data.batches import BatchConfig, TokenBatches
+from voxinstruct_jax.data.manifest import read_manifest, write_manifest
+from voxinstruct_jax.data.shards import ShardReader
 from voxinstruct_jax.interop.keys import fill, flat_weights
 from voxinstruct_jax.interop.tensors import write_safetensors
+from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
+from voxinstruct_jax.vocabulary import ACOUSTIC, Vocabulary, expand
+from voxinstruct_jax.voice import encode_clip, load_codec, open_units
 
 SIZES = ["--num-semantic", "20", "--num-heads", "4", "--lora-alpha", "8", "--text-slots", "12"]
 HUBERT = hubert.HubertConfig(
@@ -101,6 +110,96 @@ def test_a_voice_prompt_counts_through_units_of_hubert(folders, tmp_path):
     assert not any("acoustic codes only" in note for note in audio.notes)
     alone = voice.synthesize('"no"', max_duration_s=SHORT, language=audio.language)
     assert alone.semantic.tolist() != audio.semantic.tolist() or alone.acoustic.tolist() != audio.acoustic.tolist()
+
+
+@pytest.mark.slow
+def test_its_parts_prepare_a_corpus_each_at_its_own_rate(folders, tmp_path, capsys):
+    """EnCodec's 75 frames a second beside HuBERT's 50 units, from real recordings to training batches."""
+    corpus = Path(__file__).parents[1] / "corpus" / "asterisk" / "manifest.jsonl"
+    rows = [dataclasses.replace(row, instructions=()) for row in read_manifest(corpus)[:3]]
+    write_manifest(tmp_path / "manifest.jsonl", rows)
+    out = ["--out", str(tmp_path / "shards"), "--voice", str(folders / "fixed")]
+    assert main(["prepare", str(tmp_path / "manifest.jsonl"), *out]) == 0
+    assert "3 of 3 clips" in capsys.readouterr().out
+    reader = ShardReader(tmp_path / "shards")
+    assert (reader.index.frame_rate, reader.index.semantic_rate) == (75.0, 50.0)
+    codec = load_codec(folders / "fixed" / "codec")
+    units, source = open_units(folders / "fixed")
+    for record, row in enumerate(rows):
+        example, samples = reader[record], read_audio(row.audio, 24_000)
+        np.testing.assert_array_equal(example.codes, encode_clip(codec, samples))
+        expected = units.assign(source.features(resample(samples, 24_000, 16_000)))
+        np.testing.assert_array_equal(expand(example.semantic_tokens, example.run_lengths), expected)
+        assert abs(len(expected) / 50 - example.codes.shape[1] / 75) < 0.04
+    vocabulary = Vocabulary(num_semantic=20, codebook_size=32, num_codebooks=8)
+    config = BatchConfig(rows=1, text_width=256, time_width=2048)
+    batches = TokenBatches(reader, PronunciationTokenizer(), vocabulary, config)
+    clips = [example.codes.shape[1] for example in (reader[record] for record in range(3))]
+    assert (batches[0].part_ids == ACOUSTIC).sum() >= min(clips)
+    with pytest.raises(InputError, match="semantic tokens at 50 Hz, codec frames at 75 Hz; aligned timing needs one"):
+        TokenBatches(reader, PronunciationTokenizer(), vocabulary, config, aligned=True)
+
+
+@pytest.mark.parametrize(
+    ("samples", "frames"),
+    [
+        (np.full(1, 0.5), 1),
+        (0.3 * np.sin(np.arange(320)), 1),
+        (np.zeros(960), 3),
+        (np.clip(9 * np.sin(np.arange(961)), -1, 1), 4),
+        (9 * np.sin(np.arange(961)), 4),
+    ],
+    ids=["one sample", "one frame", "silence", "clipped", "louder than 1"],
+)
+def test_converted_encodec_and_vocos_take_any_sound(folders, samples, frames):
+    codec = load_codec(folders / "fixed" / "codec")
+    codes = encode_clip(codec, samples.astype(np.float32))
+    assert codes.shape == (8, frames)
+    decoded = np.asarray(nnx.merge(codec.graph, codec.state).decode(codes[None]))
+    assert decoded.shape == (1, 320 * frames)
+    assert np.isfinite(decoded).all()
+    assert np.abs(decoded).max() > 0
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        (np.zeros(0, np.float32), "there are no samples"),
+        (np.array([0.0, np.nan], np.float32), "samples hold NaN or infinity"),
+        (np.arange(400, dtype=np.int16), "samples are int16"),
+    ],
+)
+def test_converted_parts_refuse_what_is_no_sound(folders, samples, message):
+    with pytest.raises(InputError, match=message):
+        encode_clip(load_codec(folders / "fixed" / "codec"), samples)
+    _, source = open_units(folders / "fixed")
+    if len(samples):
+        with pytest.raises(InputError, match=message):
+            source.hubert(np.resize(samples, (1, 800)), layer=1)
+
+
+def test_units_of_another_width_than_hubert_are_named(folders, tmp_path):
+    shutil.copytree(folders / "fixed" / "hubert", tmp_path / "hubert")
+    settings = {"kind": "units", "source": "hubert-8-layer1"}
+    save_weights(tmp_path / "units", {"centroids": np.zeros((3, 8), np.float32)}, settings, card="# units\n")
+    with pytest.raises(InputError, match="units of 8 dimensions do not fit HuBERT's 16"):
+        open_units(tmp_path)
+
+
+def test_a_tokenizer_json_serves_as_well(folders, tmp_path):
+    tokenizers = pytest.importorskip("tokenizers")
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((letter, -1.0) for letter in '▁abcdehilnosyt:"')]
+    model = tokenizers.Tokenizer(tokenizers.models.Unigram(pieces, unk_id=2))
+    model.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
+    (tmp_path / "mt5").mkdir()
+    model.save(str(tmp_path / "mt5" / "tokenizer.json"))
+    files = [f"--{name}={folders / name}.safetensors" for name in ("ar", "nar")]
+    parts = ["--tokenizer", str(tmp_path / "mt5"), "--encodec", str(folders / "encodec")]
+    assert main(["convert", "voxinstruct", *files, *SIZES, *parts, "--out", str(tmp_path / "voice")]) == 0
+    assert [path.name for path in (tmp_path / "voice" / "text").iterdir()] == ["tokenizer.json"]
+    rows = vox.load(tmp_path / "voice").tokenizer.encode("say no")
+    assert rows[:8, 0].tolist() == [3, 2, 4, 15, 3, 12, 13, 1]  # the release makes "Say no" of it
+    assert rows.shape == (12, 1)
 
 
 def test_the_release_must_be_told_the_language(folders):

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from voxinstruct_jax.config import InputError
+from voxinstruct_jax.config import InputError, fingerprint
+from voxinstruct_jax.data.batches import BatchConfig, TokenBatches
 from voxinstruct_jax.data.manifest import Rejection, Row, write_manifest
 from voxinstruct_jax.data.prepare import instruction_variants, prepare, recount_text
 from voxinstruct_jax.data.shards import ShardReader
@@ -251,3 +252,54 @@ def test_text_is_counted_anew_for_another_tokenizer(tmp_path, rows, encoders, le
     np.testing.assert_array_equal(after.lengths.frames, before.lengths.frames)
     assert after.index.fingerprints["tokenizer"] == "doubled"
     assert after.fingerprint != before.fingerprint
+
+
+def at_own_rate(encoders, rate, spare=0):
+    """Units that change every second frame, `spare` of them too many."""
+
+    def semantic(samples):
+        return np.arange(int(len(samples) * rate / encoders.sample_rate) + spare) // 2 % 20
+
+    return dataclasses.replace(encoders, semantic=semantic, semantic_rate=rate)
+
+
+def test_units_may_have_a_rate_of_their_own(tmp_path, rows, encoders, vocabulary):
+    """As HuBERT's beside EnCodec's: 50 and 75 a second."""
+    own = at_own_rate(encoders, 50 / 3)
+    reader = prepare(rows, tmp_path / "out", own, progress=False)
+    assert (reader.index.frame_rate, reader.index.semantic_rate) == (25.0, 50 / 3)
+    for record, row in enumerate(rows):
+        example, samples = reader[record], soundfile.read(row.audio, dtype="float32")[0]
+        np.testing.assert_array_equal(example.codes, encoders.acoustic(samples))
+        np.testing.assert_array_equal(expand(example.semantic_tokens, example.run_lengths), own.semantic(samples))
+    config = BatchConfig(rows=2, text_width=200, time_width=300)
+    batch = TokenBatches(reader, encoders.tokenizer, vocabulary, config)[0]
+    assert batch.tokens.shape == (2, 3, 300)
+    with pytest.raises(
+        InputError, match=r"tokens at 16\.6667 Hz, codec frames at 25 Hz; aligned timing needs one rate"
+    ):
+        TokenBatches(reader, encoders.tokenizer, vocabulary, config, aligned=True)
+
+
+@pytest.mark.parametrize(("rate", "spare", "kept"), [(50.0, 3, True), (50.0, 8, False), (25.0, 8, False)])
+def test_a_clip_whose_parts_last_differently_is_set_aside(tmp_path, rows, encoders, rate, spare, kept):
+    long = [row for row in rows if soundfile.info(row.audio).duration > 0.5][:1]
+    if kept:
+        assert len(prepare(long, tmp_path / "out", at_own_rate(encoders, rate, spare), progress=False)) == 1
+        return
+    with pytest.raises(InputError, match="all rows were set aside"):
+        prepare(long, tmp_path / "out", at_own_rate(encoders, rate, spare), progress=False)
+    reason = json.loads((tmp_path / "out" / "rejected.jsonl").read_text())["reason"]
+    assert "codec frames at 25 Hz but" in reason
+    assert f"semantic frames at {rate:g} Hz" in reason
+
+
+def test_an_index_without_the_rate_of_units_is_read_and_keeps_its_fingerprint(tmp_path, rows, encoders):
+    reader = prepare(rows[:2], tmp_path / "out", encoders, progress=False)
+    path = tmp_path / "out" / "index.json"
+    older = {name: value for name, value in json.loads(path.read_text()).items() if name != "semantic_rate"}
+    path.write_text(json.dumps(older))
+    again = ShardReader(tmp_path / "out")
+    assert again.index.semantic_rate is None
+    assert again.fingerprint == fingerprint(older)
+    assert again.fingerprint != reader.fingerprint

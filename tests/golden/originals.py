@@ -27,7 +27,7 @@ def randomize(module, seed):
 
 
 def hubert(seed=0, **sizes):
-    """HuBERT in its base form."""
+    """HuBERT, in its base form unless the sizes say otherwise."""
     usual = {
         "hidden_size": 48,
         "num_hidden_layers": 3,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes  # noqa: F401 - names bfloat16 for NumPy
 import numpy as np
 import pytest
 
@@ -187,3 +188,14 @@ def test_a_file_of_something_else_is_refused(tmp_path):
     write_safetensors(tmp_path / "other.safetensors", {"table": np.zeros(3, np.float32)})
     with pytest.raises(InputError, match="no EnCodec weights here"):
         load_encodec(tmp_path / "other.safetensors")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_is_widened_before_norms_are_folded(tmp_path, tensors, dtype):
+    """As the original does that computes in float32 with such a file."""
+    half = {key: array.astype(dtype) if array.dtype.kind == "f" else array for key, array in tensors.items()}
+    widened = {key: array.astype(np.float32) for key, array in half.items()}
+    found = flat_weights(load_encodec(write_folder(tmp_path / "half", half)))
+    for path, array in flat_weights(load_encodec(write_folder(tmp_path / "wide", widened))).items():
+        assert found[path].dtype == jnp.float32
+        np.testing.assert_array_equal(found[path], array, err_msg=path)

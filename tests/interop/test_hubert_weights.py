@@ -1,14 +1,17 @@
 """Files of HuBERT made by hand: the golden weights under every kind of names, whole and spoilt."""
 
+import dataclasses
 import json
+import re
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
-from voxinstruct_jax.audio.hubert import HubertConfig
+from voxinstruct_jax.audio.hubert import HubertConfig, HubertFeatures
 from voxinstruct_jax.config import ConfigError, InputError
 from voxinstruct_jax.interop.hubert import export_hubert, load_hubert, load_kmeans
 from voxinstruct_jax.interop.keys import flat_weights
@@ -154,18 +157,60 @@ def test_keys_of_fairseq_are_named_as_they_stand_in_the_file(tmp_path, weights):
         load_hubert(tmp_path / "hubert.safetensors")
 
 
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [({"do_stable_layer_norm": True}, "do_stable_layer_norm"), ({"feat_extract_norm": "layer"}, "feat_extract_norm")],
-)
-def test_the_large_form_is_refused(tmp_path, weights, change, named):
-    with pytest.raises(InputError, match=f"only HuBERT's base form is supported, .* another {named}"):
-        load_hubert(write_folder(tmp_path, weights, **change))
+def test_another_form_is_refused(tmp_path, weights):
+    with pytest.raises(InputError, match="HuBERT with conv_pos_batch_norm True is not supported"):
+        load_hubert(write_folder(tmp_path, weights, conv_pos_batch_norm=True))
+
+
+@pytest.fixture(scope="module")
+def large():
+    """Golden arrays of the large form: norms first, and one behind every convolution, which has a bias."""
+    with np.load(Path(__file__).parents[1] / "golden" / "hubert_large_tiny.npz") as arrays:
+        return dict(arrays)
+
+
+def large_folder(folder, large):
+    write_safetensors(folder / "model.safetensors", {k[2:]: a for k, a in large.items() if k.startswith("w/")})
+    (folder / "config.json").write_text(str(large["config"]))
+    return folder
+
+
+def test_the_large_form_gives_the_original_output(tmp_path, large):
+    hubert = load_hubert(large_folder(tmp_path, large))
+    with jax.default_matmul_precision("highest"):
+        for layer in range(3):
+            expected = large[f"hidden_{layer}"]
+            assert np.abs(hubert(large["wave_16k"], layer) - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+def test_fairseq_names_of_the_large_form_give_the_same(tmp_path, large):
+    expected = load_hubert(large_folder(tmp_path, large))
+    tensors = fairseq_tensors({k[2:]: a for k, a in large.items() if k.startswith("w/")})
+    deeper = {re.sub(r"(conv_layers\.\d+)\.2\.", r"\1.2.1.", key): array for key, array in tensors.items()}
+    write_safetensors(tmp_path / "fairseq" / "hubert.safetensors", deeper)
+    found = load_hubert(tmp_path / "fairseq" / "hubert.safetensors")
+    assert found.config == dataclasses.replace(expected.config, num_heads=1)  # 16 wide: fewer than one head of 64
+    check_same(found, expected)
+
+
+def test_the_large_form_goes_there_and_back(tmp_path, large):
+    first = load_hubert(large_folder(tmp_path, large))
+    export_hubert(first, tmp_path / "out")
+    again = load_hubert(tmp_path / "out")
+    assert again.config == first.config
+    check_same(again, first)
+
+
+def test_features_of_the_large_form_do_not_depend_on_the_level(tmp_path, large):
+    """It was trained on clips of zero mean and unit variance."""
+    source = HubertFeatures(load_hubert(large_folder(tmp_path, large)), layer=2)
+    wave = large["wave_16k"][0]
+    np.testing.assert_allclose(source.features(wave), source.features(0.5 * wave + 0.1), atol=1e-3)
 
 
 def test_a_file_of_something_else_is_refused(tmp_path):
     write_safetensors(tmp_path / "other.safetensors", {"linear.weight": np.zeros((2, 2), np.float32)})
-    with pytest.raises(InputError, match="0 convolutions, HuBERT base has 7"):
+    with pytest.raises(InputError, match="0 convolutions, HuBERT has 7"):
         load_hubert(tmp_path / "other.safetensors")
 
 

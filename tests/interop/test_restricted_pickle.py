@@ -168,9 +168,20 @@ def raw_pickles(marker):
     }
 
 
+def legacy_head():
+    """Magic number, version and system of the older form of PyTorch's files."""
+    system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
+    return b"".join(pickle.dumps(value, 2) for value in (0x1950A86A20F9469CFC6C, 1001, system))
+
+
 def as_file(path, data, form):
     if form == "joblib":
         path.write_bytes(data)
+    elif form == "legacy":
+        path.write_bytes(legacy_head() + data)
+    elif form == "legacy system":
+        head = legacy_head()
+        path.write_bytes(head[: head.rindex(b"\x80\x02")] + data)
     else:
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("x/data.pkl", data)
@@ -189,7 +200,7 @@ def assert_refused(path, data, form, marker):
     assert not marker.exists()
 
 
-@pytest.mark.parametrize("form", ["zip", "joblib"])
+@pytest.mark.parametrize("form", ["zip", "joblib", "legacy", "legacy system"])
 @pytest.mark.parametrize("name", list(hostile_objects(Path("marker"))))
 @pytest.mark.parametrize("protocol", [0, 2, 5])
 def test_hostile_objects_are_refused_and_run_nothing(tmp_path, form, name, protocol):
@@ -198,11 +209,126 @@ def test_hostile_objects_are_refused_and_run_nothing(tmp_path, form, name, proto
     assert_refused(tmp_path / "weights.pyt", data, form, marker)
 
 
-@pytest.mark.parametrize("form", ["zip", "joblib"])
+@pytest.mark.parametrize("form", ["zip", "joblib", "legacy"])
 @pytest.mark.parametrize("name", list(raw_pickles("marker")))
 def test_hostile_opcodes_are_refused_and_run_nothing(tmp_path, form, name):
     marker = tmp_path / "marker"
     assert_refused(tmp_path / "weights.pyt", raw_pickles(marker)[name], form, marker)
+
+
+def numpy_tricks(marker):
+    """NumPy's own ways to rebuild arrays, which hold pickles of objects or shapes without data."""
+    bomb = pickle.dumps(Bomb(os.system, f"touch {marker}"))
+    inner = b"B" + struct.pack("<I", len(bomb)) + bomb
+
+    def dtype(name):
+        return f"cnumpy\ndtype\n(X{chr(len(name))}\0\0\0{name}I00\nI01\ntR".encode("latin1")
+
+    array = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tC\x01btR"
+    return {
+        "object scalar": b"\x80\x03cnumpy.core.multiarray\nscalar\n(" + dtype("O8") + inner + b"tR.",
+        "object array": b"\x80\x03" + array + b"(K\x01(K\x01t" + dtype("O8") + b"I00\n](" + inner + b"etb.",
+        "structured type": b"\x80\x03" + dtype("V8") + b"(K\x03C\x01|NX\x01\0\0\0a}I8\nI1\nK\x00tb.",
+        "huge array": b"\x80\x03" + array + b"(K\x01(L999999999999L\nt" + dtype("f8") + b"I00\nC\x08........tb.",
+        "huge item": b"\x80\x03cnumpy.core.multiarray\nscalar\n(" + dtype("S999999999") + b"C\x01atR.",
+        "memory map": f"\x80\x03cnumpy\nmemmap\n(X\x01\0\0\0{marker.name[0]}tR.".encode("latin1"),
+        "load from a path": b"\x80\x03cnumpy.lib.npyio\nload\n(X\x01\0\0\0xtR.",
+        "fromfile": b"\x80\x03cnumpy.core.multiarray\nfromfile\n(X\x01\0\0\0xtR.",
+        "buffer of objects": b"\x80\x03cnumpy.core.numeric\n_frombuffer\n(" + inner + dtype("O8") + b"(K\x01tC\x01CtR.",
+        "call of a type": b"\x80\x03" + dtype("f8") + b"(" + inner + b"tR.",
+    }
+
+
+@pytest.mark.parametrize("form", ["zip", "joblib", "legacy"])
+@pytest.mark.parametrize("name", list(numpy_tricks(Path("marker"))))
+def test_tricks_with_numpy_are_refused_and_run_nothing(tmp_path, form, name):
+    marker = tmp_path / "marker"
+    tracemalloc.start()
+    assert_refused(tmp_path / "weights.pyt", numpy_tricks(marker)[name], form, marker)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**24
+
+
+def plain_entries():
+    pickled = tensor_pickle(0, (2, 3), (3, 1))
+    return [("data.pkl", pickled), ("byteorder", b"little"), ("data/0", np.arange(6, dtype=np.float32).tobytes())]
+
+
+@pytest.mark.parametrize("root", ["../../evil/", "/evil/", "C:\\evil/", "a/../../evil/", "\x1b[31m/"])
+def test_names_that_lead_elsewhere_are_names_only(tmp_path, root):
+    """Nothing is unpacked, so such a file is read like any other and writes nothing."""
+    folder = tmp_path / "inner" / "place"
+    folder.mkdir(parents=True)
+    with zipfile.ZipFile(folder / "x.pyt", "w") as archive:
+        for name, content in plain_entries():
+            archive.writestr(root + name, content)
+    before = sorted(tmp_path.rglob("*"))
+    np.testing.assert_array_equal(read_tensors(folder / "x.pyt")["a"], np.arange(6).reshape(2, 3))
+    assert sorted(tmp_path.rglob("*")) == before
+    assert not Path("/evil").exists()
+
+
+def test_a_storage_cannot_be_named_out_of_the_archive(tmp_path):
+    """`data/../data.pkl` is no entry, whatever lies there."""
+    pickled = tensor_pickle(0, (2, 3), (3, 1)).replace(b"X\x01\x00\x00\x000", b"X\x0b\x00\x00\x00../data.pkl")
+    with zipfile.ZipFile(tmp_path / "x.pyt", "w") as archive:
+        archive.writestr("x/data.pkl", pickled)
+    with pytest.raises(InputError, match=r"data/\.\./data\.pkl is missing"):
+        read_tensors(tmp_path / "x.pyt")
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_an_archive_within_an_archive_is_no_pickle(tmp_path):
+    inner = io.BytesIO()
+    with zipfile.ZipFile(inner, "w") as archive:
+        archive.writestr("x/data.pkl", pickle.dumps(Bomb(os.system, f"touch {tmp_path / 'marker'}")))
+    assert_refused(tmp_path / "nested.pyt", inner.getvalue(), "zip", tmp_path / "marker")
+    with zipfile.ZipFile(tmp_path / "twice.pyt", "w") as archive:  # the first record is plain, the second hostile
+        for content in (tensor_pickle(0, (2, 3), (3, 1)), pickle.dumps(Bomb(os.system, "touch marker"))):
+            archive.writestr("x/data.pkl", content)
+    with pytest.raises(InputError, match="nothing of it was run"):
+        read_tensors(tmp_path / "twice.pyt")
+
+
+@pytest.mark.parametrize("declared", [2**31, 2**32 - 2])
+def test_sizes_that_an_archive_only_declares_take_no_memory(tmp_path, declared):
+    path = tmp_path / "huge.pyt"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in plain_entries():
+            archive.writestr(f"x/{name}", content)
+    data = bytearray(path.read_bytes())
+    start = data.rindex(b"PK\x01\x02")  # the last entry of the directory: data/0
+    data[start + 20 : start + 28] = struct.pack("<II", declared, declared)
+    path.write_bytes(data)
+    tracemalloc.start()
+    with pytest.raises(InputError, match=r"huge\.pyt: (truncated|damaged|not a whole)"):
+        read_tensors(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**22
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b'{"a":{"dtype":"F32","shape":[1000000000,1000000000],"data_offsets":[0,8]}}',
+        b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,80000000]}}',
+        b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}}',
+        b'{"a":{"dtype":"O","shape":[2],"data_offsets":[0,8]}}',
+        b'{"a":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}}',
+        b'{"__metadata__":{"x":1},"a":3}',
+        b'{"a":' + b"[" * 100_000,
+        b"{",
+    ],
+)
+@pytest.mark.parametrize("length", [None, 2**63, 2**40])
+def test_damaged_safetensors_are_refused(tmp_path, header, length):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header) if length is None else length) + header + bytes(8))
+    with pytest.raises(InputError, match=r"x\.safetensors: damaged safetensors") as refusal:
+        read_tensors(path)
+    assert "\n" not in str(refusal.value)
 
 
 def test_the_refusal_names_what_was_asked_for(tmp_path):

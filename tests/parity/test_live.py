@@ -53,6 +53,10 @@ HUBERTS = {
         "num_conv_pos_embedding_groups": 8,
     },
     "odd positions": {"num_conv_pos_embeddings": 9, "num_conv_pos_embedding_groups": 1, "num_hidden_layers": 1},
+    "large": {"feat_extract_norm": "layer", "conv_bias": True, "do_stable_layer_norm": True},
+    "norms first": {"do_stable_layer_norm": True, "num_conv_pos_embedding_groups": 6},
+    "norms of layers": {"feat_extract_norm": "layer"},
+    "other front end": {"conv_dim": [8, 12, 16], "conv_kernel": [9, 4, 3], "conv_stride": [4, 3, 2], "conv_bias": True},
 }
 
 
@@ -132,9 +136,62 @@ def test_mt5(tmp_path, form, seed, safe):
         check(mt5(ids, mask), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("stored", ["shards", "PyTorch shards", "older PyTorch"])
+def test_forms_of_files(tmp_path, dtype, stored):
+    """A whole mT5, decoder included, in half precision."""
+    from voxinstruct_jax.interop.mt5 import load_mt5
+
+    sizes = originals.mt5(0).config.to_dict()
+    whole = originals.transformers.MT5ForConditionalGeneration(originals.transformers.MT5Config(**sizes))
+    whole = originals.randomize(whole, 3).to(dtype)
+    if stored == "older PyTorch":
+        whole.config.save_pretrained(tmp_path)
+        torch.save(whole.state_dict(), tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    else:
+        whole.save_pretrained(tmp_path, safe_serialization=stored == "shards", max_shard_size="40KB")
+        assert len(list(tmp_path.glob("*model-0000*"))) > 1
+    ids = np.random.default_rng(0).integers(1, 60, (2, 20))
+    expected = whole.float().get_encoder()(input_ids=torch.tensor(ids)).last_hidden_state
+    check(load_mt5(tmp_path)(ids, np.ones_like(ids)), expected)
+
+
+def test_the_program_of_encodec(tmp_path):
+    pytest.importorskip("encodec")
+    from encodec import modules, quantization
+    from encodec.model import EncodecModel
+
+    from voxinstruct_jax.interop.encodec import load_encodec
+
+    sizes = {"channels": 1, "norm": "weight_norm", "causal": True, "n_filters": 4, "dimension": 16}
+    sizes["ratios"] = [5, 4, 2, 3]
+    quantizer = quantization.ResidualVectorQuantizer(dimension=16, n_q=6, bins=512)
+    parts = modules.SEANetEncoder(**sizes), modules.SEANetDecoder(**sizes), quantizer
+    original = originals.randomize(EncodecModel(*parts, [3.0, 6.0], 24_000, 1), 3)
+    for number, layer in enumerate(original.quantizer.vq.layers):
+        layer._codebook.embed.copy_(0.5 * torch.tensor(noise(number, 512, 16)))
+        layer._codebook.inited.fill_(1)
+    torch.save(original.state_dict(), tmp_path / "encodec.th")
+    codec, samples = load_encodec(tmp_path / "encodec.th"), 0.3 * noise(4, 1, 4001)
+    original.set_target_bandwidth(6.0)
+    ((expected, _),) = original.encode(torch.tensor(samples)[:, None])
+    np.testing.assert_array_equal(codec.encode(samples, num_codebooks=expected.shape[1]), expected)
+    check(codec.decode(expected.numpy()), original.decode([(expected, None)])[:, 0])
+
+
 ENCODECS = {
     "usual": {},
     "other ratios": {"upsampling_ratios": [5, 4, 4, 2], "num_filters": 6, "codebook_size": 64, "hidden_size": 24},
+    "other kernels": {
+        "kernel_size": 4,
+        "last_kernel_size": 3,
+        "residual_kernel_size": 5,
+        "num_residual_layers": 2,
+        "dilation_growth_rate": 3,
+        "compress": 1,
+        "num_lstm_layers": 1,
+    },
+    "other padding": {"pad_mode": "constant", "use_conv_shortcut": False},
 }
 
 
@@ -156,10 +213,18 @@ def test_encodec(tmp_path, form, seed, safe):
         check(codec.decode(codes), decoded[:, 0])
 
 
-def test_mimi(tmp_path):
+MIMIS = {
+    "usual": {},
+    "shared heads": {"hidden_size": 24, "upsample_groups": 24, "num_attention_heads": 3, "num_key_value_heads": 1},
+    "other kernels": {"kernel_size": 5, "residual_kernel_size": 5, "num_residual_layers": 2, "rope_theta": 500.0},
+}
+
+
+@pytest.mark.parametrize("form", MIMIS)
+def test_mimi(tmp_path, form):
     from voxinstruct_jax.interop.mimi import load_mimi
 
-    original = originals.mimi(0)
+    original = originals.mimi(0, **MIMIS[form])
     original.save_pretrained(tmp_path)
     codec = load_mimi(tmp_path)
     samples = 0.3 * noise(0, 2, 9601)

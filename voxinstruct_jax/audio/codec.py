@@ -8,12 +8,14 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
 
-from voxinstruct_jax.audio.quantizer import QuantizerConfig, ResidualQuantizer, check_codebooks
+from voxinstruct_jax.audio.quantizer import QuantizerConfig, ResidualQuantizer, check_codebooks, check_codes
 from voxinstruct_jax.audio.spectrogram import MelConfig, log_mel
 from voxinstruct_jax.audio.vocos import Vocos, VocosConfig
+from voxinstruct_jax.audio.waveform import check_samples
 from voxinstruct_jax.config import ConfigError
 from voxinstruct_jax.layers.convolution import ConvNeXtBlock
 
@@ -106,7 +108,7 @@ class MelCodec(nnx.Module):
         self.vocos = Vocos(config.vocos, rngs=rngs)
 
     def encode(
-        self, samples: Float[Array, "batch sample"], num_codebooks: int | None = None
+        self, samples: Num[Array | np.ndarray, "batch sample"], num_codebooks: int | None = None
     ) -> Int[Array, "batch codebook frame"]:
         """Returns codes; `frame = ceil(sample / hop_length)`, the rest of the last frame being silence.
 
@@ -115,14 +117,19 @@ class MelCodec(nnx.Module):
             num_codebooks: Leading codebooks; by default all.
 
         Raises:
-            InputError: There are not as many codebooks.
+            InputError: There are not as many codebooks, or the samples are none, whole numbers or not finite.
         """
         count = check_codebooks(num_codebooks or self.config.num_codebooks, self.config.num_codebooks)
-        return self.quantizer.encode(self.latents(samples))[:, :count]
+        return self.quantizer.encode(self.latents(check_samples(samples)))[:, :count]
 
-    def decode(self, codes: Int[Array, "batch codebook frame"]) -> Float[Array, "batch sample"]:
-        """Returns the waveform; `sample = frame * hop_length`. Leading codebooks alone give a coarser sound."""
-        return self.waveform(self.quantizer.decode(codes))
+    def decode(self, codes: Int[Array | np.ndarray, "batch codebook frame"]) -> Float[Array, "batch sample"]:
+        """Returns the waveform; `sample = frame * hop_length`. Leading codebooks alone give a coarser sound.
+
+        Raises:
+            InputError: There are not as many codebooks or entries, or no frames.
+        """
+        checked = check_codes(codes, self.config.num_codebooks, self.config.codebook_size)
+        return self.waveform(self.quantizer.decode(checked))
 
     def latents(self, samples: Float[Array, "batch sample"]) -> Float[Array, "batch frame latent"]:
         """Encodes up to the quantiser."""

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
 
 from voxinstruct_jax.audio.codec import CodecConfig, MelCodec
 from voxinstruct_jax.audio.encodec import Encodec, EncodecConfig
@@ -113,7 +113,7 @@ class EncodecVocos(nnx.Module):
         self.vocos = CodeVocos(config.vocos, dtype=dtype, rngs=rngs)
 
     def encode(
-        self, samples: Float[Array | np.ndarray, "batch sample"], num_codebooks: int | None = None
+        self, samples: Num[Array | np.ndarray, "batch sample"], num_codebooks: int | None = None
     ) -> Int[Array, "batch codebook frame"]:
         """As `Encodec.encode`."""
         return self.encodec.encode(samples, num_codebooks)

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
 
 from voxinstruct_jax.audio.quantizer import check_codebooks, check_codes, decode_residual, encode_residual
 from voxinstruct_jax.audio.seanet import SeanetConfig, SeanetDecoder, SeanetEncoder
+from voxinstruct_jax.audio.waveform import check_samples
 from voxinstruct_jax.config import ConfigError
 from voxinstruct_jax.layers.parameter import make_param, normal
 
@@ -83,7 +84,7 @@ class Encodec(nnx.Module):
         self.entries = make_param(normal(1.0)(rngs.params(), shape), (None, "vocab", "embed"))
 
     def encode(
-        self, samples: Float[Array | np.ndarray, "batch sample"], num_codebooks: int | None = None
+        self, samples: Num[Array | np.ndarray, "batch sample"], num_codebooks: int | None = None
     ) -> Int[Array, "batch codebook frame"]:
         """Returns codes; `frame = ceil(sample / hop_length)`.
 
@@ -92,19 +93,18 @@ class Encodec(nnx.Module):
             num_codebooks: Leading codebooks; by default `config.num_codebooks`.
 
         Raises:
-            InputError: There are not as many codebooks.
+            InputError: There are not as many codebooks, or the samples are none, whole numbers or not finite.
         """
         count = check_codebooks(num_codebooks or self.config.num_codebooks, self.config.stack_size)
-        return _encode(self, jnp.asarray(samples, jnp.float32), count)
+        return _encode(self, check_samples(samples), count)
 
     def decode(self, codes: Int[Array | np.ndarray, "batch codebook frame"]) -> Float[Array, "batch sample"]:
         """Returns the waveform; `sample = frame * hop_length`. Leading codebooks alone give a coarser sound.
 
         Raises:
-            InputError: There are not as many codebooks, or no frames.
+            InputError: There are not as many codebooks or entries, or no frames.
         """
-        check_codes(codes, self.config.stack_size)
-        return _decode(self, jnp.asarray(codes))
+        return _decode(self, check_codes(codes, self.config.stack_size, self.config.codebook_size))
 
     def latents(self, samples: Float[Array, "batch sample"]) -> Float[Array, "batch frame latent"]:
         """Encodes up to the quantiser."""

@@ -1,19 +1,20 @@
-"""HuBERT: the paper's source of semantic units. Base form only; weights come from files (`interop.hubert`).
+"""HuBERT: the paper's source of semantic units, base or large; weights come from files (`interop.hubert`).
 
 Read `Hubert`, then `HubertFeatures`, which is what preparation takes. K-means over the features is `semantic.py`.
 """
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Num
 
+from voxinstruct_jax.audio.waveform import check_samples
 from voxinstruct_jax.config import ConfigError, InputError
 from voxinstruct_jax.layers.attention import attend
 from voxinstruct_jax.layers.parameter import FrozenParam, make_param
@@ -21,6 +22,7 @@ from voxinstruct_jax.layers.parameter import FrozenParam, make_param
 __all__ = ["SAMPLE_RATE", "Hubert", "HubertConfig", "HubertFeatures"]
 
 SAMPLE_RATE = 16_000
+VARIANCE_FLOOR = 1e-5
 PIECE_S = 2
 """Clips are filled up to whole pieces, so that a corpus of any lengths compiles few programs."""
 
@@ -45,6 +47,11 @@ class HubertConfig:
     position_groups: int = 16
     epsilon: float = 1e-5
     """Of the layer norms."""
+    conv_norm: Literal["group", "layer"] = "group"
+    """Behind the first convolution each channel is normed over time (base), or behind each one all channels (large)."""
+    conv_bias: bool = False
+    norm_first: bool = False
+    """Blocks norm their input and one norm follows the last block (large), not each sum (base)."""
 
     def __post_init__(self) -> None:
         if not len(self.conv_dims) == len(self.conv_kernels) == len(self.conv_strides) > 0:
@@ -85,7 +92,7 @@ class TimeNorm(nnx.Module):
 
 
 class FrontEnd(nnx.Module):
-    """Convolutions without bias or padding, from samples to frames, each followed by GELU."""
+    """Convolutions without padding, from samples to frames, each followed by GELU."""
 
     def __init__(self, config: HubertConfig, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
         self.config = config
@@ -99,30 +106,39 @@ class FrontEnd(nnx.Module):
                     (kernel,),
                     strides=config.conv_strides[i],
                     padding="VALID",
-                    use_bias=False,
+                    use_bias=config.conv_bias,
                     dtype=dtype if i else jnp.float32,
                     rngs=rngs,
                 )
                 for i, kernel in enumerate(config.conv_kernels)
             ]
         )
-        self.norm = TimeNorm(config.conv_dims[0])
+        if config.conv_norm == "group":
+            self.norm = TimeNorm(config.conv_dims[0])
+        else:
+            self.norms = nnx.List([_conv_norm(dim, rngs) for dim in config.conv_dims])
         self.dtype = dtype
 
     def __call__(
         self, samples: Float[Array, "batch sample"], lengths: Int[Array, " batch"]
     ) -> Float[Array, "batch frame channel"]:
         x = self.convs[0](samples[..., None])
-        counts = (lengths - self.config.conv_kernels[0]) // self.config.conv_strides[0] + 1
-        x = self.norm(x, jnp.arange(x.shape[1]) < counts[:, None]).astype(self.dtype)
-        x = jax.nn.gelu(x, approximate=False)
-        for conv in self.convs[1:]:
-            x = jax.nn.gelu(conv(x), approximate=False)
+        if self.config.conv_norm == "group":
+            counts = (lengths - self.config.conv_kernels[0]) // self.config.conv_strides[0] + 1
+            x = self.norm(x, jnp.arange(x.shape[1]) < counts[:, None])
+        else:
+            x = self.norms[0](x)
+        x = jax.nn.gelu(x.astype(self.dtype), approximate=False)
+        for i, conv in enumerate(self.convs[1:], start=1):
+            x = conv(x)
+            if self.config.conv_norm == "layer":
+                x = self.norms[i](x).astype(self.dtype)
+            x = jax.nn.gelu(x, approximate=False)
         return x
 
 
 class Block(nnx.Module):
-    """Attention and feed-forward; a norm follows each sum (post-norm)."""
+    """Attention and feed-forward; a norm follows each sum, or stands before each part (`norm_first`)."""
 
     def __init__(self, config: HubertConfig, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
         dim = config.model_dim
@@ -131,24 +147,36 @@ class Block(nnx.Module):
         self.expand = nnx.Linear(dim, config.ffn_dim, dtype=dtype, rngs=rngs)
         self.project = nnx.Linear(config.ffn_dim, dim, dtype=dtype, rngs=rngs)
         self.ffn_norm = _layer_norm(dim, config, dtype, rngs)
-        self.num_heads = config.num_heads
+        self.num_heads, self.norm_first = config.num_heads, config.norm_first
 
     def __call__(
         self, x: Float[Array, "batch frame dim"], mask: Bool[Array, "batch frame frame"]
     ) -> Float[Array, "batch frame dim"]:
+        if self.norm_first:
+            x = x + self.attention(self.attention_norm(x), mask)
+            return x + self.feed_forward(self.ffn_norm(x))
+        x = self.attention_norm(x + self.attention(x, mask))
+        return self.ffn_norm(x + self.feed_forward(x))
+
+    def attention(
+        self, x: Float[Array, "batch frame dim"], mask: Bool[Array, "batch frame frame"]
+    ) -> Float[Array, "batch frame dim"]:
+        """Returns what is added to the input."""
         query, key, value = (
             linear(x).reshape(*x.shape[:2], self.num_heads, -1) for linear in (self.query, self.key, self.value)
         )
-        y = attend(query, key, value, mask).reshape(x.shape)
-        x = self.attention_norm(x + self.output(y))
-        return self.ffn_norm(x + self.project(jax.nn.gelu(self.expand(x), approximate=False)))
+        return self.output(attend(query, key, value, mask).reshape(x.shape))
+
+    def feed_forward(self, x: Float[Array, "batch frame dim"]) -> Float[Array, "batch frame dim"]:
+        """Returns what is added to the input."""
+        return self.project(jax.nn.gelu(self.expand(x), approximate=False))
 
 
 class Hubert(nnx.Module):
-    """HuBERT base: samples → convolutions → positional convolution → post-norm transformer.
+    """Samples → convolutions → positional convolution → transformer.
 
     Layers are counted as in Hugging Face's `hidden_states`: hidden k is the output of block k, hidden 0 the input of
-    block 1. The paper's ninth layer is hidden 9.
+    block 1. The paper's ninth layer is hidden 9. In the large form only the last hidden has gone through the last norm.
 
     Source:
         Hsu et al. 2021, section III-C; the network of wav2vec 2.0 (Baevski et al. 2020), section 2, without its
@@ -180,7 +208,7 @@ class Hubert(nnx.Module):
 
     def __call__(
         self,
-        samples: Float[Array | np.ndarray, "batch sample"],
+        samples: Num[Array | np.ndarray, "batch sample"],
         layer: int = 9,
         *,
         lengths: Int[Array | np.ndarray, " batch"] | None = None,
@@ -188,19 +216,21 @@ class Hubert(nnx.Module):
         """Returns the hidden states of one layer; the blocks above it don't run.
 
         Args:
-            samples: 16 kHz, raw: neither mean nor level is normalised. Memory grows with the square of the length.
+            samples: 16 kHz; neither mean nor level is normalised here (see `HubertFeatures`). Memory grows with the
+                square of the length.
             layer: 0 to `num_layers`.
             lengths: Samples of each row, at least `config.min_samples`, where rows are filled up at their end; a row's
                 frames are then those it has alone, and the frames after `config.num_frames(length)` are undefined.
                 None = all are full.
 
         Raises:
-            InputError: There is no such layer, or less than one frame of samples.
+            InputError: There is no such layer, less than one frame of samples, or they are whole numbers or not finite.
         """
         self.check_layer(layer)
+        given = check_samples(samples)
         _check_length(self.config, samples.shape[1])
         counts = np.full(len(samples), samples.shape[1]) if lengths is None else lengths
-        return _encode(self, jnp.asarray(samples, jnp.float32), jnp.asarray(counts), layer)
+        return _encode(self, given, jnp.asarray(counts), layer)
 
     def check_layer(self, layer: int) -> None:
         """Raises an `InputError` unless hidden `layer` exists."""
@@ -211,6 +241,8 @@ class Hubert(nnx.Module):
 @dataclasses.dataclass(frozen=True)
 class HubertFeatures:
     """One layer of HuBERT as a source of features for semantic units (`semantic.FeatureSource`).
+
+    The large form was trained on clips of zero mean and unit variance, so it is given such.
 
     Raises:
         InputError: There is no such layer.
@@ -236,6 +268,8 @@ class HubertFeatures:
         """
         config, piece = self.hubert.config, PIECE_S * SAMPLE_RATE
         _check_length(config, len(samples))
+        if config.norm_first:
+            samples = (samples - samples.mean()) / np.sqrt(samples.var() + VARIANCE_FLOOR)
         padded = np.zeros((1, -(-len(samples) // piece) * piece), np.float32)
         padded[0, : len(samples)] = samples
         hidden = self.hubert(padded, self.layer, lengths=np.array([len(samples)]))
@@ -249,11 +283,13 @@ def _encode(
     x = hubert.projection(hubert.channel_norm(hubert.front_end(samples, lengths)))
     valid = jnp.arange(x.shape[1]) < _count_frames(hubert.config, lengths)[:, None]
     x = jnp.where(valid[..., None], x, 0)  # the zeros that a shorter row alone would be padded with
-    x = hubert.norm(x + jax.nn.gelu(hubert.position(x), approximate=False))
+    x = x + jax.nn.gelu(hubert.position(x), approximate=False)
+    first = hubert.config.norm_first
+    x = x if first else hubert.norm(x)
     mask = jnp.broadcast_to(valid[:, None], (*x.shape[:2], x.shape[1]))
     for block in hubert.blocks[:layer]:
         x = block(x, mask)
-    return x
+    return hubert.norm(x) if first and layer == hubert.config.num_layers else x
 
 
 def _count_frames(config: HubertConfig, num_samples: Any) -> Any:
@@ -272,3 +308,8 @@ def _check_length(config: HubertConfig, num_samples: int) -> None:
 
 def _layer_norm(dim: int, config: HubertConfig, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.LayerNorm:
     return nnx.LayerNorm(dim, epsilon=config.epsilon, use_fast_variance=False, dtype=dtype, rngs=rngs)
+
+
+def _conv_norm(dim: int, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """In float32, whatever the type of the convolutions; its epsilon is not among the settings."""
+    return nnx.LayerNorm(dim, epsilon=1e-5, use_fast_variance=False, dtype=jnp.float32, rngs=rngs)

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Num
 
 from voxinstruct_jax.audio.quantizer import check_codebooks, check_codes, decode_residual, encode_residual
 from voxinstruct_jax.audio.seanet import SeanetConfig, SeanetDecoder, SeanetEncoder
+from voxinstruct_jax.audio.waveform import check_samples
 from voxinstruct_jax.config import ConfigError
 from voxinstruct_jax.layers.attention import attend
 from voxinstruct_jax.layers.causal_convolution import CausalConv
@@ -213,7 +214,7 @@ class Mimi(nnx.Module):
         self.decoder = SeanetDecoder(config.seanet, dtype=dtype, rngs=rngs)
 
     def encode(
-        self, samples: Float[Array | np.ndarray, "batch sample"], num_codebooks: int | None = None
+        self, samples: Num[Array | np.ndarray, "batch sample"], num_codebooks: int | None = None
     ) -> Int[Array, "batch codebook frame"]:
         """Returns codes, semantic ones first; `frame = ceil(sample / hop_length)`.
 
@@ -222,19 +223,18 @@ class Mimi(nnx.Module):
             num_codebooks: Leading codebooks, at least the semantic ones; by default `config.num_codebooks`.
 
         Raises:
-            InputError: There are not as many codebooks.
+            InputError: There are not as many codebooks, or the samples are none, whole numbers or not finite.
         """
         count = check_codebooks(num_codebooks or self.config.num_codebooks, self.config.stack_size)
-        return _encode(self, jnp.asarray(samples, jnp.float32), count)
+        return _encode(self, check_samples(samples), count)
 
     def decode(self, codes: Int[Array | np.ndarray, "batch codebook frame"]) -> Float[Array, "batch sample"]:
         """Returns the waveform; `sample = frame * hop_length`. Leading codebooks alone give a coarser sound.
 
         Raises:
-            InputError: There are not as many codebooks, or no frames.
+            InputError: There are not as many codebooks or entries, or no frames.
         """
-        check_codes(codes, self.config.stack_size)
-        return _decode(self, jnp.asarray(codes))
+        return _decode(self, check_codes(codes, self.config.stack_size, self.config.codebook_size))
 
     def latents(self, samples: Float[Array, "batch sample"]) -> Float[Array, "batch frame latent"]:
         """Encodes up to the quantisers."""

@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
 
 from voxinstruct_jax.audio.quantizer import check_codes, decode_residual
 from voxinstruct_jax.audio.spectrogram import FramePadding, htk_filters, stft
 from voxinstruct_jax.audio.vocos import fourier_head
+from voxinstruct_jax.audio.waveform import check_samples
 from voxinstruct_jax.config import ConfigError, InputError
 from voxinstruct_jax.layers.convolution import DepthwiseConv
 from voxinstruct_jax.layers.parameter import FrozenParam, make_param, normal
@@ -180,12 +181,12 @@ class CodeVocos(nnx.Module):
             bandwidth_id: 0 to 3 for 1.5, 3, 6 and 12 kbit/s, that is 2, 4, 8 and 16 codebooks.
 
         Raises:
-            InputError: There are not as many codebooks or bandwidths, or no frames.
+            InputError: There are not as many codebooks, entries or bandwidths, or no frames.
         """
-        check_codes(codes, self.config.stack_size)
+        checked = check_codes(codes, self.config.stack_size, self.config.codebook_size)
         if not 0 <= bandwidth_id < self.config.features.num_conditions:
             raise InputError(f"bandwidth_id {bandwidth_id} must be from 0 to {self.config.features.num_conditions - 1}")
-        return _speak_codes(self, jnp.asarray(codes), jnp.asarray(bandwidth_id))
+        return _speak_codes(self, checked, jnp.asarray(bandwidth_id))
 
 
 class MelVocos(nnx.Module):
@@ -202,9 +203,13 @@ class MelVocos(nnx.Module):
         """Returns the waveform of what `mel` gives; for "center" padding `sample = (frame - 1) * hop_length`."""
         return _speak_mel(self, jnp.asarray(mel, jnp.float32))
 
-    def mel(self, samples: Float[Array | np.ndarray, "batch sample"]) -> Float[Array, "batch frame mel"]:
-        """Returns natural-log mel magnitudes; for "center" padding `frame = 1 + sample // hop_length`."""
-        return _mel(self, jnp.asarray(samples, jnp.float32))
+    def mel(self, samples: Num[Array | np.ndarray, "batch sample"]) -> Float[Array, "batch frame mel"]:
+        """Returns natural-log mel magnitudes; for "center" padding `frame = 1 + sample // hop_length`.
+
+        Raises:
+            InputError: The samples are none, whole numbers or not finite.
+        """
+        return _mel(self, check_samples(samples))
 
 
 @jax.jit

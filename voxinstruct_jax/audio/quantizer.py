@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from voxinstruct_jax.config import ConfigError, InputError
@@ -137,15 +138,24 @@ def check_codebooks(count: int, stack_size: int) -> int:
     return count
 
 
-def check_codes(codes: Int[Array | np.ndarray, "batch codebook frame"], stack_size: int) -> None:
-    """Checks codes before they are turned into sound.
+def check_codes(
+    codes: Int[Array | np.ndarray, "batch codebook frame"], stack_size: int, codebook_size: int
+) -> Int[Array, "batch codebook frame"]:
+    """Returns codes that can be turned into sound; while a program is traced their values are not looked at.
 
     Raises:
-        InputError: There are not as many codebooks, or no frames.
+        InputError: There are not as many codebooks or entries, or no frames.
     """
+    if codes.ndim != 3:
+        raise InputError(f"codes have the shape {codes.shape}; give [batch, codebook, frame]")
     check_codebooks(codes.shape[1], stack_size)
     if not codes.shape[2]:
         raise InputError("there are no frames to decode; give codes of at least one")
+    if not isinstance(codes, Tracer):
+        low, high = int(np.min(codes)), int(np.max(codes))
+        if low < 0 or high >= codebook_size:
+            raise InputError(f"codes run from {low} to {high}; this codec has 0 to {codebook_size - 1}")
+    return jnp.asarray(codes)
 
 
 def encode_residual(

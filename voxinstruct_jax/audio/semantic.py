@@ -1,4 +1,4 @@
-"""Semantic units: k-means over speech features, pooled to the codec's frame rate.
+"""Semantic units: k-means over speech features, at their own rate or pooled to the codec's frame rate.
 
 The paper takes HuBERT's ninth layer; where its weights are not at hand Whisper's fourth encoder layer stands in
 (`whisper.py`). The units say what is spoken, hardly by whom: that is what makes the AR model's first stage learnable.
@@ -17,7 +17,12 @@ from jaxtyping import Array, Float, Int
 from voxinstruct_jax.audio.quantizer import nearest
 from voxinstruct_jax.checkpoints.weights import load_weights
 
-__all__ = ["FeatureSource", "Projection", "SemanticUnits", "fit_units", "load_units", "pool"]
+__all__ = ["FEATURE_RATE", "FeatureSource", "Projection", "SemanticUnits", "fit_units", "load_units", "pool"]
+
+FEATURE_RATE = 50.0
+"""Of all feature sources, Hz."""
+OWN_RATE = 25.0
+"""Of units fitted here, Hz: those of the embedded codec's frames."""
 
 
 @runtime_checkable
@@ -50,6 +55,8 @@ class SemanticUnits:
     """Name of the feature source they were fitted on."""
     projection: Projection | None = None
     """What the centroids see of the features; None = all."""
+    frame_rate: float = OWN_RATE
+    """Hz; features are averaged down to it."""
 
     @property
     def layer(self) -> int:
@@ -60,6 +67,20 @@ class SemanticUnits:
         """Returns the nearest unit of every frame, repeats included (see `vocabulary.deduplicate`)."""
         seen = features if self.projection is None else self.projection(features)
         return np.asarray(_nearest(jnp.asarray(seen), self.centroids), np.int32)
+
+    def follow(
+        self, features: Float[np.ndarray, "feature_frame dim"], *, codec_rate: float, frames: int
+    ) -> Int[np.ndarray, " frame"]:
+        """Returns the units of a clip: one a codec frame where the codec has their rate, else at their own rate.
+
+        Args:
+            features: Of the clip, at `FEATURE_RATE`.
+            codec_rate: Codec frames a second, Hz.
+            frames: Codec frames of the clip.
+        """
+        factor = round(FEATURE_RATE / self.frame_rate)
+        count = frames if self.frame_rate == codec_rate else -(-len(features) // factor)
+        return self.assign(pool(features, factor, count))
 
 
 def load_units(folder: Path) -> SemanticUnits:
@@ -72,7 +93,10 @@ def load_units(folder: Path) -> SemanticUnits:
     projection = None
     if "projection" in arrays:
         projection = Projection(np.asarray(arrays["mean"]), np.asarray(arrays["projection"]))
-    return SemanticUnits(jnp.asarray(arrays["centroids"]), settings["source"], projection)
+    source = settings["source"]
+    # Folders made before the rate was stored: the paper's units are not pooled, those fitted here are.
+    rate = settings.get("frame_rate", FEATURE_RATE if source.startswith("hubert") else OWN_RATE)
+    return SemanticUnits(jnp.asarray(arrays["centroids"]), source, projection, rate)
 
 
 def pool(features: Float[np.ndarray, "frame dim"], factor: int, frames: int) -> Float[np.ndarray, "pooled dim"]:

@@ -3,12 +3,34 @@
 import os
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jax.core import Tracer
+from jaxtyping import Array, Float, Num
 
 from voxinstruct_jax.config import InputError
 
-__all__ = ["read_audio", "resample", "write_audio"]
+__all__ = ["check_samples", "read_audio", "resample", "write_audio"]
+
+
+def check_samples(samples: Num[Array | np.ndarray, "batch sample"]) -> Float[Array, "batch sample"]:
+    """Returns samples as float32, as models take them; louder ones than 1 pass.
+
+    While a program is traced nothing is known of their values, which are then not looked at.
+
+    Raises:
+        InputError: They are no table, there are none, or they are whole numbers or not all finite.
+    """
+    shape, kind = samples.shape, samples.dtype
+    if len(shape) != 2:
+        raise InputError(f"samples have the shape {shape}; give [batch, sample], for one clip samples[None]")
+    if not min(shape):
+        raise InputError("there are no samples; give at least one")
+    if not jnp.issubdtype(kind, jnp.floating):
+        raise InputError(f"samples are {kind}; give floats from -1 to 1, of 16-bit sound samples / 32768")
+    if not isinstance(samples, Tracer) and not np.isfinite(np.asarray(samples, np.float32)).all():
+        raise InputError("samples hold NaN or infinity; mend the sound before it is encoded")
+    return jnp.asarray(samples, jnp.float32)
 
 
 def read_audio(path: str | os.PathLike[str], sample_rate: int) -> Float[np.ndarray, " sample"]:

@@ -1,8 +1,12 @@
-"""What synthesis loads: one folder a model, with its arrays (Orbax), settings, checksums; never a pickle."""
+"""What synthesis loads: one folder a model, with its arrays (Orbax), settings, checksums; never a pickle.
+
+Arrays that several models have in common may lie in one folder beside theirs (`share_weights`).
+"""
 
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +17,11 @@ import numpy as np
 from voxinstruct_jax.checkpoints.run import file_checksums
 from voxinstruct_jax.config import InputError
 
-__all__ = ["FORMAT_VERSION", "load_weights", "read_settings", "save_weights", "weights_fingerprint"]
+__all__ = ["FORMAT_VERSION", "load_weights", "read_settings", "save_weights", "share_weights", "weights_fingerprint"]
 
 FORMAT_VERSION = 1
+SHARING_VERSION = 2
+"""Of folders that are whole only with another one."""
 SETTINGS = "config.json"
 CHECKSUMS = "sha256.json"
 
@@ -26,7 +32,7 @@ def save_weights(folder: Path, weights: Any, settings: dict[str, Any], *, card: 
     Args:
         folder: Target.
         weights: Nested dict of arrays; floating ones are stored as `dtype`.
-        settings: All that is needed to build the model again.
+        settings: All that is needed to build the model again; under "shared", what `share_weights` gave.
         card: Markdown for `MODEL_CARD.md`.
         dtype: "float32" or "bfloat16".
     """
@@ -40,7 +46,8 @@ def save_weights(folder: Path, weights: Any, settings: dict[str, Any], *, card: 
         checkpointer.save(partial / "weights", stored)
     for note in (partial / "weights").rglob("commit_success.txt"):
         note.write_text("committed\n")  # Orbax names the folder it saved to, a path of this machine
-    described = {"format_version": FORMAT_VERSION, "arrays": _describe(stored), **settings}
+    version = SHARING_VERSION if "shared" in settings else FORMAT_VERSION
+    described = {"format_version": version, "arrays": _describe(stored), **settings}
     (partial / SETTINGS).write_text(json.dumps(described, indent=1) + "\n")
     (partial / "MODEL_CARD.md").write_text(card)
     (partial / CHECKSUMS).write_text(json.dumps(file_checksums(partial), indent=1) + "\n")
@@ -58,11 +65,25 @@ def read_settings(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{folder}: no checkpoint here (it has no {SETTINGS})")
     settings = json.loads(path.read_text())
-    if settings.get("format_version") != FORMAT_VERSION:
+    if settings.get("format_version") not in (FORMAT_VERSION, SHARING_VERSION):
         raise InputError(
-            f"{path}: format version {settings.get('format_version')}, this release reads {FORMAT_VERSION}"
+            f"{path}: format version {settings.get('format_version')}, this release reads {FORMAT_VERSION} and "
+            f"{SHARING_VERSION}"
         )
     return settings
+
+
+def share_weights(folder: Path, place: Sequence[str]) -> dict[str, Any]:
+    """Returns the setting "shared" of a model whose folder stands beside this one.
+
+    Args:
+        folder: A weights folder.
+        place: Names that lead to its arrays in the other model's.
+
+    Raises:
+        InputError: There is no checkpoint in the folder.
+    """
+    return {"folder": folder.name, "place": list(place), "fingerprint": weights_fingerprint(folder)}
 
 
 def weights_fingerprint(folder: Path) -> str:
@@ -75,11 +96,15 @@ def weights_fingerprint(folder: Path) -> str:
     return hashlib.sha256((folder / CHECKSUMS).read_bytes()).hexdigest()[:16]
 
 
-def load_weights(folder: Path) -> tuple[dict[str, Any], Any]:
-    """Returns the settings and the arrays (floating ones as float32) of a model's folder.
+def load_weights(folder: Path, shared: dict[Path, Any] | None = None) -> tuple[dict[str, Any], Any]:
+    """Returns the settings and the arrays (floating ones as float32) of a model's folder, shared ones in their place.
+
+    Args:
+        folder: Of the model.
+        shared: Where models are loaded one after another: takes up shared arrays, which are then held once.
 
     Raises:
-        InputError: The folder is missing, incomplete or changed since it was written.
+        InputError: The folder is missing, incomplete or changed since it was written, or the one it shares is.
     """
     import orbax.checkpoint as ocp
 
@@ -90,7 +115,33 @@ def load_weights(folder: Path) -> tuple[dict[str, Any], Any]:
     with ocp.StandardCheckpointer() as checkpointer:
         arrays = checkpointer.restore((folder / "weights").absolute(), target)
     arrays = jax.tree.map(lambda a: a.astype(jnp.float32) if a.dtype == jnp.bfloat16 else a, arrays)
-    return settings, _integer_keys(arrays)
+    arrays = _integer_keys(arrays)
+    if "shared" in settings:
+        _put(arrays, settings["shared"]["place"], _load_shared(folder, settings.pop("shared"), shared))
+    return settings, arrays
+
+
+def _load_shared(folder: Path, setting: dict[str, Any], known: dict[Path, Any] | None) -> Any:
+    place = folder.resolve().parent / Path(setting["folder"]).name
+    if not (place / SETTINGS).is_file():
+        raise InputError(f"{folder}: shares the weights of {place}, which are missing; copy them beside it")
+    if weights_fingerprint(place) != setting["fingerprint"]:
+        raise InputError(f"{folder}: shares other weights than those of {place}; copy or convert them again together")
+    known = {} if known is None else known
+    if place not in known:
+        known[place] = load_weights(place)[1]
+    return known[place]
+
+
+def _put(arrays: Any, place: Sequence[str | int], inner: Any) -> None:
+    """Adds a tree to a place of another one; dicts that both have are joined, `inner` is left as it is."""
+    for name in place:
+        arrays = arrays.setdefault(name, {})
+    for name, value in inner.items():
+        if isinstance(value, dict):
+            _put(arrays, (name,), value)
+        else:
+            arrays[name] = value
 
 
 def _check_files(folder: Path) -> None:

@@ -21,6 +21,9 @@ PORTS = {
 }
 """Each has `load_NAME(source)` and `export_NAME(module, folder)` in the room `interop`."""
 
+PAPER_LAYER = 9
+"""Of HuBERT."""
+
 EXAMPLE = """examples:
   a training run to weights
     voxinstruct convert runs/codec --out voice/codec
@@ -113,9 +116,11 @@ def _convert_part(kind: str, arguments: list[str]) -> int:
     parser.add_argument("source", type=Path, help="folder or file")
     if kind == "encodec":
         parser.add_argument("--vocos", type=Path, help="a Vocos folder, to turn the codes into sound")
+    if kind == "kmeans":
+        parser.add_argument("--layer", type=int, default=PAPER_LAYER, help="of HuBERT (default: 9, the paper's)")
     options = parse(parser, arguments)
     if kind == "kmeans":
-        _write_units(options.source, options.out)
+        _write_units(options.source, options.out, options.layer)
     elif kind == "encodec":
         _write_codec(options.source, options.vocos, options.out, options.dtype)
     else:
@@ -149,13 +154,15 @@ def _write_codec(encodec: Path, vocos: Path | None, out: Path, dtype: str) -> No
     return write_pair(out, *pair, source=f"{encodec.name} and {vocos.name}", dtype=dtype)
 
 
-def _write_units(source: Path, out: Path) -> None:
+def _write_units(source: Path, out: Path, layer: int) -> None:
+    from voxinstruct_jax.audio.semantic import FEATURE_RATE
     from voxinstruct_jax.checkpoints.weights import save_weights
     from voxinstruct_jax.interop.tensors import read_centroids
 
-    settings = {"kind": "units", "source": "hubert-12x768-layer9"}
+    centroids = read_centroids(source)
+    settings = {"kind": "units", "source": f"hubert-{centroids.shape[1]}-layer{layer}", "frame_rate": FEATURE_RATE}
     card = f"# units\n\nK-means centroids converted from {source.name}.\n"
-    save_weights(out, {"centroids": read_centroids(source)}, settings, card=card)
+    save_weights(out, {"centroids": centroids}, settings, card=card)
 
 
 def _convert_release(arguments: list[str]) -> int:
@@ -189,7 +196,7 @@ def _convert_release(arguments: list[str]) -> int:
         _write_port("hubert", options.hubert, options.out / "hubert", options.dtype)
         written.append("hubert")
     if options.kmeans is not None:
-        _write_units(options.kmeans, options.out / "units")
+        _write_units(options.kmeans, options.out / "units", options.hubert_layer)
         written.append("units")
     print(f"{options.out}: {', '.join(written)}")
     return 0
@@ -199,7 +206,7 @@ def _release_parser() -> argparse.ArgumentParser:
     parser = _parser("voxinstruct convert voxinstruct", "The release of VoxInstruct to a voice folder.")
     parser.add_argument("--ar", type=Path, required=True, help="ar_1800k.pyt")
     parser.add_argument("--nar", type=Path, required=True, help="nar_1800k.pyt")
-    parser.add_argument("--tokenizer", type=Path, help="spiece.model of google/mt5-base")
+    parser.add_argument("--tokenizer", type=Path, help="google/mt5-base: spiece.model or tokenizer.json, or its folder")
     parser.add_argument("--encodec", type=Path, help="EnCodec at 24 kHz")
     parser.add_argument("--vocos", type=Path, help="Vocos for its codes")
     parser.add_argument("--hubert", type=Path, help="HuBERT base, for voice prompts")
@@ -215,16 +222,21 @@ def _release_parser() -> argparse.ArgumentParser:
     sizes.add_argument("--num-semantic", type=int, default=500)
     sizes.add_argument("--num-heads", type=int, default=16)
     sizes.add_argument("--lora-alpha", type=float, default=16.0)
+    sizes.add_argument("--hubert-layer", type=int, default=PAPER_LAYER, help="whose features --kmeans was fitted on")
     sizes.add_argument("--text-slots", type=int, default=512)
     return parser
 
 
 def _write_tokenizer(source: Path, folder: Path) -> None:
-    from voxinstruct_jax.text.subword import SubwordTokenizer
+    from voxinstruct_jax.text.subword import MODEL_FILES, SubwordTokenizer, find_model
 
-    SubwordTokenizer(source)  # refuses what is no model
+    file = find_model(source)
+    SubwordTokenizer(file)  # refuses what is no model
+    name = MODEL_FILES[1] if file.read_bytes().lstrip()[:1] == b"{" else MODEL_FILES[0]
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, folder / "spiece.model")
+    shutil.copyfile(file, folder / name)
+    for other in {*MODEL_FILES} - {name}:
+        (folder / other).unlink(missing_ok=True)  # of an older conversion
 
 
 def _export(source: Path, out: Path, form: str) -> int:

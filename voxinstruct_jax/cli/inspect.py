@@ -185,6 +185,7 @@ def _shards(path: Path) -> dict[str, Any]:
         "shards": len(index.shards),
         "megabytes": round(sum(shard.num_bytes for shard in index.shards) / 1e6, 2),
         "frame_rate": index.frame_rate,
+        "semantic_rate": index.semantic_rate or index.frame_rate,
         "num_codebooks": index.num_codebooks,
         "fingerprints": dict(index.fingerprints),
         "fingerprint": reader.fingerprint,
@@ -217,8 +218,11 @@ def _count_described(described: Any) -> int:
     return sum(_count_described(value) for value in described.values())
 
 
+VOICE_PARTS = ("codec", "units", "hubert", "text_encoder", "ar", "nar")
+
+
 def _voice(path: Path) -> dict[str, Any]:
-    parts = {part: _weights(path / part) for part in ("codec", "units", "ar", "nar") if (path / part).is_dir()}
+    parts = {part: _weights(path / part) for part in VOICE_PARTS if (path / part).is_dir()}
     damage = [part["damage"] for part in parts.values() if "damage" in part]
     return {
         "parameters": {

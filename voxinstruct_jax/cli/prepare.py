@@ -11,7 +11,6 @@ from voxinstruct_jax.cli.options import parse
 __all__ = ["run"]
 
 FEATURE_SAMPLE_RATE = 16_000
-FEATURES_A_FRAME = 2
 
 
 def run(arguments: list[str]) -> int:
@@ -37,8 +36,8 @@ def run(arguments: list[str]) -> int:
 
 
 def _encoders(voice: Path):  # noqa: ANN202 - the type is imported only when the command runs
-    """Codec, units and text tokenizer of a voice folder as `prepare` takes them."""
-    from voxinstruct_jax.audio.semantic import pool
+    """Codec and units of a voice folder, each at its own rate, and the text tokenizer, as `prepare` takes them."""
+    from voxinstruct_jax.audio.semantic import FEATURE_RATE
     from voxinstruct_jax.audio.waveform import resample
     from voxinstruct_jax.checkpoints.run import file_checksums
     from voxinstruct_jax.config import fingerprint
@@ -60,7 +59,8 @@ def _encoders(voice: Path):  # noqa: ANN202 - the type is imported only when the
         return -(-len(samples) // codec.config.hop_length)
 
     def semantic(samples: np.ndarray) -> np.ndarray:
-        return units.assign(pool(features(samples.tobytes()), FEATURES_A_FRAME, frames(samples)))
+        found = features(samples.tobytes())
+        return units.follow(found, codec_rate=codec.config.frame_rate, frames=frames(samples))
 
     def durations(samples: np.ndarray, transcript: str) -> np.ndarray | None:
         assert phones is not None
@@ -69,9 +69,11 @@ def _encoders(voice: Path):  # noqa: ANN202 - the type is imported only when the
     return Encoders(
         acoustic=lambda samples: encode_clip(codec, samples),
         semantic=semantic,
-        durations=durations if phones is not None else None,
+        # they are counted in half frames of the codec, which must then be those of the features
+        durations=durations if phones is not None and 2 * codec.config.frame_rate == FEATURE_RATE else None,
         tokenizer=tokenizer,
         sample_rate=codec.config.sample_rate,
         frame_rate=codec.config.frame_rate,
+        semantic_rate=units.frame_rate,
         fingerprints={part: fingerprint(file_checksums(voice / part / "weights")) for part in ("codec", "units")},
     )

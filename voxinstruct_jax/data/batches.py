@@ -102,6 +102,11 @@ class TokenBatches:
         if not 0 <= self._host_rows[0] < self._host_rows[1] <= config.rows:
             raise ConfigError(f"host_rows: {self._host_rows} is no part of the {config.rows} rows of a step")
         _check(reader, tokenizer, vocabulary)
+        if aligned and reader.index.semantic_rate not in (None, reader.index.frame_rate):
+            raise InputError(
+                f"{reader.folder}: semantic tokens at {reader.index.semantic_rate:g} Hz, codec frames at "
+                f"{reader.index.frame_rate:g} Hz; aligned timing needs one rate: set timing to sequence"
+            )
         if aligned and not len(reader[0].durations):
             raise InputError(f"{reader.folder}: no durations of characters; prepare it with units that know phones")
         self._epoch_ends: list[int] = []

@@ -52,12 +52,14 @@ class Encoders:
 
     acoustic: Callable[[Float[np.ndarray, " sample"]], Int[np.ndarray, "codebook frame"]]
     semantic: Callable[[Float[np.ndarray, " sample"]], Int[np.ndarray, " frame"]]
-    """K-means ids at the frame rate of `acoustic`, runs not merged."""
+    """K-means ids at `semantic_rate`, runs not merged."""
     tokenizer: TextTokenizer
     sample_rate: int
     """What both encoders expect (Hz)."""
     frame_rate: float
-    """Frames a second (Hz)."""
+    """Frames of `acoustic` a second (Hz)."""
+    semantic_rate: float | None = None
+    """Ids of `semantic` a second (Hz); None = one a frame of `acoustic`."""
     durations: Callable[[Float[np.ndarray, " sample"], str], Int[np.ndarray, " character"] | None] | None = None
     """Half frames that each character of a transcript lasts in a clip (`Example.durations`), None where the transcript
     cannot have been spoken there; no function = not known."""
@@ -228,6 +230,7 @@ def _finish(folder: Path, encoders: Encoders, parts: Sequence[ShardPart], reject
     index = ShardIndex(
         fingerprints=encoders.all_fingerprints,
         frame_rate=encoders.frame_rate,
+        semantic_rate=encoders.semantic_rate or encoders.frame_rate,
         num_examples=sum(entry.num_examples for entry in entries),
         hours=sum(part.duration_s for part in parts) / 3600,
         num_codebooks=max(part.num_codebooks for part in parts),
@@ -289,10 +292,8 @@ def _clip(row: Row, samples: Float[np.ndarray, " sample"], sample_rate: int) -> 
 
 def _encode(row: Row, samples: Float[np.ndarray, " sample"], encoders: Encoders) -> Example:
     codes, units = encoders.acoustic(samples), encoders.semantic(samples)
-    num_frames = min(codes.shape[1], len(units))
-    if not num_frames or max(codes.shape[1], len(units)) - num_frames > MAX_FRAME_DIFFERENCE:
-        raise InputError(f"{row.audio}: {codes.shape[1]} codec frames but {len(units)} semantic frames")
-    tokens, run_lengths = deduplicate(np.asarray(units[:num_frames]))
+    num_frames, num_units = _common_frames(codes.shape[1], len(units), encoders, row.audio)
+    tokens, run_lengths = deduplicate(np.asarray(units[:num_units]))
     if run_lengths.max() > INT16_MAX:
         raise InputError(f"{row.audio}: one semantic token lasts {run_lengths.max()} frames; cut out the silence")
     instructions, durations = instruction_variants(row), np.zeros(0, np.int16)
@@ -314,6 +315,20 @@ def _encode(row: Row, samples: Float[np.ndarray, " sample"], encoders: Encoders)
         speaker=row.speaker,
         attributes=dict(row.attributes),
     )
+
+
+def _common_frames(frames: int, units: int, encoders: Encoders, source: str) -> tuple[int, int]:
+    """Returns how many codec frames and semantic frames are kept: equal numbers where the rates are equal."""
+    semantic_rate = encoders.semantic_rate or encoders.frame_rate
+    difference_s = abs(frames / encoders.frame_rate - units / semantic_rate)
+    allowed_s = MAX_FRAME_DIFFERENCE / min(encoders.frame_rate, semantic_rate)
+    if not frames or not units or difference_s > allowed_s * (1 + 1e-6):
+        raise InputError(
+            f"{source}: {frames} codec frames at {encoders.frame_rate:g} Hz but {units} semantic frames at "
+            f"{semantic_rate:g} Hz"
+        )
+    common = min(frames, units)
+    return (common, common) if semantic_rate == encoders.frame_rate else (frames, units)
 
 
 def _says(instruction: str, transcript: str, tokenizer: TextTokenizer) -> bool:

@@ -49,7 +49,7 @@ class Example:
     semantic_tokens: Int16[np.ndarray, " run"]
     """K-means ids, de-duplicated."""
     run_lengths: Int16[np.ndarray, " run"]
-    """Frames that each semantic token lasts; their sum is the number of frames."""
+    """Semantic frames that each token lasts; their sum is the number of codec frames where both have one rate."""
     codes: Int16[np.ndarray, "codebook frame"]
     """Codec indices."""
     speaker: str = ""
@@ -108,6 +108,8 @@ class ShardIndex:
     languages: dict[str, int]
     """Examples by language."""
     shards: tuple[ShardEntry, ...]
+    semantic_rate: float | None = None
+    """Semantic frames a second (Hz), before de-duplication; None = as codec frames (older folders)."""
     lengths_sha256: str = ""
     format_version: int = FORMAT_VERSION
 
@@ -224,7 +226,10 @@ class ShardReader:
     @property
     def fingerprint(self) -> str:
         """Changes when any byte of the shards or any length in the index changes."""
-        return fingerprint(self.index)
+        values = to_dict(self.index)
+        if values["semantic_rate"] is None:  # a folder made before the rate was stored keeps its fingerprint
+            del values["semantic_rate"]
+        return fingerprint(values)
 
     def verify(self) -> None:
         """Reads every shard and compares its checksum.

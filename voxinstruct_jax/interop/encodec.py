@@ -20,9 +20,10 @@ from jax.typing import DTypeLike
 from voxinstruct_jax.audio.encodec import Encodec, EncodecConfig
 from voxinstruct_jax.audio.seanet import SeanetConfig
 from voxinstruct_jax.config import InputError, from_dict
-from voxinstruct_jax.interop.keys import Weight, export_tensors, import_module
-from voxinstruct_jax.interop.seanet import PAD_MODES, fold_names, seanet_keys
+from voxinstruct_jax.interop.keys import Weight, check_depth, export_tensors, import_module, settings_of
+from voxinstruct_jax.interop.seanet import PAD_MODES, seanet_keys
 from voxinstruct_jax.interop.tensors import read_folder, read_tensors, write_safetensors
+from voxinstruct_jax.interop.weight_norm import DIRECTION, norm_names
 
 __all__ = ["encodec_keys", "export_encodec", "load_encodec"]
 
@@ -74,9 +75,18 @@ def load_encodec(path: str | os.PathLike[str], *, dtype: DTypeLike = jnp.float32
     place = Path(path)
     settings, tensors = _read(place)
     normed, rename = _naming(tensors)
-    config = _config(settings, tensors, rename, place)
+    with settings_of(str(place)):
+        config = _config(settings, tensors, rename, place)
     if not normed:
         raise InputError(f"{place}: no weight norms here (weight_g, weight_v); give the file as it was published")
+    sizes = config.seanet
+    check_depth(
+        tensors,
+        str(place),
+        num_lstm_layers=sizes.num_lstm_layers,
+        num_residual_layers=sizes.num_residual_layers,
+        codebooks=config.stack_size,
+    )
     unused = {rename(f"quantizer.layers.{q}.codebook.{name}") for q in range(config.stack_size) for name in STATISTICS}
     return import_module(
         lambda: Encodec(config, dtype=dtype, rngs=nnx.Rngs(0)),
@@ -139,7 +149,7 @@ def _read(place: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 def _naming(tensors: Mapping[str, Any]) -> tuple[bool, Callable[[str], str]]:
     """Returns whether there are weight norms, and the function from the names of `interop.seanet` to a file's."""
-    normed, fold = fold_names(tensors)
+    normed, fold = norm_names(tensors)
     original = any(key.startswith("encoder.model.") for key in tensors)
     return normed, lambda key: fold(_original_name(key) if original else _transformers_name(key))
 
@@ -193,7 +203,7 @@ def _measure(tensors: Mapping[str, np.ndarray], rename: Callable[[str], str], pl
             raise InputError(f"{place}: no EnCodec weights here (it has no {rename(key)})")
         return found.shape
 
-    direction = "conv.parametrizations.weight.original1"
+    direction = f"conv.{DIRECTION}"
     num_filters, _, kernel_size = shape(f"encoder.layers.0.{direction}")
     latent_dim, _, last_kernel_size = shape(f"encoder.layers.15.{direction}")
     seanet = SeanetConfig(

@@ -1,7 +1,10 @@
 """Our own weights folders: made from imported modules, and to safetensors and back."""
 
+import dataclasses
 import importlib
 import json
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +12,14 @@ import jax
 import numpy as np
 from flax import nnx
 
-from voxinstruct_jax.checkpoints.weights import load_weights, save_weights
+from voxinstruct_jax.checkpoints.weights import load_weights, save_weights, share_weights
 from voxinstruct_jax.checkpoints.weights import read_settings as read_weights_settings
 from voxinstruct_jax.config import InputError, from_dict, to_dict
 from voxinstruct_jax.decoding.rules import DecodingRules
 from voxinstruct_jax.decoding.sampling import SamplingConfig
 from voxinstruct_jax.interop.tensors import read_settings, read_tensors, write_safetensors
 from voxinstruct_jax.interop.voxinstruct import Release, ReleaseAR, ReleaseConfig, ReleaseNAR
+from voxinstruct_jax.layers.parameter import FrozenParam
 from voxinstruct_jax.models.ar import ARConfig, ARModel
 from voxinstruct_jax.models.nar import NARConfig, NARModel
 from voxinstruct_jax.voice import VoiceConfig, load_part
@@ -38,6 +42,7 @@ RELEASE_STEPS = 8
 """MaskGIT passes a codebook in the released program."""
 RELEASE_TOKENS = 2048
 """Longest sequence that the release was trained on."""
+TEXT_ENCODER = "text_encoder"
 UNUSED = "unused.safetensors"
 """In a voice folder made from the release: tensors of its files that nothing reads, for the way back."""
 
@@ -91,11 +96,20 @@ def open_part(folder: Path) -> tuple[str, Any]:
 def write_voxinstruct(folder: Path, release: Release, rules: DecodingRules, *, dtype: str = "float32") -> None:
     """Writes both networks of the release into a voice folder: `ar/`, `nar/`, and what the way back needs.
 
+    The frozen weights of mT5 are stored once, in `text_encoder/`, where both networks have the same.
+
     `release.json` holds the `ReleaseConfig`, `voice.json` how the voice is decoded: by these rules, otherwise as the
     released program.
     """
-    for name, model in (("ar", release.ar.model), ("nar", release.nar.model)):
-        write_part(folder / name, name, model, source=f"the VoxInstruct release, {name}", dtype=dtype)
+    networks = {"ar": release.ar.model, "nar": release.nar.model}
+    shared = _write_shared_encoder(folder / TEXT_ENCODER, networks, dtype)
+    for name, model in networks.items():
+        state = nnx.state(model, nnx.Not(FrozenParam)) if shared else nnx.state(model)
+        settings = {**_settings(name, to_dict(model.config)), **shared}
+        card = _card(name, f"the VoxInstruct release, {name}")
+        save_weights(folder / name, nnx.to_pure_dict(state), settings, card=card, dtype=dtype)
+    if not shared:
+        shutil.rmtree(folder / TEXT_ENCODER, ignore_errors=True)  # of an older voice in this place
     unused = {f"{name}/{key}": array for name, table in release.unused.items() for key, array in table.items()}
     write_safetensors(folder / UNUSED, unused)
     settings = {"release": to_dict(release.config), "rules": to_dict(rules)}
@@ -118,8 +132,9 @@ def open_voxinstruct(folder: Path) -> Release:
     Raises:
         InputError: A part is missing or damaged, or its text has several channels.
     """
-    ar = load_part(folder / "ar", ARConfig, ARModel)
-    nar = load_part(folder / "nar", NARConfig, NARModel)
+    shared: dict[Path, Any] = {}
+    ar = load_part(folder / "ar", ARConfig, ARModel, shared)
+    nar = load_part(folder / "nar", NARConfig, NARModel, shared)
     if len(ar.config.text_encoder.channel_sizes) > 1:
         raise InputError(f"{folder}: its text has several channels, which the release's files have no place for")
     settings = folder / RELEASE_SETTINGS
@@ -182,6 +197,24 @@ def from_safetensors(source: Path, out: Path, *, dtype: str = "float32") -> None
     kept = {name: value for name, value in settings.items() if name != "format_version"}
     card = f"# {settings['kind']}\n\nConverted from safetensors.\n"
     save_weights(out, weights, kept, card=card, dtype=dtype)
+
+
+def _write_shared_encoder(folder: Path, networks: Mapping[str, ARModel | NARModel], dtype: str) -> dict[str, Any]:
+    """Writes the frozen text encoder if it is the same in all networks; returns the setting that refers to it."""
+    encoders = [model.text.encoder for model in networks.values()]
+    first, *others = (nnx.to_flat_state(nnx.state(encoder, FrozenParam)) for encoder in encoders)
+    plain = [dataclasses.replace(encoder.config, lora_rank=0) for encoder in encoders]
+    same = plain[1:] == plain[:-1] and all(
+        np.array_equal(one.get_value(), other.get_value())
+        for rest in others
+        for (_, one), (_, other) in zip(first, rest, strict=True)
+    )
+    if not len(first) or not same:
+        return {}
+    weights = nnx.to_pure_dict(nnx.state(encoders[0], FrozenParam))
+    card = _card("mt5", "the VoxInstruct release, the frozen text encoder of both networks")
+    save_weights(folder, weights, _settings("mt5", to_dict(plain[0])), card=card, dtype=dtype)
+    return {"shared": share_weights(folder, ("text", "encoder"))}
 
 
 def _settings(kind: str, model: dict[str, Any]) -> dict[str, Any]:

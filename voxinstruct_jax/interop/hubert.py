@@ -17,12 +17,22 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from voxinstruct_jax.audio.hubert import Hubert, HubertConfig
-from voxinstruct_jax.audio.semantic import SemanticUnits
+from voxinstruct_jax.audio.semantic import FEATURE_RATE, SemanticUnits
 from voxinstruct_jax.config import InputError, from_dict
-from voxinstruct_jax.interop.keys import Weight, convolution, export_tensors, import_module, same, transposed
+from voxinstruct_jax.interop.keys import (
+    Weight,
+    check_depth,
+    convolution,
+    export_tensors,
+    import_module,
+    same,
+    settings_of,
+    transposed,
+)
 from voxinstruct_jax.interop.pytorch_files import read_pytorch
 from voxinstruct_jax.interop.restricted_pickle import Placeholder
 from voxinstruct_jax.interop.tensors import read_centroids, read_folder, read_settings, read_tensors, write_safetensors
+from voxinstruct_jax.interop.weight_norm import DIRECTION, norm_names, normed_kernel
 
 __all__ = ["export_hubert", "hubert_keys", "load_hubert", "load_kmeans"]
 
@@ -37,13 +47,13 @@ SIZES = {
     "num_conv_pos_embeddings": "position_kernel",
     "num_conv_pos_embedding_groups": "position_groups",
     "layer_norm_eps": "epsilon",
+    "feat_extract_norm": "conv_norm",
+    "conv_bias": "conv_bias",
+    "do_stable_layer_norm": "norm_first",
 }
 """Hugging Face's setting → ours."""
 
-BASE_FORM = {
-    "feat_extract_norm": "group",
-    "do_stable_layer_norm": False,
-    "conv_bias": False,
+FORM = {
     "hidden_act": "gelu",
     "feat_extract_activation": "gelu",
     "feat_proj_layer_norm": True,
@@ -59,7 +69,6 @@ HEAD_DIM = 64
 
 FAIRSEQ_NAMES = (
     (r"^(feature_extractor\.conv_layers\.\d+)\.conv\.", r"\1.0."),
-    (r"^(feature_extractor\.conv_layers\.\d+)\.layer_norm\.", r"\1.2."),
     (r"^feature_projection\.layer_norm\.", "layer_norm."),
     (r"^feature_projection\.projection\.", "post_extract_proj."),
     (r"^encoder\.pos_conv_embed\.conv\.", "encoder.pos_conv.0."),
@@ -71,27 +80,24 @@ FAIRSEQ_NAMES = (
 )
 """Hugging Face's name → fairseq's."""
 
-OLD_NAMES = (
-    (r"parametrizations\.weight\.original0$", "weight_g"),
-    (r"parametrizations\.weight\.original1$", "weight_v"),
-)
-"""PyTorch's present name → that before 2.0, which fairseq has, for the parts of a weight norm."""
+FAIRSEQ_CONV_NORM = r"^(feature_extractor\.conv_layers\.\d+)\.layer_norm\."
+"""The same of the norm behind a convolution, which lies one deeper in the large form: `.2.1.` for `.2.`."""
 
 
 def load_hubert(
     path: str | os.PathLike[str], *, config: HubertConfig | None = None, dtype: DTypeLike = "float32"
 ) -> Hubert:
-    """Loads HuBERT in its base form.
+    """Loads HuBERT, base or large.
 
     Args:
         path: A folder in the style of Hugging Face (`config.json` with safetensors or a PyTorch file), or one file of
             weights: a fairseq checkpoint such as `hubert_base_ls960.pt`, or a state dict with either kind of names.
-        config: Sizes. None: those of `config.json`; of a single file those of its shapes, with the strides of HuBERT
-            base and, unless the checkpoint says how many, heads 64 wide.
+        config: Sizes. None: those of `config.json`; of a single file those of its shapes, with the usual strides and,
+            unless the checkpoint says otherwise, heads 64 wide, and norms first where every convolution has a norm.
         dtype: Of the computation.
 
     Raises:
-        InputError: The file is missing or damaged, of the large form, or its weights do not fit; each key that is
+        InputError: The file is missing or damaged, of another form, or its weights do not fit; each key that is
             missing, left over or of another shape is named.
         ConfigError: The sizes do not fit one another.
     """
@@ -102,12 +108,13 @@ def load_hubert(
         settings, tensors = _read_file(path)
     tensors = {key.removeprefix("hubert."): array for key, array in tensors.items()}
     rename = _naming(tensors)
-    _check_form(settings, tensors, path)
-    config = config or (
-        _config(settings, path) if "hidden_size" in settings else _measure(settings, tensors, rename, path)
-    )
+    _check_form(settings, path)
+    with settings_of(str(path)):
+        named = "hidden_size" in settings
+        config = config or (_config(settings, path) if named else _measure(settings, tensors, rename, path))
     if settings.get("mask_time_prob") == settings.get("mask_feature_prob") == 0:  # made without a mask embedding
         tensors.setdefault(rename("masked_spec_embed"), np.zeros(config.model_dim, np.float32))
+    check_depth(tensors, str(path), num_hidden_layers=config.num_layers, conv_dim=len(config.conv_dims))
     return import_module(
         lambda: Hubert(config, dtype=dtype, rngs=nnx.Rngs(0)),
         hubert_keys(config, rename),
@@ -132,7 +139,7 @@ def export_hubert(hubert: Hubert, folder: str | os.PathLike[str]) -> None:
         "model_type": "hubert",
         "num_feat_extract_layers": len(values["conv_dims"]),
     }
-    (folder / "config.json").write_text(json.dumps({**named, **BASE_FORM, **sizes}, indent=1) + "\n")
+    (folder / "config.json").write_text(json.dumps({**named, **FORM, **sizes}, indent=1) + "\n")
 
 
 def load_kmeans(path: str | os.PathLike[str], *, source: str = "hubert-12x768-layer9") -> SemanticUnits:
@@ -145,7 +152,7 @@ def load_kmeans(path: str | os.PathLike[str], *, source: str = "hubert-12x768-la
     Raises:
         InputError: The file is missing or damaged, or holds no centroids.
     """
-    return SemanticUnits(jnp.asarray(read_centroids(path)), source)
+    return SemanticUnits(jnp.asarray(read_centroids(path)), source, frame_rate=FEATURE_RATE)
 
 
 def hubert_keys(config: HubertConfig, rename: Callable[[str], str] = lambda key: key) -> list[Weight]:
@@ -153,14 +160,20 @@ def hubert_keys(config: HubertConfig, rename: Callable[[str], str] = lambda key:
     table = [
         *_affine(transposed, "feature_projection.projection", "projection", "kernel"),
         *_affine(same, "feature_projection.layer_norm", "channel_norm", "scale"),
-        *_affine(same, "feature_extractor.conv_layers.0.layer_norm", "front_end/norm", "scale"),
         *_affine(same, "encoder.layer_norm", "norm", "scale"),
         same("encoder.pos_conv_embed.conv.bias", "position/bias"),
-        _weight_norm("encoder.pos_conv_embed.conv.parametrizations.weight", "position/kernel"),
+        normed_kernel("encoder.pos_conv_embed.conv", "position/kernel", _turn, _turn, axis=2),
         same("masked_spec_embed", "mask_embedding"),
     ]
     for i in range(len(config.conv_dims)):
-        table.append(convolution(f"feature_extractor.conv_layers.{i}.conv.weight", f"front_end/convs/{i}/kernel"))
+        theirs, ours = f"feature_extractor.conv_layers.{i}", f"front_end/convs/{i}"
+        table.append(convolution(f"{theirs}.conv.weight", f"{ours}/kernel"))
+        if config.conv_bias:
+            table.append(same(f"{theirs}.conv.bias", f"{ours}/bias"))
+        if config.conv_norm == "layer":
+            table += _affine(same, f"{theirs}.layer_norm", f"front_end/norms/{i}", "scale")
+        elif i == 0:
+            table += _affine(same, f"{theirs}.layer_norm", "front_end/norm", "scale")
     for i in range(config.num_layers):
         theirs, ours = f"encoder.layers.{i}", f"blocks/{i}"
         for name, part in (("query", "q"), ("key", "k"), ("value", "v"), ("output", "out")):
@@ -176,22 +189,9 @@ def _affine(turn: Callable[[str, str], Weight], theirs: str, ours: str, name: st
     return [turn(f"{theirs}.weight", f"{ours}/{name}"), same(f"{theirs}.bias", f"{ours}/bias")]
 
 
-def _weight_norm(theirs: str, ours: str) -> Weight:
-    """A weight v (out, in, taps) of which each tap has the norm g; ours is the product, (taps, in, out)."""
-
-    def norms(direction: np.ndarray) -> np.ndarray:
-        return np.sqrt(np.sum(np.square(direction, dtype=np.float64), axis=(0, 1), keepdims=True)).astype(np.float32)
-
-    def fold(scale: np.ndarray, direction: np.ndarray) -> np.ndarray:
-        norm = norms(direction)
-        # Where the scale is the norm, as in our own exports, the quotient is exactly 1.
-        return (direction * (scale / np.where(norm == 0, 1, norm))).transpose(2, 1, 0)
-
-    def unfold(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        direction = kernel.transpose(2, 1, 0)
-        return norms(direction), direction
-
-    return Weight(ours, (f"{theirs}.original0", f"{theirs}.original1"), fold, unfold)
+def _turn(weight: np.ndarray) -> np.ndarray:
+    """(out, in, taps) to (taps, in, out), or back."""
+    return weight.transpose(2, 1, 0)
 
 
 def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -211,27 +211,25 @@ def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 def _naming(tensors: Mapping[str, Any]) -> Callable[[str], str]:
     """Gives the function from Hugging Face's present names to those of a table of tensors."""
-    rules = FAIRSEQ_NAMES if any(key.startswith("post_extract_proj.") for key in tensors) else ()
-    if any(key.endswith(".weight_g") for key in tensors):
-        rules = (*rules, *OLD_NAMES)
+    rules: tuple[tuple[str, str], ...] = ()
+    if any(key.startswith("post_extract_proj.") for key in tensors):
+        deep = any(re.match(r"feature_extractor\.conv_layers\.0\.2\.1\.", key) for key in tensors)
+        rules = (*FAIRSEQ_NAMES, (FAIRSEQ_CONV_NORM, r"\1.2.1." if deep else r"\1.2."))
+    _, norm_name = norm_names(tensors)
 
     def rename(key: str) -> str:
         for pattern, replacement in rules:
             key = re.sub(pattern, replacement, key)
-        return key
+        return norm_name(key)
 
     return rename
 
 
-def _check_form(settings: Mapping[str, Any], tensors: Mapping[str, Any], path: Path) -> None:
-    """Raises an `InputError` for the large form of HuBERT, in either kind of settings."""
-    other = [name for name, value in BASE_FORM.items() if settings.get(name, value) != value]
-    if settings.get("layer_norm_first") or settings.get("extractor_mode") == "layer_norm":  # fairseq's settings
-        other.append("layer_norm_first")
-    if any(re.match(r"feature_extractor\.conv_layers\.1\.(layer_norm|2)\.", key) for key in tensors):
-        other.append("a norm in every convolution")
+def _check_form(settings: Mapping[str, Any], path: Path) -> None:
+    """Raises an `InputError` for what `Hubert` does not compute."""
+    other = [name for name, value in FORM.items() if settings.get(name, value) != value]
     if other:
-        raise InputError(f"{path}: only HuBERT's base form is supported, and this one has another {other[0]}")
+        raise InputError(f"{path}: HuBERT with {other[0]} {settings[other[0]]!r} is not supported")
 
 
 def _config(settings: Mapping[str, Any], path: Path) -> HubertConfig:
@@ -250,13 +248,14 @@ def _measure(
             raise InputError(f"{path}: no HuBERT in here (no {rename(key)} of {axes} axes)")
         return array.shape
 
-    names = [f"feature_extractor.conv_layers.{i}.conv.weight" for i in range(len(tensors))]
-    convs = [shape(name, 3) for name in names if rename(name) in tensors]
+    names = [f"feature_extractor.conv_layers.{i}" for i in range(len(tensors))]
+    convs = [shape(f"{name}.conv.weight", 3) for name in names if rename(f"{name}.conv.weight") in tensors]
     if len(convs) != len(HubertConfig().conv_strides):
-        raise InputError(f"{path}: {len(convs)} convolutions, HuBERT base has 7; name all sizes by `config`")
+        raise InputError(f"{path}: {len(convs)} convolutions, HuBERT has 7; name all sizes by `config`")
+    layer_norms = rename(f"{names[1]}.layer_norm.weight") in tensors
     numbers = [re.match(r"encoder\.layers\.(\d+)\.", key) for key in tensors]
     model_dim, _ = shape("feature_projection.projection.weight", 2)
-    _, group_dim, taps = shape("encoder.pos_conv_embed.conv.parametrizations.weight.original1", 3)
+    _, group_dim, taps = shape(f"encoder.pos_conv_embed.conv.{DIRECTION}", 3)
     return HubertConfig(
         conv_dims=tuple(size[0] for size in convs),
         conv_kernels=tuple(size[2] for size in convs),
@@ -266,4 +265,7 @@ def _measure(
         ffn_dim=shape("encoder.layers.0.feed_forward.intermediate_dense.weight", 2)[0],
         position_kernel=taps,
         position_groups=model_dim // group_dim,
+        conv_norm="layer" if layer_norms else "group",
+        conv_bias=rename(f"{names[0]}.conv.bias") in tensors,
+        norm_first=bool(settings.get("layer_norm_first", layer_norms)),
     )

@@ -4,18 +4,21 @@ A port declares its table as a list of `Weight`; each names one path of ours, th
 the arrays are turned, there and back. Read `Weight`, then `import_module` and `export_tensors`.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Collection, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from voxinstruct_jax.config import InputError
+from voxinstruct_jax.config import InputError, VoxError
 
 __all__ = [
     "Weight",
+    "check_depth",
     "convolution",
     "export_tensors",
     "fill",
@@ -26,6 +29,7 @@ __all__ = [
     "joined",
     "merge_ties",
     "same",
+    "settings_of",
     "stacked",
     "transposed",
 ]
@@ -34,6 +38,8 @@ T = TypeVar("T", bound=nnx.Module)
 Reader = Callable[..., np.ndarray]
 Writer = Callable[[np.ndarray], Sequence[np.ndarray]]
 
+MAX_LIKELY_WEIGHTS = 500_000_000
+"""Numbers in a model that is larger than its file, from which on only its settings can be wrong."""
 MAX_LISTED = 10
 """Keys of each kind that an error names."""
 
@@ -122,12 +128,43 @@ def import_module(
     Raises:
         InputError: Keys are missing, left over or of another shape; all are listed in one line.
     """
-    abstract = nnx.eval_shape(build)
+    try:
+        abstract = nnx.eval_shape(build)
+    except (OverflowError, MemoryError, TypeError) as error:
+        raise InputError(f"{source}: its settings make no model ({str(error).splitlines()[0]}); check them") from error
     shapes = {path: leaf.shape for path, leaf in flat_weights(abstract).items()}
+    _check_size(shapes, tensors, source)
     expected = {key: array.shape for weight in weights for key, array in _foreign_examples(weight, shapes)}
     _check_keys(expected, {key: np.shape(array) for key, array in tensors.items() if key not in unused}, source)
-    table = {weight.path: weight.read(*(tensors[key] for key in weight.keys)) for weight in weights}
+    table = {weight.path: weight.read(*(_widened(tensors[key]) for key in weight.keys)) for weight in weights}
     return _fill(abstract, table, source)
+
+
+@contextlib.contextmanager
+def settings_of(source: str) -> Iterator[None]:
+    """Within, what settings of wrong types lead to becomes one line.
+
+    Raises:
+        InputError: They make no sense.
+    """
+    try:
+        yield
+    except VoxError:
+        raise
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+        what = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
+        raise InputError(f"{source}: its settings make no sense ({what}); copy or download them again") from error
+
+
+def check_depth(tensors: Collection[str], source: str, **counts: Any) -> None:
+    """Compares numbers of layers or codebooks with the number of tensors, before tables as long as they are made.
+
+    Raises:
+        InputError: There are more of one than tensors.
+    """
+    for name, count in counts.items():
+        if isinstance(count, int) and count > len(tensors):
+            raise InputError(f"{source}: its settings say {name} {count}, but there are {len(tensors)} tensors")
 
 
 def export_tensors(module: nnx.Module, weights: Sequence[Weight]) -> dict[str, np.ndarray]:
@@ -191,6 +228,18 @@ def _fill(abstract: T, table: Mapping[str, np.ndarray], source: str) -> T:
         for name, (path, leaf) in flat.items()
     }
     return nnx.merge(graph, nnx.from_flat_state(values))
+
+
+def _check_size(shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, np.ndarray], source: str) -> None:
+    """Keeps absurd settings from taking all memory: the error's list of keys is made from arrays of these shapes."""
+    ours, theirs = sum(map(math.prod, shapes.values())), sum(np.size(array) for array in tensors.values())
+    if ours > max(MAX_LIKELY_WEIGHTS, 4 * theirs):
+        raise InputError(f"{source}: weights do not fit; its settings ask for {ours} numbers, the file holds {theirs}")
+
+
+def _widened(array: np.ndarray) -> np.ndarray:
+    """Half precision as float32: the original computes what is stored in parts after widening, too."""
+    return array.astype(np.float32) if array.dtype.itemsize == 2 and array.dtype.kind in "fV" else array
 
 
 def _foreign_examples(weight: Weight, shapes: Mapping[str, tuple[int, ...]]) -> list[tuple[str, np.ndarray]]:

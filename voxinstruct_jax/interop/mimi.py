@@ -17,16 +17,19 @@ from voxinstruct_jax.audio.seanet import SeanetConfig
 from voxinstruct_jax.config import InputError, from_dict
 from voxinstruct_jax.interop.keys import (
     Weight,
+    check_depth,
     convolution,
     export_tensors,
     heads_in,
     heads_out,
     import_module,
     same,
+    settings_of,
     transposed,
 )
-from voxinstruct_jax.interop.seanet import PAD_MODES, fold_names, seanet_keys
+from voxinstruct_jax.interop.seanet import PAD_MODES, seanet_keys
 from voxinstruct_jax.interop.tensors import read_folder, write_safetensors
+from voxinstruct_jax.interop.weight_norm import norm_names
 
 __all__ = ["export_mimi", "load_mimi", "mimi_keys"]
 
@@ -89,8 +92,16 @@ def load_mimi(folder: str | os.PathLike[str], *, dtype: DTypeLike = jnp.float32)
     """
     place = Path(folder)
     settings, tensors = read_folder(place)
-    config = _config(settings, place)
-    normed, fold = fold_names(tensors)
+    with settings_of(str(place)):
+        config = _config(settings, place)
+    normed, fold = norm_names(tensors)
+    check_depth(
+        tensors,
+        str(place),
+        num_hidden_layers=config.transformer.num_layers,
+        num_residual_layers=config.seanet.num_residual_layers,
+        num_quantizers=config.stack_size,
+    )
     unused = [f"{key}.initialized" for key in _codebooks(config)]
     return import_module(
         lambda: Mimi(config, dtype=dtype, rngs=nnx.Rngs(0)),

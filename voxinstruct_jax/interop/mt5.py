@@ -19,12 +19,14 @@ from jaxtyping import Array, Bool, Float, Int
 from voxinstruct_jax.config import InputError, from_dict
 from voxinstruct_jax.interop.keys import (
     Weight,
+    check_depth,
     export_tensors,
     heads_in,
     heads_out,
     import_module,
     merge_ties,
     same,
+    settings_of,
     transposed,
 )
 from voxinstruct_jax.interop.tensors import read_folder, write_safetensors
@@ -102,7 +104,9 @@ def load_mt5(folder: str | os.PathLike[str]) -> MT5:
     """
     settings, tensors = read_folder(folder)
     source, prefix = str(folder), mt5_prefix(tensors)
-    config = mt5_config(settings, source)
+    check_depth(tensors, source, num_layers=settings.get("num_layers"))
+    with settings_of(source):
+        config = mt5_config(settings, source)
     tensors = merge_ties(tensors, {prefix + tie: prefix + key for tie, key in MT5_TIES.items()}, source)
     unused = [key for key in tensors if key.startswith(tuple(prefix + part for part in UNUSED_PARTS))]
     weights = mt5_weights(config, prefix)

@@ -3,21 +3,18 @@
 One departure: transposed convolutions are `.convtr.` here, so that each program's name for them follows by renaming.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
 from voxinstruct_jax.audio.seanet import SeanetConfig
 from voxinstruct_jax.interop.keys import Weight, same, transposed
+from voxinstruct_jax.interop.weight_norm import normed_kernel
 
-__all__ = ["PAD_MODES", "fold_names", "seanet_keys"]
+__all__ = ["PAD_MODES", "seanet_keys"]
 
 PAD_MODES = {"reflect": "reflect", "constant": "constant", "replicate": "edge"}
 """PyTorch's name → ours."""
-
-NORM, DIRECTION = "parametrizations.weight.original0", "parametrizations.weight.original1"
-"""PyTorch's names of the parts of a weight norm."""
 
 Turn = Callable[[np.ndarray], np.ndarray]
 
@@ -30,15 +27,6 @@ def seanet_keys(config: SeanetConfig, *, normed: bool) -> list[Weight]:
         normed: Whether convolutions are stored as direction and norm.
     """
     return [*_encoder(config, normed), *_decoder(config, normed)]
-
-
-def fold_names(tensors: Mapping[str, Any]) -> tuple[bool, Callable[[str], str]]:
-    """Returns whether convolutions are stored as direction and norm, and the function to a file's names of the two."""
-    old = any(key.endswith(".weight_g") for key in tensors)
-    normed = old or any(key.endswith(NORM) for key in tensors)
-    if not old:
-        return normed, lambda key: key
-    return True, lambda key: key.replace(NORM, "weight_g").replace(DIRECTION, "weight_v")
 
 
 def _encoder(config: SeanetConfig, normed: bool) -> Iterable[Weight]:
@@ -111,22 +99,7 @@ def _kernel(theirs: str, ours: str, normed: bool, read: Turn, write: Turn) -> We
     path = f"{ours}/kernel"
     if not normed:
         return Weight(path, (f"{theirs}.weight",), read, lambda kernel: (write(kernel),))
-
-    def fold(norm: np.ndarray, direction: np.ndarray) -> np.ndarray:
-        found = _norms(direction)
-        # Where the stored norm is that of the direction, as in our own exports, the quotient is exactly 1.
-        return read(direction * (norm / np.where(found == 0, 1, found)))
-
-    def unfold(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        weight = write(kernel)
-        return _norms(weight), weight
-
-    return Weight(path, (f"{theirs}.{NORM}", f"{theirs}.{DIRECTION}"), fold, unfold)
-
-
-def _norms(weight: np.ndarray) -> np.ndarray:
-    """Norm of each slice of the first axis, which is the input's for transposed convolutions."""
-    return np.sqrt(np.sum(np.square(weight, dtype=np.float64), axis=(1, 2), keepdims=True)).astype(np.float32)
+    return normed_kernel(theirs, path, read, write)
 
 
 def _lstm(config: SeanetConfig, theirs: str, ours: str) -> Iterable[Weight]:

@@ -1,5 +1,6 @@
 """The published Vocos' weights from its folders and back."""
 
+import dataclasses
 import math
 import os
 from collections.abc import Iterable, Mapping
@@ -19,7 +20,16 @@ from voxinstruct_jax.audio.published_vocos import (
     MelVocosConfig,
 )
 from voxinstruct_jax.config import ConfigError, InputError, from_dict
-from voxinstruct_jax.interop.keys import Weight, convolution, export_tensors, import_module, same, transposed
+from voxinstruct_jax.interop.keys import (
+    Weight,
+    check_depth,
+    convolution,
+    export_tensors,
+    import_module,
+    same,
+    settings_of,
+    transposed,
+)
 from voxinstruct_jax.interop.tensors import read_folder, write_safetensors
 
 __all__ = ["export_vocos", "load_vocos", "vocos_keys"]
@@ -60,25 +70,21 @@ def load_vocos(
     place = Path(folder)
     settings, tensors = read_folder(place)
     tensors = {key: array for key, array in tensors.items() if not key.startswith(EMBEDDED_CODEC)}
-    kind, extractor, features = _parts(settings, place)
+    with settings_of(str(place)):
+        kind, extractor, features = _parts(settings, place)
+        if kind == "EncodecFeatures":
+            config = _code_config(features, extractor, tensors, codebook_size, place)
+        else:
+            config = _mel_config(features, extractor, place)
     _check_windows(tensors, features, place)
     tensors = {key: array for key, array in tensors.items() if key not in WINDOWS}
-    if kind == "EncodecFeatures":
-        config = _code_config(features, extractor, tensors, codebook_size, place)
+    check_depth(tensors, str(place), num_layers=features.num_layers)
+    weights = vocos_keys(config)
+    if isinstance(config, CodeVocosConfig):
         return import_module(
-            lambda: CodeVocos(config, dtype=dtype, rngs=nnx.Rngs(0)), vocos_keys(config), tensors, source=str(place)
+            lambda: CodeVocos(config, dtype=dtype, rngs=nnx.Rngs(0)), weights, tensors, source=str(place)
         )
-    mel = MelVocosConfig(
-        features=features,
-        sample_rate=extractor.get("sample_rate", SAMPLE_RATE),
-        mel_n_fft=extractor.get("n_fft", 1024),
-        mel_padding=extractor.get("padding", "center"),
-    )
-    if extractor.get("hop_length", 256) != features.hop_length or extractor.get("n_mels", 100) != features.feature_dim:
-        raise InputError(f"{place}: feature_extractor and head disagree on the hop, or on the number of mels")
-    return import_module(
-        lambda: MelVocos(mel, dtype=dtype, rngs=nnx.Rngs(0)), vocos_keys(mel), tensors, source=str(place)
-    )
+    return import_module(lambda: MelVocos(config, dtype=dtype, rngs=nnx.Rngs(0)), weights, tensors, source=str(place))
 
 
 def export_vocos(vocos: CodeVocos | MelVocos, folder: str | os.PathLike[str]) -> None:
@@ -195,6 +201,18 @@ def _code_config(
     return CodeVocosConfig(features=features, codebook_size=size, stack_size=rows // size)
 
 
+def _mel_config(features: FeatureVocosConfig, extractor: Mapping[str, Any], place: Path) -> MelVocosConfig:
+    if extractor.get("hop_length", 256) != features.hop_length or extractor.get("n_mels", 100) != features.feature_dim:
+        raise InputError(f"{place}: feature_extractor and head disagree on the hop, or on the number of mels")
+    values = {
+        "features": dataclasses.asdict(features),
+        "sample_rate": extractor.get("sample_rate", SAMPLE_RATE),
+        "mel_n_fft": extractor.get("n_fft", 1024),
+        "mel_padding": extractor.get("padding", "center"),
+    }
+    return from_dict(MelVocosConfig, values, path=str(place))
+
+
 def _codebook_size(rows: int, kbit_s: float, hop_length: int) -> int:
     """The power of two of which the largest bandwidth takes as many codebooks as fill the table; 1024 if none does."""
     for bits in range(20, 0, -1):
@@ -210,7 +228,10 @@ def _check_windows(tensors: Mapping[str, np.ndarray], features: FeatureVocosConf
         if window is None:
             continue
         hann = _hann(len(window))
-        if np.abs(window - hann).max() > 1e-5 or (key == WINDOWS[0] and len(window) != features.n_fft):
+        allowed = 1e-5 if window.dtype.itemsize > 2 else 4e-3  # half precision
+        if np.abs(window.astype(np.float32) - hann).max() > allowed or (
+            key == WINDOWS[0] and len(window) != features.n_fft
+        ):
             raise InputError(f"{place}: {key} is not the Hann window of {features.n_fft}; only that is supported")
 
 

@@ -85,7 +85,13 @@ def train_units(experiment: UnitsExperiment, out: Path) -> SemanticUnits:
         f"{frames} frames of {len(pooled)} clips by mini-batch k-means (seed {experiment.seed}).\n"
     )
     made = dataclasses.replace(experiment, manifest=Path(experiment.manifest).name)  # a release names no machine's path
-    settings = {"kind": "units", "source": source.name, "phones": list(labels), "experiment": to_dict(made)}
+    settings = {
+        "kind": "units",
+        "source": source.name,
+        "frame_rate": units.frame_rate,
+        "phones": list(labels),
+        "experiment": to_dict(made),
+    }
     save_weights(out, {"centroids": units.centroids, **weights}, settings, card=card)
     return units
 
