@@ -127,6 +127,7 @@ def test_a_state_whose_folder_is_gone_is_not_listed(folder):
 def test_only_the_newest_states_and_their_checksums_are_kept(folder):
     store = RunStore(folder, keep=2)
     store.save(9, make_state(9))
+    store.finish()
     assert store.whole_steps() == [9, 6]
     store.close()
     assert sorted(path.name for path in folder.iterdir()) == ["6", "9", "checksums-6.json", "checksums-9.json"]

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from voxinstruct_jax.layers.attention import attend, packed_mask, segment_mask
+from voxinstruct_jax.layers.attention import attend, segment_mask
 from voxinstruct_jax.layers.dense import Dense, TokenEmbedding
 from voxinstruct_jax.layers.dropout import dropout, split_key
 from voxinstruct_jax.layers.norms import RMSNorm
+from voxinstruct_jax.layers.packed_attention import TextRows, Visibility, visibility_mask
 from voxinstruct_jax.layers.parameter import FrozenParam, freeze, normal
 from voxinstruct_jax.layers.rotary import rotary_tables, rotate
 
@@ -73,13 +74,16 @@ def test_segment_mask_by_hand():
     assert mask.tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
 
 
-def test_packed_mask_by_hand():
+def test_visibility_by_hand():
     """Two clips: text text audio, then text audio, then padding."""
-    segments, parts = jnp.array([[1, 1, 1, 2, 2, 0]]), jnp.array([[0, 0, 1, 0, 2, 0]])
+    segments, is_text = jnp.array([[1, 1, 1, 2, 2, 0]]), jnp.array([[True, True, False, True, False, False]])
+    text = TextRows(is_text=is_text, index=jnp.array([[0, 1, 0, 2, 0, 0]]), segment_ids=jnp.array([[1, 1, 2, 0]]))
     both = [[1, 1, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0], [1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 0, 0], [0, 0, 0, 1, 1, 0], [0] * 6]
     causal = [[1, 0, 0, 0, 0, 0], *both[1:]]
-    assert packed_mask(segments, parts, "bidirectional")[0].astype(int).tolist() == both
-    assert packed_mask(segments, parts, "causal")[0].astype(int).tolist() == causal
+    seen = visibility_mask(Visibility(segment_ids=segments, causal=True, text=text))
+    assert seen[0].astype(int).tolist() == both
+    assert visibility_mask(Visibility(segment_ids=segments, causal=True))[0].astype(int).tolist() == causal
+    assert text.slots()[0, :3].tolist() == [0, 1, 3]
 
 
 def test_rms_norm_by_hand():

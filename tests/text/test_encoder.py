@@ -9,7 +9,8 @@ import pytest
 from flax import nnx
 
 from voxinstruct_jax.config import ConfigError
-from voxinstruct_jax.text.encoder import LoRADense, LoRAParam, TextEncoder, TextEncoderConfig, relative_buckets
+from voxinstruct_jax.layers.parameter import LoRAParam
+from voxinstruct_jax.text.encoder import LoRADense, TextEncoder, TextEncoderConfig, relative_buckets
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 TINY = TextEncoderConfig.tiny((11, 7))

@@ -11,10 +11,12 @@ from flax import nnx
 
 from voxinstruct_jax.config import ConfigError, InputError
 from voxinstruct_jax.data.packing import Clip, pack
+from voxinstruct_jax.layers.execution import Execution
 from voxinstruct_jax.models.ar import ARConfig, ARModel
 from voxinstruct_jax.models.conditioning import NUM_DURATIONS
 from voxinstruct_jax.training.ar import ARObjective, ar_loss, ar_targets, duration_loss
-from voxinstruct_jax.training.language_model import clip_uniform, row_keys, weighted_mean
+from voxinstruct_jax.training.language_model import clip_uniform, row_keys
+from voxinstruct_jax.training.step import loss_of, weighted_mean
 from voxinstruct_jax.vocabulary import ACOUSTIC, SEMANTIC, TEXT, Vocabulary, build_layout
 
 TEXT_SLOTS = 2
@@ -31,7 +33,7 @@ class Oracle(ARModel):
 
     def __init__(self, timing="sequence"):
         config = ARConfig.tiny(vocabulary=Vocabulary(), channel_sizes=(2,))
-        self.config = dataclasses.replace(config, timing=timing)
+        self.config, self.execution = dataclasses.replace(config, timing=timing), Execution()
 
     drops: ClassVar[list] = []
     """What the last call was told to drop. Not on the instance: Flax lets no trace write there."""
@@ -42,18 +44,21 @@ class Oracle(ARModel):
     def duration_logits(self, text_rows):
         return jnp.zeros((*text_rows.shape[:2], NUM_DURATIONS)).at[..., 4].set(100.0)
 
-    def predict(self, batch, text_rows, drop_text, drop_semantic, *, key=None):
+    def hidden(self, batch, text_rows, drop_text, drop_semantic, *, key=None):
         self.drops[:] = drop_text, drop_semantic
         known = np.zeros((1, 16, 1530), np.float32)
         for place, target in enumerate(TARGETS[5:], start=TEXT_SLOTS + 5):
             known[0, place, target] = 100.0
         return jnp.asarray(known)
 
+    def logits(self, hidden):
+        return hidden
+
 
 class Indifferent(Oracle):
     """Finds all of ten ids equally likely."""
 
-    def predict(self, batch, text_rows, drop_text, drop_semantic, *, key=None):
+    def hidden(self, batch, text_rows, drop_text, drop_semantic, *, key=None):
         self.drops[:] = drop_text, drop_semantic
         return jnp.zeros((*drop_text.shape, 10))
 
@@ -61,12 +66,17 @@ class Indifferent(Oracle):
         return jnp.zeros((*text_rows.shape[:2], NUM_DURATIONS))
 
 
+def values(outcome):
+    parts, metrics = outcome
+    return loss_of(parts), {name: mean.value for name, mean in metrics.items()}
+
+
 def evaluate(objective, model, batch):
     """Loss, metrics, and what the model was told to drop; compiled as one program, as in training."""
 
     @jax.jit
     def run(batch, key):
-        return *ar_loss(objective, model, batch, key), tuple(model.drops)
+        return *values(ar_loss(objective, model, batch, key)), tuple(model.drops)
 
     return run(batch, jax.random.key(0))
 
@@ -152,8 +162,8 @@ def test_draws_follow_from_the_number_of_the_row_whatever_its_place(make_batch):
 
 def test_a_mean_over_nothing_is_zero():
     values = jnp.asarray([[1.0, 2.0, 6.0]])
-    assert float(weighted_mean(values, jnp.asarray([[True, False, True]]))) == 3.5
-    assert float(weighted_mean(values, jnp.zeros((1, 3), bool))) == 0
+    assert float(weighted_mean(values, jnp.asarray([[True, False, True]])).value) == 3.5
+    assert float(weighted_mean(values, jnp.zeros((1, 3), bool)).value) == 0
 
 
 def test_probabilities_that_leave_nothing_whole_are_refused():
@@ -185,13 +195,13 @@ def test_the_duration_loss_is_a_mean_over_text_and_its_last_class_takes_all_that
         text_segment_ids=jnp.asarray([[1, 1, 0, 0]]),
         text_durations=jnp.asarray([[0, 1000, 7, 7]], jnp.int32),
     )
-    assert float(duration_loss(Indifferent("aligned"), batch, text_rows)) == pytest.approx(math.log(64), rel=1e-5)
+    assert float(duration_loss(Indifferent("aligned"), batch, text_rows).value) == pytest.approx(math.log(64), rel=1e-5)
 
     class Long(Indifferent):
         def duration_logits(self, text_rows):
             return super().duration_logits(text_rows).at[..., 63].set(math.log(63))  # half of all probability
 
-    found = float(duration_loss(Long("aligned"), batch, text_rows))
+    found = float(duration_loss(Long("aligned"), batch, text_rows).value)
     assert found == pytest.approx((math.log(2) + math.log(126)) / 2, rel=1e-5)
 
 
@@ -215,7 +225,7 @@ def test_a_tiny_model_learns_how_long_its_text_lasts():
 
     def loss_fn(params):
         model = nnx.merge(graph, params, rest)
-        return duration_loss(model, batch, model.embed_text(batch.text_tokens, batch.text_segment_ids))
+        return duration_loss(model, batch, model.embed_text(batch.text_tokens, batch.text_segment_ids)).value
 
     optimizer = optax.adam(1e-2)
 

@@ -7,16 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import soundfile
-from flax import nnx
 
 from voxinstruct_jax.audio.codec import CodecConfig, CodecTraining, MelCodec
 from voxinstruct_jax.checkpoints.weights import save_weights
 from voxinstruct_jax.config import ConfigError
 from voxinstruct_jax.data.segments import SegmentBatch
+from voxinstruct_jax.sharding.mesh import MeshConfig, build_mesh
 from voxinstruct_jax.training import codec
 from voxinstruct_jax.training.codec import CodecExperiment, CodecObjective, SegmentData, codec_loss, codec_task
 from voxinstruct_jax.training.optimizer import OptimizerConfig, make_optimizer
-from voxinstruct_jax.training.step import init_state, make_train_step
+from voxinstruct_jax.training.step import build_trainer, loss_of
 
 OBJECTIVE = CodecObjective(stft_windows=(256, 512), mel_weight=2.0, stft_weight=0.5, commitment_weight=0.25)
 
@@ -36,6 +36,11 @@ class Copier(MelCodec):
         )
 
 
+def values(outcome):
+    parts, metrics = outcome
+    return loss_of(parts), {name: mean.value for name, mean in metrics.items()}
+
+
 def as_batch(samples, units=None):
     """Without units as the data gives them: no frames."""
     units = np.zeros((len(samples), 0), np.int32) if units is None else units
@@ -48,7 +53,7 @@ def noise():
 
 
 def evaluate(scale, batch):
-    return jax.jit(lambda batch: codec_loss(OBJECTIVE, Copier(scale), batch, jax.random.key(0)))(batch)
+    return jax.jit(lambda batch: values(codec_loss(OBJECTIVE, Copier(scale), batch, jax.random.key(0))))(batch)
 
 
 def test_a_perfect_copy_costs_its_commitment_alone(noise):
@@ -68,7 +73,7 @@ def test_a_copy_of_half_the_level_costs_log_2_in_either_distance(noise):
 
 def test_silence_has_a_finite_gradient():
     def loss(scale):
-        return codec_loss(OBJECTIVE, Copier(scale), as_batch(np.zeros((1, 1920))), jax.random.key(0))[0]
+        return values(codec_loss(OBJECTIVE, Copier(scale), as_batch(np.zeros((1, 1920))), jax.random.key(0)))[0]
 
     assert np.isfinite(float(jax.jit(jax.grad(loss))(1.0)))
 
@@ -83,7 +88,7 @@ def test_the_unit_loss_is_a_mean_over_the_frames_whose_unit_is_known():
 
     @jax.jit
     def evaluate_units(units):
-        return codec_loss(objective, Copier(1.0, logits), as_batch(samples, units), jax.random.key(0))
+        return values(codec_loss(objective, Copier(1.0, logits), as_batch(samples, units), jax.random.key(0)))
 
     loss, metrics = evaluate_units(units)
     expected = (2 * math.log(3) + math.log(1 + 2 * math.exp(-2))) / 3
@@ -96,7 +101,7 @@ def test_the_unit_loss_is_a_mean_over_the_frames_whose_unit_is_known():
 
 def test_without_a_weight_the_units_are_not_looked_at():
     model, batch = Copier(1.0, np.full((2, 4, 3), np.nan)), as_batch(np.zeros((2, 3840)))
-    loss, metrics = jax.jit(lambda batch: codec_loss(OBJECTIVE, model, batch, jax.random.key(0)))(batch)
+    loss, metrics = jax.jit(lambda batch: values(codec_loss(OBJECTIVE, model, batch, jax.random.key(0))))(batch)
     assert float(loss) == pytest.approx(0.25 * 0.8)
     assert "unit_loss" not in metrics
 
@@ -193,12 +198,12 @@ def test_a_tiny_codec_learns_a_handful_of_tones():
     def codec_objective(model, batch, key):
         return codec_loss(objective, model, batch, key)
 
-    model = MelCodec(config, rngs=nnx.Rngs(0))
-    step = make_train_step(model, codec_objective, optimizer, seed=0)
-    state = init_state(model, optimizer)
+    mesh = build_mesh(MeshConfig())
+    trainer = build_trainer(lambda rngs: MelCodec(config, rngs=rngs), codec_objective, optimizer, mesh, seed=0)
+    state = trainer.init()
     losses = []
     for _ in range(60):
-        state, metrics = step(state, batch)
+        state, metrics = trainer.step(state, batch)
         losses.append(float(metrics["mel_l1"]))
     assert losses[-1] < 0.5 * losses[0]
     assert int(state.step) == 60

@@ -13,10 +13,11 @@ from flax import nnx
 
 from voxinstruct_jax.models.ar import ARModel
 from voxinstruct_jax.models.nar import NARConfig, NARModel
+from voxinstruct_jax.sharding.mesh import MeshConfig, build_mesh
 from voxinstruct_jax.training.ar import ar_task
 from voxinstruct_jax.training.nar import NARObjective, nar_loss
 from voxinstruct_jax.training.optimizer import OptimizerConfig, make_optimizer
-from voxinstruct_jax.training.step import init_state, make_train_step
+from voxinstruct_jax.training.step import build_trainer
 from voxinstruct_jax.vocabulary import ACOUSTIC, SEMANTIC
 
 
@@ -67,13 +68,14 @@ def test_the_nar_model_beats_the_commonest_code(tiny_ar_experiment):
     tiny = tiny_ar_experiment.model
     config = NARConfig(vocabulary=tiny.vocabulary, backbone=tiny.backbone, text_encoder=tiny.text_encoder)
     batches = ar_task(tiny_ar_experiment).batches
-    model = NARModel(config, rngs=nnx.Rngs(0))
     optimizer = make_optimizer(OptimizerConfig(peak_lr=1e-2, warmup_steps=10, weight_decay=0.0))
-    step = make_train_step(model, functools.partial(nar_loss, NARObjective()), optimizer, seed=0)
-    state = init_state(model, optimizer)
+    objective = functools.partial(nar_loss, NARObjective())
+    mesh = build_mesh(MeshConfig())
+    trainer = build_trainer(lambda rngs: NARModel(config, rngs=rngs), objective, optimizer, mesh, seed=0)
+    state = trainer.init()
     rows = []
     for number in range(80):
-        state, metrics = step(state, jax.tree.map(jnp.asarray, batches[number]))
+        state, metrics = trainer.step(state, jax.tree.map(jnp.asarray, batches[number]))
         rows.append({name: float(value) for name, value in metrics.items()})
     batch = batches[0]
     classes = batch.tokens[:, 1][batch.part_ids == ACOUSTIC]

@@ -13,18 +13,21 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from voxinstruct_jax.checkpoints.weights import save_weights
+from voxinstruct_jax.checkpoints.weights import load_weights, save_weights
 from voxinstruct_jax.cli.convert import export_run
 from voxinstruct_jax.cli.main import main
 from voxinstruct_jax.cli.train import _clock
 from voxinstruct_jax.config import ConfigError, InputError, to_dict
+from voxinstruct_jax.layers.execution import Execution
 from voxinstruct_jax.sharding.mesh import MeshConfig
 from voxinstruct_jax.training import experiment as experiment_module
 from voxinstruct_jax.training.ar import ARObjective, ar_task
+from voxinstruct_jax.training.events import read_events
 from voxinstruct_jax.training.loop import train
 from voxinstruct_jax.training.metrics import MetricsLog
 from voxinstruct_jax.training.optimizer import OptimizerConfig
-from voxinstruct_jax.training.task import Task, TrainConfig, identity
+from voxinstruct_jax.training.step import Mean, StepConfig
+from voxinstruct_jax.training.task import Program, Task, TrainConfig, identity
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -45,7 +48,8 @@ def slope_loss(model, batch, key):
     noise = jax.random.normal(key, (4, 1))
     kernel = model.kernels[0][...] + model.kernels[1][...]
     loss = jnp.mean((batch @ kernel - batch.sum(axis=1, keepdims=True) + 0.1 * noise) ** 2)
-    return loss, {"noise": noise[0, 0]}
+    one = jnp.ones(())
+    return [Mean(loss, one)], {"noise": Mean(noise[0, 0], one)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,12 +63,18 @@ class Toy:
     mesh: MeshConfig = MeshConfig()
 
 
+TIMED = ("tokens_per_s", "audio_hours_per_hour", "data_wait")
+
+
 def toy_task(toy):
     return Task(
-        build_model=Slope,
-        objective=slope_loss,
+        program=Program(build_model=Slope, objective=slope_loss),
         batches=Points(),
         count_tokens=lambda batch: batch.size,
+        count_audio_s=lambda batch: 1.0,
+        count_flops=None,
+        rows=4,
+        step=StepConfig(),
         optimizer=toy.optimizer,
         train=toy.train,
         mesh=toy.mesh,
@@ -86,7 +96,7 @@ def at_step(wanted, action):
 
 def metrics(folder, *, timed=False):
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return rows if timed else [{k: v for k, v in row.items() if k != "tokens_per_s"} for row in rows]
+    return rows if timed else [{k: v for k, v in row.items() if k not in TIMED} for row in rows]
 
 
 def states(folder):
@@ -131,7 +141,7 @@ def test_only_every_nth_step_and_the_last_are_logged(tmp_path):
 def test_a_stop_signal_ends_the_run_between_steps_with_its_state_saved(unbroken, tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     result = run(Toy(), tmp_path, at_step(5, lambda: os.kill(os.getpid(), signal.SIGTERM)))
-    assert (result.step, result.stopped) == (6, True)
+    assert (result.step, result.stopped) == (6, signal.SIGTERM)
     assert states(tmp_path) == [4, 6]
     assert signal.getsignal(signal.SIGTERM) is before
     assert run(Toy(), tmp_path).step == 12
@@ -142,7 +152,7 @@ def test_the_run_goes_on_from_the_state_before_a_damaged_one(unbroken, copied):
     damaged = max((copied / "states" / "12").rglob("*"), key=lambda path: path.stat().st_size * path.is_file())
     damaged.write_bytes(damaged.read_bytes()[:-1])
     result = run(Toy(), copied)
-    assert (result.step, result.stopped) == (12, False)
+    assert (result.step, result.stopped) == (12, 0)
     assert metrics(copied) == metrics(unbroken[0])
     assert states(copied) == [8, 12]
 
@@ -165,7 +175,7 @@ def test_a_finished_run_can_be_given_more_steps(unbroken, copied):
 @pytest.mark.parametrize("steps", [12, 9])
 def test_a_run_that_is_far_enough_does_nothing(unbroken, copied, steps):
     result = run(dataclasses.replace(Toy(), train=TrainConfig(steps=steps, log_every=1)), copied)
-    assert (result.step, result.stopped) == (12, False)
+    assert (result.step, result.stopped) == (12, 0)
     assert metrics(copied) == metrics(unbroken[0])
     assert states(copied) == [8, 12]
 
@@ -238,7 +248,91 @@ def test_model_data_batch_objective_optimiser_and_seed_make_a_run_and_nothing_el
     assert changed(optimizer=dataclasses.replace(base.optimizer, peak_lr=1.0)) == ["optimizer"]
     assert "seed" in changed(train=dataclasses.replace(base.train, seed=5))
     longer = TrainConfig(steps=10**6, log_every=7, save_every=9, keep=5)
-    assert changed(train=longer, mesh=MeshConfig(fsdp=4)) == []
+    execution = Execution(remat="full", scan=True, loss_chunk=8)
+    assert changed(train=longer, mesh=MeshConfig(data=1), execution=execution, step=StepConfig(accumulate=2)) == []
+
+
+class Poisoned(Points):
+    """No number at all in the batches of some steps."""
+
+    def __init__(self, steps):
+        self.steps = steps
+
+    def __getitem__(self, step):
+        return np.full((4, 3), np.nan, np.float32) if step in self.steps else super().__getitem__(step)
+
+
+def run_poisoned(folder, steps, **settings):
+    toy = Toy(train=TrainConfig(steps=20, log_every=1, save_every=4, **settings))
+    task = dataclasses.replace(toy_task(toy), batches=Poisoned(steps))
+    return train(task, toy, folder, report=lambda *_: None)
+
+
+def test_a_batch_that_is_no_number_is_skipped_and_told(unbroken, tmp_path):
+    result = run_poisoned(tmp_path, {5})
+    rows = metrics(tmp_path)
+    assert rows[:5] == metrics(unbroken[0])[:5]
+    assert (rows[5]["loss"], rows[5]["skipped"], rows[5]["skipped_in_a_row"]) == (None, 1, 1)
+    assert rows[5]["param_norm"] == rows[4]["param_norm"]
+    assert (rows[6]["skipped"], rows[6]["skipped_in_a_row"]) == (1, 0)
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert result.step == 20
+    assert [event["step"] for event in read_events(tmp_path) if event["event"] == "skipped"] == [6]
+
+
+def test_after_many_skipped_steps_the_run_goes_back_to_saved_weights_and_on_with_the_data(tmp_path):
+    run_poisoned(tmp_path, {9, 10, 11, 12}, max_skipped=2)
+    [back] = [event for event in read_events(tmp_path) if event["event"] == "rollback"]
+    assert (back["step"], back["restored_step"]) == (12, 8)
+    rows = metrics(tmp_path)
+    assert [row["step"] for row in rows] == list(range(1, 21))
+    assert (rows[-1]["skipped"], rows[-1]["skipped_in_a_row"]) == (4, 0)
+    assert rows[-1]["loss"] < rows[0]["loss"]
+
+
+def test_a_run_that_only_skips_stops_with_one_clear_line(tmp_path):
+    with pytest.raises(InputError, match=r"steps up to 16 were skipped over and over .*; lower the learning rate"):
+        run_poisoned(tmp_path, set(range(7, 100)), max_skipped=2, max_rollbacks=2)
+
+
+def test_a_spike_is_skipped_where_a_limit_is_set(tmp_path):
+    class Spiked(Points):
+        def __getitem__(self, step):
+            return super().__getitem__(step) * (1000 if step == 6 else 1)
+
+    toy = Toy(train=TrainConfig(steps=9, log_every=1))
+    task = dataclasses.replace(toy_task(toy), batches=Spiked(), step=StepConfig(spike_ratio=20.0))
+    train(task, toy, tmp_path, report=lambda *_: None)
+    assert [row["skipped"] for row in metrics(tmp_path)] == [0] * 6 + [1] * 3
+
+
+def test_a_state_that_cannot_be_written_ends_the_run_and_the_one_before_it_counts(unbroken, tmp_path, monkeypatch):
+    run(dataclasses.replace(Toy(), train=TrainConfig(steps=4, log_every=1, save_every=4)), tmp_path)
+    with monkeypatch.context() as patch:
+        full = OSError(28, "No space left on device")
+        patch.setattr("orbax.checkpoint.CheckpointManager.save", lambda *_, **__: (_ for _ in ()).throw(full))
+        with pytest.raises(InputError, match=r"state of step 8 could not be written .*No space left.*; make room"):
+            run(Toy(), tmp_path)
+    assert run(Toy(), tmp_path).step == 12
+    assert metrics(tmp_path) == metrics(unbroken[0])
+
+
+def test_a_running_mean_of_the_weights_is_what_is_exported(tmp_path):
+    toy = Toy()
+    task = dataclasses.replace(toy_task(toy), step=StepConfig(ema_decay=0.9))
+    result = train(task, toy, tmp_path / "run", report=lambda *_: None)
+    export_run(tmp_path / "run", tmp_path / "weights", dtype="float32")
+    _, arrays = load_weights(tmp_path / "weights")
+    for place in (0, 1):
+        np.testing.assert_array_equal(arrays["kernels"][place], result.state.ema["kernels"][place])
+        assert np.abs(arrays["kernels"][place] - result.state.params["kernels"][place]).max() > 1e-3
+
+
+def test_the_best_state_is_kept_beside_the_newest(tmp_path):
+    toy = Toy(train=TrainConfig(steps=12, log_every=1, save_every=2, keep=1, best_of="noise"))
+    run(toy, tmp_path)
+    noise = {row["step"]: row["noise"] for row in metrics(tmp_path) if row["step"] % 2 == 0}
+    assert states(tmp_path) == sorted({12, min(noise, key=noise.get)})
 
 
 KILLED = """
@@ -285,13 +379,13 @@ experiment = ARExperiment(
 """
 
 
-def test_the_command_stops_on_a_signal_with_exit_code_1_and_goes_on_when_run_again(monkeypatch, tmp_path, capsys):
+def test_the_command_stops_on_a_signal_with_exit_code_75_and_goes_on_when_run_again(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(experiment_module, "build_task", toy_task_of)
     (tmp_path / "toy.py").write_text(CONFIG)
     command = ["train", str(tmp_path / "toy.py"), "--out", str(tmp_path / "run"), "--optimizer.peak-lr", "0.05"]
     with monkeypatch.context() as patch:
         patch.setattr(Points, "__getitem__", stop_at_step_three(Points.__getitem__))
-        assert main(command) == 1
+        assert main(command) == 75
     told = capsys.readouterr()
     assert told.err.startswith("stopped at step ")
     assert "saved; the same command goes on from there" in told.err

@@ -8,13 +8,22 @@ import pytest
 
 from voxinstruct_jax.config import ConfigError
 from voxinstruct_jax.data.packing import Clip, pack
+from voxinstruct_jax.layers.execution import Execution
 from voxinstruct_jax.models.nar import NARConfig, NARModel
 from voxinstruct_jax.training import nar
 from voxinstruct_jax.training.nar import NARObjective, draw_masks, nar_loss
+from voxinstruct_jax.training.step import loss_of
 from voxinstruct_jax.vocabulary import Vocabulary, build_layout
 
 VOCABULARY = Vocabulary(num_semantic=8, codebook_size=8, num_codebooks=4)
 CONFIG = NARConfig.tiny(vocabulary=VOCABULARY, channel_sizes=(5,))
+
+
+def values(outcome):
+    parts, metrics = outcome
+    return loss_of(parts), {name: mean.value for name, mean in metrics.items()}
+
+
 LENGTHS = (12, 5, 2)
 """Acoustic tokens of the clips of each row, EOS2 counted."""
 
@@ -146,14 +155,20 @@ def test_frames_lent_by_another_clip_are_always_part_of_the_prompt():
 def test_classes_count_codes_from_zero_and_eos2_is_the_last(worked_example):
     class Oracle(NARModel):
         def __init__(self):
-            self.config = NARConfig.tiny(vocabulary=Vocabulary(), channel_sizes=(5,))
+            self.config, self.execution = NARConfig.tiny(vocabulary=Vocabulary(), channel_sizes=(5,)), Execution()
 
-        def __call__(self, batch, codebook, drop_text, *, key=None):
+        def embed_text(self, text_tokens, text_segment_ids, *, key=None):
+            return jnp.zeros((*text_segment_ids.shape, 32))
+
+        def logits(self, hidden, codebook):
+            return hidden
+
+        def hidden(self, batch, text_rows, codebook, *, key=None):
             # frame t of codebook q holds code 100 q + t; EOS2 is class 1026; slots: 2 text, 6 semantic, then these
             classes = jnp.append(100 * codebook[0] + jnp.arange(5), 1026)
             return jnp.zeros((1, 16, 1027)).at[0, jnp.arange(8, 14), classes].set(100.0)
 
-    evaluate = jax.jit(lambda key: nar_loss(NARObjective(), Oracle(), worked_example, key))
+    evaluate = jax.jit(lambda key: values(nar_loss(NARObjective(), Oracle(), worked_example, key)))
     for seed in range(4):
         loss, metrics = evaluate(jax.random.key(seed))
         assert float(loss) == pytest.approx(0, abs=1e-5)
@@ -163,12 +178,19 @@ def test_classes_count_codes_from_zero_and_eos2_is_the_last(worked_example):
 def test_the_loss_counts_masked_places_only(worked_example):
     class Indifferent(NARModel):
         def __init__(self):
-            self.config = NARConfig.tiny(vocabulary=Vocabulary(), channel_sizes=(5,))
+            self.config, self.execution = NARConfig.tiny(vocabulary=Vocabulary(), channel_sizes=(5,)), Execution()
 
-        def __call__(self, batch, codebook, drop_text, *, key=None):
+        def embed_text(self, text_tokens, text_segment_ids, *, key=None):
+            return jnp.zeros((*text_segment_ids.shape, 32))
+
+        def logits(self, hidden, codebook):
+            return hidden
+
+        def hidden(self, batch, text_rows, codebook, *, key=None):
             return jnp.zeros((1, 16, 1027))
 
-    loss, _ = jax.jit(lambda key: nar_loss(NARObjective(), Indifferent(), worked_example, key))(jax.random.key(0))
+    evaluate = jax.jit(lambda key: values(nar_loss(NARObjective(), Indifferent(), worked_example, key)))
+    loss, _ = evaluate(jax.random.key(0))
     assert float(loss) == pytest.approx(math.log(1027), rel=1e-5)
 
 

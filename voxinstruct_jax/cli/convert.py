@@ -88,7 +88,7 @@ def export_run(source: Path, out: Path, *, dtype: str, card: Path | None = None)
     state = store.restore_arrays(steps[0])
     store.close()
     text = card.read_text() if card else f"# {kind}\n\nExported from step {steps[0]} of a training run.\n"
-    weights: Any = _merge(state["params"], state["rest"])
+    weights: Any = _merge(state.get("ema") or state["params"], state["rest"])
     save_weights(out, weights, {"kind": kind, "model": settings["model"], "step": steps[0]}, card=text, dtype=dtype)
     return steps[0]
 

@@ -13,6 +13,7 @@ COMMANDS = {
     "import": "turn a speech corpus into a manifest, or filter a manifest",
     "prepare": "turn a manifest of audio and text into token shards",
     "train": "train a codec, units, AR or NAR from a configuration",
+    "plan": "compile a train step for a pod that is not here: does it fit, how fast can it be",
     "synthesize": "speak one instruction, or a file of requests",
     "convert": "turn a training run into weights",
     "inspect": "say what a manifest, shard folder, checkpoint, run or configuration holds",

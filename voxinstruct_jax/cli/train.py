@@ -1,6 +1,7 @@
 """`voxinstruct train CONFIG --out DIR [--a.b value ...]`."""
 
 import argparse
+import signal
 import sys
 import time
 from pathlib import Path
@@ -25,6 +26,7 @@ def run(arguments: list[str]) -> int:
     options, rest = parse_known(parser, arguments)
     experiment = load_experiment(options.config)
     experiment = override(experiment, ["--help"] if options.options else rest, program=f"train {options.config}")
+    from voxinstruct_jax.sharding.cluster import PREEMPTED, join_cluster
     from voxinstruct_jax.training.experiment import build_task
     from voxinstruct_jax.training.loop import train
     from voxinstruct_jax.training.units import UnitsExperiment, train_units
@@ -34,10 +36,11 @@ def run(arguments: list[str]) -> int:
         train_units(experiment, out)
         print(f"{out}: {experiment.num_units} units saved")
         return 0
+    join_cluster()
     result = train(build_task(experiment), experiment, out, report=_Progress())
     if result.stopped:
         print(f"stopped at step {result.step}, saved; the same command goes on from there", file=sys.stderr)
-        return INTERRUPTED
+        return PREEMPTED if result.stopped == signal.SIGTERM else INTERRUPTED
     print(f"{out}: step {result.step} saved")
     return 0
 

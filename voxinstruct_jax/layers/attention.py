@@ -1,4 +1,4 @@
-"""Attention: one function for every model, and the masks that say who sees whom. True = may attend."""
+"""Attention with any mask: the reference of `packed_attention`, and what decoding and the text encoder run."""
 
 from typing import Literal
 
@@ -7,9 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from voxinstruct_jax.layers.dropout import dropout
-from voxinstruct_jax.vocabulary import TEXT
 
-__all__ = ["TextAttention", "attend", "packed_mask", "segment_mask"]
+__all__ = ["TextAttention", "attend", "segment_mask"]
 
 TextAttention = Literal["bidirectional", "causal"]
 """How text slots see one another; causal only for weights of the original release."""
@@ -53,20 +52,3 @@ def attend(
 def segment_mask(segment_ids: Int[Array, "batch time"]) -> Bool[Array, "batch time time"]:
     """Everything within a segment sees everything in it; padding (0) neither sees nor is seen."""
     return (segment_ids[:, :, None] == segment_ids[:, None, :]) & (segment_ids[:, None, :] > 0)
-
-
-def packed_mask(
-    segment_ids: Int[Array, "batch time"], part_ids: Int[Array, "batch time"], text_attention: TextAttention
-) -> Bool[Array, "batch time time"]:
-    """Mask of the AR model: audio sees the text and the audio before it; text sees text, both ways unless causal.
-
-    Args:
-        segment_ids: Clips within a row; 0 = padding.
-        part_ids: `TEXT` comes first in each clip, so that no text lies after audio.
-        text_attention: "causal" hides later text from earlier text.
-    """
-    places = jnp.arange(segment_ids.shape[1])
-    visible = jnp.broadcast_to(places[None, :] <= places[:, None], (1, len(places), len(places)))
-    if text_attention == "bidirectional":
-        visible = visible | (part_ids == TEXT)[:, None, :]
-    return segment_mask(segment_ids) & visible

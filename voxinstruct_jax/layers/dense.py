@@ -5,9 +5,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from voxinstruct_jax.layers.parameter import Axes, Initializer, make_param, normal
+from voxinstruct_jax.layers.parameter import Axes, Initializer, LoRAParam, make_param, normal, uniform
 
-__all__ = ["Dense", "TokenEmbedding"]
+__all__ = ["AdaptedDense", "Dense", "TokenEmbedding"]
 
 
 class Dense(nnx.Module):
@@ -39,6 +39,39 @@ class Dense(nnx.Module):
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         return jnp.tensordot(x.astype(self.dtype), self.kernel[...].astype(self.dtype), axes=self.num_inputs)
+
+
+class AdaptedDense(Dense):
+    """A linear map of one input axis whose kernel W is joined by a low-rank one: W x + (alpha / rank) B (A x).
+
+    Its kernel stands where that of a `Dense` does, so weights trained without adapters fit.
+
+    Source:
+        Hu et al. 2021, section 4.1; A starts as uniform noise and B as zero, so the sum starts at W.
+    """
+
+    def __init__(
+        self,
+        inputs: tuple[int],
+        outputs: tuple[int, ...],
+        axes: Axes,
+        *,
+        adapter: tuple[int, float],
+        init: Initializer,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        """As `Dense`, with the adapter's rank and alpha; it counts `alpha / rank` times."""
+        super().__init__(inputs, outputs, axes, init=init, dtype=dtype, rngs=rngs)
+        rank, alpha = adapter
+        self.scale = alpha / rank
+        down = uniform(inputs[0] ** -0.5)(rngs.params(), (inputs[0], rank))
+        self.lora_down = make_param(down, (axes[0], None), kind=LoRAParam)
+        self.lora_up = make_param(jnp.zeros((rank, *outputs)), (None, *axes[1:]), kind=LoRAParam)
+
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        low = x.astype(self.dtype) @ self.lora_down[...].astype(self.dtype)
+        return super().__call__(x) + self.scale * jnp.tensordot(low, self.lora_up[...].astype(self.dtype), axes=1)
 
 
 class TokenEmbedding(nnx.Module):

@@ -6,7 +6,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-__all__ = ["Axes", "FrozenParam", "Initializer", "freeze", "make_param", "normal", "uniform"]
+__all__ = ["Axes", "FrozenParam", "Initializer", "LoRAParam", "freeze", "make_param", "normal", "uniform"]
 
 Axes = tuple[str | None, ...]
 """Logical axis of each array axis: vocab, embed, heads, mlp, layers, or None. `sharding/` maps them to the mesh."""
@@ -17,6 +17,10 @@ Initializer = Callable[[jax.Array, tuple[int, ...]], Float[Array, "..."]]
 
 class FrozenParam(nnx.Variable):
     """A weight that training leaves alone. Not an `nnx.Param`, so neither gradients nor the optimiser see it."""
+
+
+class LoRAParam(nnx.Param):
+    """A weight of an adapter: trained where what it adapts is frozen."""
 
 
 def make_param(value: Float[Array, "..."], axes: Axes, *, kind: type[nnx.Variable] = nnx.Param) -> nnx.Variable:

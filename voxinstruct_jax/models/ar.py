@@ -8,12 +8,15 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Float32, Int, Num
 
 from voxinstruct_jax.config import ConfigError
-from voxinstruct_jax.layers.attention import TextAttention, packed_mask
+from voxinstruct_jax.layers.attention import TextAttention
 from voxinstruct_jax.layers.dense import Dense, TokenEmbedding
 from voxinstruct_jax.layers.dropout import split_key
-from voxinstruct_jax.layers.parameter import make_param, normal
+from voxinstruct_jax.layers.execution import Execution
+from voxinstruct_jax.layers.packed_attention import TextRows, Visibility
+from voxinstruct_jax.layers.parameter import freeze, make_param, normal
 from voxinstruct_jax.models.conditioning import NUM_DURATIONS, TextCondition, Timing, place_text, slot_positions
 from voxinstruct_jax.models.llama import STDDEV, ComputeType, KVCache, Llama, LlamaConfig
+from voxinstruct_jax.sharding.mesh import constrain
 from voxinstruct_jax.text.encoder import TextEncoderConfig
 from voxinstruct_jax.vocabulary import NUM_PARTS, TEXT, PackedBatch, Vocabulary
 
@@ -71,18 +74,20 @@ class ARModel(nnx.Module):
         unless the config and the batch say otherwise.
     """
 
-    def __init__(self, config: ARConfig, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: ARConfig, *, execution: Execution = Execution(), rngs: nnx.Rngs) -> None:
         vocabulary, dim = config.vocabulary, config.backbone.model_dim
-        self.config = config
-        self.text = TextCondition(config.text_encoder, dim, dtype=config.dtype, rngs=rngs)
+        self.config, self.execution = config, execution
+        self.text = TextCondition(config.text_encoder, dim, dtype=config.dtype, execution=execution, rngs=rngs)
         self.token_embedding = TokenEmbedding((vocabulary.size,), dim, rngs=rngs)
         # The release leaves this table at N(0, 1), 50 times the token rows, which then hardly show at first.
         self.part_embedding = make_param(normal(STDDEV)(rngs.params(), (NUM_PARTS, dim)), (None, "embed"))
-        self.backbone = Llama(config.backbone, dtype=config.dtype, rngs=rngs)
+        self.backbone = Llama(config.backbone, dtype=config.dtype, execution=execution, rngs=rngs)
         self.head = make_param(normal(STDDEV)(rngs.params(), (dim, vocabulary.size)), ("embed", "vocab"))
         if config.timing == "aligned":
             init = normal(STDDEV)
             self.duration_head = Dense((dim,), (NUM_DURATIONS,), ("embed", None), init=init, rngs=rngs)
+        if config.backbone.lora_rank:
+            freeze(self)
 
     def embed_text(
         self,
@@ -143,11 +148,22 @@ class ARModel(nnx.Module):
         key: jax.Array | None = None,
     ) -> Float32[Array, "batch time vocab"]:
         """As `__call__`, from the rows of `embed_text`."""
+        return self.logits(self.hidden(batch, text_rows, drop_text, drop_semantic, key=key))
+
+    def hidden(
+        self,
+        batch: PackedBatch,
+        text_rows: Float[Array, "batch text dim"],
+        drop_text: Bool[Array, "batch time"],
+        drop_semantic: Bool[Array, "batch time"],
+        *,
+        key: jax.Array | None = None,
+    ) -> Float[Array, "batch time dim"]:
+        """What `predict` makes its logits from: a loss in chunks never holds the logits of all slots."""
         vocabulary, tokens = self.config.vocabulary, batch.tokens[:, 0]
         tokens = jnp.where(drop_semantic & vocabulary.is_semantic(tokens), vocabulary.pad, tokens)
         x = self.embed(tokens, batch.part_ids, place_text(text_rows, batch, drop_text))
-        positions = slot_positions(batch, self.config.timing)
-        return self.logits(self.backbone(x, positions, self.attention_mask(batch), key=key))
+        return self.backbone(x, slot_positions(batch, self.config.timing), self.visibility(batch), key=key)
 
     def duration_logits(self, text_rows: Float[Array, "batch text dim"]) -> Float32[Array, "batch text duration"]:
         """Predicts how long each text token is spoken, in half frames; aligned models only.
@@ -157,9 +173,12 @@ class ARModel(nnx.Module):
         """
         return self.duration_head(text_rows.astype(jnp.float32))
 
-    def attention_mask(self, batch: PackedBatch) -> Bool[Array, "batch time time"]:
-        """Returns which slot (first) sees which (second)."""
-        return packed_mask(batch.segment_ids, batch.part_ids, self.config.text_attention)
+    def visibility(self, batch: PackedBatch) -> Visibility:
+        """Audio sees the text and the audio before it; text sees text, both ways unless the config says causal."""
+        is_text = (batch.part_ids == TEXT) & (batch.segment_ids > 0)
+        text = TextRows(is_text=is_text, index=batch.text_index, segment_ids=batch.text_segment_ids)
+        both_ways = self.config.text_attention == "bidirectional"
+        return Visibility(segment_ids=batch.segment_ids, causal=True, text=text if both_ways else None)
 
     def decode(
         self,
@@ -175,4 +194,5 @@ class ARModel(nnx.Module):
     def logits(self, hidden: Float[Array, "*batch dim"]) -> Float32[Array, "*batch vocab"]:
         """Predicts from hidden states, in float32."""
         kernel = self.head[...].astype(hidden.dtype)
-        return jnp.einsum("...d,dv->...v", hidden, kernel, preferred_element_type=jnp.float32)
+        logits = jnp.einsum("...d,dv->...v", hidden, kernel, preferred_element_type=jnp.float32)
+        return constrain(logits, "batch", *[None] * (logits.ndim - 2), "vocab")

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Num
 
 from voxinstruct_jax.config import InputError
 from voxinstruct_jax.layers.dense import Dense
+from voxinstruct_jax.layers.execution import Execution
 from voxinstruct_jax.layers.parameter import make_param, uniform
 from voxinstruct_jax.text.encoder import TextEncoder, TextEncoderConfig
 from voxinstruct_jax.vocabulary import TEXT, PackedBatch
@@ -32,9 +33,15 @@ class TextCondition(nnx.Module):
     """
 
     def __init__(
-        self, config: TextEncoderConfig, model_dim: int, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs
+        self,
+        config: TextEncoderConfig,
+        model_dim: int,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        execution: Execution = Execution(),
+        rngs: nnx.Rngs,
     ) -> None:
-        self.encoder = TextEncoder(config, dtype=dtype, rngs=rngs)
+        self.encoder = TextEncoder(config, dtype=dtype, execution=execution, rngs=rngs)
         init = uniform(config.model_dim**-0.5)  # torch's default for a linear layer
         self.projection = Dense((config.model_dim,), (model_dim,), (None, "embed"), init=init, dtype=dtype, rngs=rngs)
         self.bias = make_param(init(rngs.params(), (model_dim,)), ("embed",))

@@ -1,10 +1,11 @@
 """LLaMA blocks, which the AR and the NAR model share, and the key-value cache of step-by-step decoding.
 
-The blocks know nothing of tokens: they take embeddings, positions and a mask. Layers are unrolled, since a scan over
-layers makes decoding two to three times slower. Read `Llama`.
+The blocks know nothing of tokens: they take embeddings, positions and who sees whom. Decoding runs the layers one by
+one, since a scan over layers makes it two to three times slower. Read `Llama`.
 """
 
 import dataclasses
+import functools
 from typing import Any, Literal
 
 import jax
@@ -15,11 +16,14 @@ from jaxtyping import Array, Bool, Float, Int, Num
 
 from voxinstruct_jax.config import ConfigError
 from voxinstruct_jax.layers.attention import attend
-from voxinstruct_jax.layers.dense import Dense
+from voxinstruct_jax.layers.dense import AdaptedDense, Dense
 from voxinstruct_jax.layers.dropout import split_key
+from voxinstruct_jax.layers.execution import Execution, keep, run_blocks
 from voxinstruct_jax.layers.norms import RMSNorm
+from voxinstruct_jax.layers.packed_attention import Visibility, attend_packed, resolve_backend
 from voxinstruct_jax.layers.parameter import normal
 from voxinstruct_jax.layers.rotary import rotary_tables, rotate
+from voxinstruct_jax.sharding.mesh import constrain
 
 __all__ = ["ComputeType", "KVCache", "Llama", "LlamaConfig", "init_cache"]
 
@@ -48,8 +52,14 @@ class LlamaConfig:
     rope_theta: float = 10000.0
     dropout: float = 0.1
     """Of attention probabilities; there is no other in these blocks."""
+    lora_rank: int = 0
+    """Rank of adapters beside query, key and value; all other weights of the model are frozen then. 0 = none."""
+    lora_alpha: float = 16.0
+    """Adapters count `lora_alpha / lora_rank` times."""
 
     def __post_init__(self) -> None:
+        if self.lora_rank < 0:
+            raise ConfigError(f"backbone.lora_rank: {self.lora_rank} is below 0; 0 = no adapters")
         for name in ("num_layers", "model_dim", "num_heads", "num_kv_heads", "head_dim", "ffn_dim"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"backbone.{name}: {getattr(self, name)} must be at least 1")
@@ -65,6 +75,16 @@ class LlamaConfig:
     def paper(cls) -> "LlamaConfig":
         """Both models of the paper (section 5.1)."""
         return cls(num_layers=12, model_dim=1024, num_heads=16, num_kv_heads=16, head_dim=64, ffn_dim=4096)
+
+    @classmethod
+    def large(cls) -> "LlamaConfig":
+        """1.2 billion weights, the width of LLaMA's 1.3B kin."""
+        return cls(num_layers=24, model_dim=2048, num_heads=16, num_kv_heads=16, head_dim=128, ffn_dim=5632)
+
+    @classmethod
+    def huge(cls) -> "LlamaConfig":
+        """6.5 billion weights, LLaMA 7B's sizes; for plans."""
+        return cls(num_layers=32, model_dim=4096, num_heads=32, num_kv_heads=32, head_dim=128, ffn_dim=11008)
 
     @classmethod
     def small(cls, num_layers: int) -> "LlamaConfig":
@@ -127,31 +147,55 @@ class LayerCache:
 class LlamaAttention(nnx.Module):
     """Grouped-query attention with rotary positions; no biases."""
 
-    def __init__(self, config: LlamaConfig, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: LlamaConfig, *, dtype: DTypeLike, execution: Execution, rngs: nnx.Rngs) -> None:
         dim, heads, kv_heads = config.model_dim, config.num_heads, config.num_kv_heads
         axes = ("embed", "heads", None)
         options: dict[str, Any] = {"init": normal(STDDEV), "dtype": dtype, "rngs": rngs}
-        self.query = Dense((dim,), (heads, config.head_dim), axes, **options)
-        self.key = Dense((dim,), (kv_heads, config.head_dim), axes, **options)
-        self.value = Dense((dim,), (kv_heads, config.head_dim), axes, **options)
+        kind = Dense
+        if config.lora_rank:
+            kind = functools.partial(AdaptedDense, adapter=(config.lora_rank, config.lora_alpha))
+        self.query = kind((dim,), (heads, config.head_dim), axes, **options)
+        self.key = kind((dim,), (kv_heads, config.head_dim), axes, **options)
+        self.value = kind((dim,), (kv_heads, config.head_dim), axes, **options)
         self.output = Dense((heads, config.head_dim), (dim,), ("heads", None, "embed"), **options)
-        self.dropout = config.dropout
+        self.dropout, self.execution = config.dropout, execution
 
     def __call__(
         self,
         x: Float[Array, "batch time dim"],
         rotary: Rotary,
-        mask: Bool[Array, "batch time source"],
+        visibility: Visibility,
         *,
         dropout_key: jax.Array | None = None,
-        cache: LayerCache | None = None,
+    ) -> Float[Array, "batch time dim"]:
+        """Runs whole packed rows."""
+        dropout = self.dropout if dropout_key is not None else 0.0
+        y = attend_packed(
+            *self._project(x, rotary),
+            visibility,
+            backend=resolve_backend(self.execution.attention, dropout),
+            dropout_rate=dropout,
+            dropout_key=dropout_key,
+        )
+        return self.output(constrain(y, "batch", None, "heads", None))
+
+    def decode(
+        self,
+        x: Float[Array, "batch time dim"],
+        rotary: Rotary,
+        mask: Bool[Array, "batch time slot"],
+        cache: LayerCache,
     ) -> tuple[Float[Array, "batch time dim"], Array, Array]:
-        """Returns the output, and the keys and values that were attended to."""
-        query, keys, values = rotate(self.query(x), *rotary), rotate(self.key(x), *rotary), self.value(x)
-        if cache is not None:
-            keys, values = cache.write(keys, values)
-        y = attend(query, keys, values, mask, dropout_rate=self.dropout, dropout_key=dropout_key)
-        return self.output(y), keys, values
+        """Runs new positions; returns the output, and all keys and values."""
+        query, keys, values = self._project(x, rotary)
+        keys, values = cache.write(keys, values)
+        return self.output(attend(query, keys, values, mask)), keys, values
+
+    def _project(self, x: Float[Array, "batch time dim"], rotary: Rotary) -> tuple[Array, Array, Array]:
+        query, key, value = (
+            constrain(y, "batch", None, "heads", None) for y in (self.query(x), self.key(x), self.value(x))
+        )
+        return rotate(query, *rotary), rotate(key, *rotary), value
 
 
 class SwiGLU(nnx.Module):
@@ -165,15 +209,16 @@ class SwiGLU(nnx.Module):
         self.down = Dense((ffn_dim,), (dim,), ("mlp", "embed"), **options)
 
     def __call__(self, x: Float[Array, "batch time dim"]) -> Float[Array, "batch time dim"]:
-        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+        inner = jax.nn.silu(self.gate(x)) * self.up(x)
+        return self.down(constrain(inner, "batch", None, "mlp"))
 
 
 class LlamaBlock(nnx.Module):
     """Pre-norm attention and feed-forward, each added to its input."""
 
-    def __init__(self, config: LlamaConfig, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: LlamaConfig, *, dtype: DTypeLike, execution: Execution, rngs: nnx.Rngs) -> None:
         self.attention_norm = RMSNorm(config.model_dim)
-        self.attention = LlamaAttention(config, dtype=dtype, rngs=rngs)
+        self.attention = LlamaAttention(config, dtype=dtype, execution=execution, rngs=rngs)
         self.ffn_norm = RMSNorm(config.model_dim)
         self.ffn = SwiGLU(config, dtype=dtype, rngs=rngs)
 
@@ -181,13 +226,20 @@ class LlamaBlock(nnx.Module):
         self,
         x: Float[Array, "batch time dim"],
         rotary: Rotary,
-        mask: Bool[Array, "batch time source"],
+        visibility: Visibility,
         *,
         dropout_key: jax.Array | None = None,
-        cache: LayerCache | None = None,
+    ) -> Float[Array, "batch time dim"]:
+        """Runs whole packed rows."""
+        y = self.attention(self.attention_norm(x), rotary, visibility, dropout_key=dropout_key)
+        x = constrain(x + keep(y, "attention"), "batch", None, None)
+        return constrain(x + keep(self.ffn(self.ffn_norm(x)), "ffn"), "batch", None, None)
+
+    def decode(
+        self, x: Float[Array, "batch time dim"], rotary: Rotary, mask: Bool[Array, "batch time slot"], cache: LayerCache
     ) -> tuple[Float[Array, "batch time dim"], Array, Array]:
-        """Returns the output, and the keys and values that were attended to."""
-        y, keys, values = self.attention(self.attention_norm(x), rotary, mask, dropout_key=dropout_key, cache=cache)
+        """Runs new positions; returns the output, and all keys and values."""
+        y, keys, values = self.attention.decode(self.attention_norm(x), rotary, mask, cache)
         x += y
         return x + self.ffn(self.ffn_norm(x)), keys, values
 
@@ -199,31 +251,43 @@ class Llama(nnx.Module):
         Touvron et al. 2023; VoxInstruct, section 5.1, uses it for both models. Linear weights start from N(0, .02²).
     """
 
-    def __init__(self, config: LlamaConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs) -> None:
-        self.config = config
-        self.blocks = nnx.List([LlamaBlock(config, dtype=dtype, rngs=rngs) for _ in range(config.num_layers)])
+    def __init__(
+        self,
+        config: LlamaConfig,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        execution: Execution = Execution(),
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.config, self.dtype, self.execution = config, dtype, execution
+        options: dict[str, Any] = {"dtype": dtype, "execution": execution, "rngs": rngs}
+        self.blocks = nnx.List([LlamaBlock(config, **options) for _ in range(config.num_layers)])
         self.norm = RMSNorm(config.model_dim)
 
     def __call__(
         self,
         x: Float[Array, "batch time dim"],
         positions: Num[Array, "batch time"],
-        mask: Bool[Array, "batch time time"],
+        visibility: Visibility,
         *,
         key: jax.Array | None = None,
     ) -> Float[Array, "batch time dim"]:
-        """Runs whole rows.
+        """Runs whole packed rows.
 
         Args:
             x: Embeddings.
             positions: Of the rotary embedding.
-            mask: True where a query (first) may see a key (second).
+            visibility: Who sees whom.
             key: Of dropout; None = no dropout.
         """
         rotary = self._rotary(positions)
-        for block, block_key in zip(self.blocks, split_key(key, self.config.num_layers), strict=True):
-            x, _, _ = block(x, rotary, mask, dropout_key=block_key)
-        return self.norm(x)
+
+        def apply(block: Any, x: Array, block_key: jax.Array | None) -> Array:
+            return block(x, rotary, visibility, dropout_key=block_key)
+
+        x = constrain(x, "batch", None, None)
+        keys = split_key(key, self.config.num_layers)
+        return self.norm(run_blocks(self.blocks, x, keys, apply, self.execution, dtype=self.dtype))
 
     def decode(
         self,
@@ -245,7 +309,7 @@ class Llama(nnx.Module):
         rotary = self._rotary(positions)
         all_keys, all_values = [], []
         for block, keys, values in zip(self.blocks, cache.keys, cache.values, strict=True):
-            x, keys, values = block(x, rotary, mask, cache=LayerCache(keys=keys, values=values, slot=slot))
+            x, keys, values = block.decode(x, rotary, mask, LayerCache(keys=keys, values=values, slot=slot))
             all_keys.append(keys)
             all_values.append(values)
         return self.norm(x), KVCache(keys=tuple(all_keys), values=tuple(all_values))

@@ -8,12 +8,14 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Float32, Int
 
 from voxinstruct_jax.config import ConfigError
-from voxinstruct_jax.layers.attention import segment_mask
 from voxinstruct_jax.layers.dense import TokenEmbedding
 from voxinstruct_jax.layers.dropout import split_key
-from voxinstruct_jax.layers.parameter import make_param, normal, uniform
+from voxinstruct_jax.layers.execution import Execution
+from voxinstruct_jax.layers.packed_attention import Visibility
+from voxinstruct_jax.layers.parameter import freeze, make_param, normal, uniform
 from voxinstruct_jax.models.conditioning import TextCondition, Timing, place_text, slot_positions
 from voxinstruct_jax.models.llama import STDDEV, ComputeType, Llama, LlamaConfig
+from voxinstruct_jax.sharding.mesh import constrain
 from voxinstruct_jax.text.encoder import TextEncoderConfig
 from voxinstruct_jax.vocabulary import NUM_PARTS, TEXT, PackedBatch, Vocabulary
 
@@ -71,18 +73,20 @@ class NARModel(nnx.Module):
         backend only, and was silently causal with others.
     """
 
-    def __init__(self, config: NARConfig, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: NARConfig, *, execution: Execution = Execution(), rngs: nnx.Rngs) -> None:
         vocabulary, dim = config.vocabulary, config.backbone.model_dim
         predicted = vocabulary.num_codebooks - 1
-        self.config = config
-        self.text = TextCondition(config.text_encoder, dim, dtype=config.dtype, rngs=rngs)
+        self.config, self.execution = config, execution
+        self.text = TextCondition(config.text_encoder, dim, dtype=config.dtype, execution=execution, rngs=rngs)
         self.token_embedding = TokenEmbedding((vocabulary.size,) * vocabulary.num_codebooks, dim, rngs=rngs)
         # The release leaves these two tables at N(0, 1), 50 times the token rows, which then hardly show at first.
         self.part_embedding = make_param(normal(STDDEV)(rngs.params(), (NUM_PARTS, dim)), (None, "embed"))
         self.codebook_embedding = make_param(normal(STDDEV)(rngs.params(), (predicted, dim)), (None, "embed"))
-        self.backbone = Llama(config.backbone, dtype=config.dtype, rngs=rngs)
+        self.backbone = Llama(config.backbone, dtype=config.dtype, execution=execution, rngs=rngs)
         heads = uniform(dim**-0.5)(rngs.params(), (predicted, dim, vocabulary.nar_head_size))
         self.heads = make_param(heads, (None, "embed", "vocab"))
+        if config.backbone.lora_rank:
+            freeze(self)
 
     def embed_text(
         self,
@@ -147,8 +151,25 @@ class NARModel(nnx.Module):
         key: jax.Array | None = None,
     ) -> Float32[Array, "batch time head"]:
         """As `__call__`, from text rows already in place: decoding encodes the text once for all its passes."""
+        return self.logits(self.hidden(batch, text_rows, codebook, key=key), codebook)
+
+    def hidden(
+        self,
+        batch: PackedBatch,
+        text_rows: Float[Array, "batch time dim"],
+        codebook: Int[Array, " batch"],
+        *,
+        key: jax.Array | None = None,
+    ) -> Float[Array, "batch time dim"]:
+        """What `predict` makes its logits from."""
         x = self.embed(batch.tokens, batch.part_ids, text_rows, codebook)
-        positions = slot_positions(batch, self.config.timing)
-        hidden = self.backbone(x, positions, segment_mask(batch.segment_ids), key=key)
+        visibility = Visibility(segment_ids=batch.segment_ids, causal=False)
+        return self.backbone(x, slot_positions(batch, self.config.timing), visibility, key=key)
+
+    def logits(
+        self, hidden: Float[Array, "batch time dim"], codebook: Int[Array, " batch"]
+    ) -> Float32[Array, "batch time head"]:
+        """Predicts each row's codebook from hidden states, in float32."""
         kernel = self.heads[...][codebook - 1].astype(hidden.dtype)
-        return jnp.einsum("btd,bdv->btv", hidden, kernel, preferred_element_type=jnp.float32)
+        logits = jnp.einsum("btd,bdv->btv", hidden, kernel, preferred_element_type=jnp.float32)
+        return constrain(logits, "batch", None, "vocab")

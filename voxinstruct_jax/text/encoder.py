@@ -18,10 +18,12 @@ from voxinstruct_jax.config import ConfigError
 from voxinstruct_jax.layers.attention import attend, segment_mask
 from voxinstruct_jax.layers.dense import Dense, TokenEmbedding
 from voxinstruct_jax.layers.dropout import dropout, split_key
+from voxinstruct_jax.layers.execution import Execution, keep, run_blocks
 from voxinstruct_jax.layers.norms import RMSNorm
-from voxinstruct_jax.layers.parameter import freeze, make_param, normal, uniform
+from voxinstruct_jax.layers.parameter import LoRAParam, freeze, make_param, normal, uniform
+from voxinstruct_jax.sharding.mesh import constrain
 
-__all__ = ["LoRADense", "LoRAParam", "TextEncoder", "TextEncoderConfig", "relative_buckets"]
+__all__ = ["LoRADense", "TextEncoder", "TextEncoderConfig", "relative_buckets"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,10 +97,6 @@ class TextEncoderConfig:
     def tiny(cls, channel_sizes: tuple[int, ...]) -> "TextEncoderConfig":
         """For tests."""
         return cls(channel_sizes=channel_sizes, model_dim=32, num_layers=2, num_heads=4, head_dim=8, ffn_dim=64)
-
-
-class LoRAParam(nnx.Param):
-    """A weight of an adapter."""
 
 
 class LoRADense(nnx.Module):
@@ -191,8 +189,10 @@ class EncoderBlock(nnx.Module):
         key: jax.Array | None,
     ) -> Float[Array, "batch text dim"]:
         keys = split_key(key, 4)
-        x += dropout(self.attention(self.attention_norm(x), mask, bias, keys[0]), self.dropout, keys[1])
-        return x + dropout(self.ffn(self.ffn_norm(x), keys[2]), self.dropout, keys[3])
+        y = keep(self.attention(self.attention_norm(x), mask, bias, keys[0]), "attention")
+        x = constrain(x + dropout(y, self.dropout, keys[1]), "batch", None, None)
+        y = keep(self.ffn(self.ffn_norm(x), keys[2]), "ffn")
+        return constrain(x + dropout(y, self.dropout, keys[3]), "batch", None, None)
 
 
 class TextEncoder(nnx.Module):
@@ -202,10 +202,16 @@ class TextEncoder(nnx.Module):
         Raffel et al. 2020 and the mT5 of Xue et al. 2021; VoxInstruct, section 4.2, adapts it by LoRA.
     """
 
-    def __init__(self, config: TextEncoderConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self,
+        config: TextEncoderConfig,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        execution: Execution = Execution(),
+        rngs: nnx.Rngs,
+    ) -> None:
         """Makes the weights; with adapters, all but them are `FrozenParam`."""
-        self.config = config
-        self.dtype = dtype
+        self.config, self.dtype, self.execution = config, dtype, execution
         # T5's initial values: unit embeddings, and projections that keep the variance without scaled scores.
         self.embedding = TokenEmbedding(config.channel_sizes, config.model_dim, init=normal(1.0), rngs=rngs)
         table = normal(config.model_dim**-0.5)(rngs.params(), (config.num_buckets, config.num_heads))
@@ -251,10 +257,14 @@ class TextEncoder(nnx.Module):
         buckets = relative_buckets(x.shape[1], self.config.num_buckets, self.config.max_distance)
         bias = jnp.moveaxis(self.relative_bias[...][buckets], -1, 0)[None]
         x = dropout(x.astype(self.dtype), self.config.dropout, first_key)
-        for block, block_key in zip(self.blocks, keys, strict=True):
+
+        def apply(block: Any, x: Array, block_key: jax.Array | None) -> Array:
             if observed is not None:
                 observed.append(x)
-            x = block(x, mask, bias, block_key)
+            return block(x, mask, bias, block_key)
+
+        execution = self.execution if observed is None else Execution()  # a scan shows no block's input
+        x = run_blocks(self.blocks, x, keys, apply, execution, dtype=self.dtype)
         return dropout(self.norm(x), self.config.dropout, last_key)
 
 

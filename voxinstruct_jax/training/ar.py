@@ -6,26 +6,29 @@ import functools
 import jax
 import jax.numpy as jnp
 import optax
+from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from voxinstruct_jax.config import ConfigError, InputError
 from voxinstruct_jax.layers.dropout import split_key
+from voxinstruct_jax.layers.execution import Execution
 from voxinstruct_jax.models.ar import ARConfig, ARModel
 from voxinstruct_jax.models.conditioning import NUM_DURATIONS
 from voxinstruct_jax.sharding.mesh import MeshConfig
+from voxinstruct_jax.training.flops import language_model_flops
 from voxinstruct_jax.training.language_model import (
     TokenData,
     clip_uniform,
     row_keys,
+    token_losses,
     token_task,
-    weighted_mean,
 )
 from voxinstruct_jax.training.optimizer import OptimizerConfig
-from voxinstruct_jax.training.step import Metrics
-from voxinstruct_jax.training.task import Task, TrainConfig
+from voxinstruct_jax.training.step import Mean, StepConfig, weighted_mean
+from voxinstruct_jax.training.task import Program, Task, TrainConfig
 from voxinstruct_jax.vocabulary import ACOUSTIC, SEMANTIC, TEXT, PackedBatch
 
-__all__ = ["ARExperiment", "ARObjective", "ar_loss", "ar_task", "ar_targets", "duration_loss"]
+__all__ = ["ARExperiment", "ARObjective", "ar_loss", "ar_program", "ar_targets", "ar_task", "duration_loss"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,12 +56,14 @@ class ARExperiment:
     data: TokenData = TokenData()
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
+    step: StepConfig = StepConfig()
+    execution: Execution = Execution()
     mesh: MeshConfig = MeshConfig()
 
 
 def ar_loss(
     config: ARObjective, model: ARModel, batch: PackedBatch, key: jax.Array
-) -> tuple[Float[Array, ""], Metrics]:
+) -> tuple[list[Mean], dict[str, Mean]]:
     """Cross-entropy of every token after BOS, as one mean over the batch; aligned models tell durations too.
 
     A clip loses its text or its semantic tokens, never both. Where the semantic tokens are blank they are no targets
@@ -72,20 +77,22 @@ def ar_loss(
     draw = clip_uniform(row_keys(drop_key, batch), batch.segment_ids)
     drop_text = draw < config.drop_text
     drop_semantic = (draw >= config.drop_text) & (draw < config.drop_text + config.drop_semantic)
-    text_key, backbone_key = split_key(dropout_key, 2)
+    text_key, backbone_key = split_key(jax.random.fold_in(dropout_key, batch.clip_ids[0]), 2)
     text_rows = model.embed_text(batch.text_tokens, batch.text_segment_ids, key=text_key)
-    logits = model.predict(batch, text_rows, drop_text, drop_semantic, key=backbone_key)
+    hidden = model.hidden(batch, text_rows, drop_text, drop_semantic, key=backbone_key)
     targets, target_part = ar_targets(batch)
-    loss = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    loss, hit = token_losses(model.logits, hidden, targets, chunk=model.execution.loss_chunk)
     semantic = (target_part == SEMANTIC) & ~drop_semantic
     acoustic = target_part == ACOUSTIC
-    hit = (logits.argmax(-1) == targets).astype(jnp.float32)
-    total, durations = weighted_mean(loss, semantic | acoustic), {}
+    vocabulary = model.config.vocabulary
+    language = semantic & (targets >= vocabulary.language_offset) & (targets < vocabulary.semantic_offset)
+    parts, durations = [weighted_mean(loss, semantic | acoustic)], {}
     if model.config.timing == "aligned":
         durations["loss_duration"] = duration_loss(model, batch, text_rows)
-        total += config.duration_weight * durations["loss_duration"]
-    return total, {
+        parts.append(durations["loss_duration"].scaled(config.duration_weight))
+    return parts, {
         **durations,
+        "loss_language": weighted_mean(loss, language),
         "loss_semantic": weighted_mean(loss, semantic),
         "loss_acoustic": weighted_mean(loss, acoustic),
         "accuracy_semantic": weighted_mean(hit, semantic),
@@ -93,7 +100,7 @@ def ar_loss(
     }
 
 
-def duration_loss(model: ARModel, batch: PackedBatch, text_rows: Float[Array, "batch text dim"]) -> Float[Array, ""]:
+def duration_loss(model: ARModel, batch: PackedBatch, text_rows: Float[Array, "batch text dim"]) -> Mean:
     """Cross-entropy of how long each text token is spoken; most last no time, which also tells what is content.
 
     Source:
@@ -119,7 +126,20 @@ def ar_targets(batch: PackedBatch) -> tuple[Int[Array, "batch time"], Int[Array,
     return following(batch.tokens[:, 0]), jnp.where(counts, following(batch.part_ids), TEXT)
 
 
+def ar_program(experiment: ARExperiment) -> Program:
+    """Model, objective and operations of the experiment."""
+    model = experiment.model
+
+    def build(rngs: nnx.Rngs) -> ARModel:
+        return ARModel(model, execution=experiment.execution, rngs=rngs)
+
+    return Program(
+        build_model=build,
+        objective=functools.partial(ar_loss, experiment.objective),
+        flops=language_model_flops(model.backbone, model.text_encoder, model.vocabulary.size, causal=True),
+    )
+
+
 def ar_task(experiment: ARExperiment) -> Task:
     """Opens the data and makes the experiment ready."""
-    objective = functools.partial(ar_loss, experiment.objective)
-    return token_task("ar", experiment, lambda rngs: ARModel(experiment.model, rngs=rngs), objective)
+    return token_task("ar", experiment, ar_program(experiment))

@@ -19,10 +19,10 @@ from voxinstruct_jax.config import ConfigError, fingerprint
 from voxinstruct_jax.data.manifest import read_manifest
 from voxinstruct_jax.data.progress import progress_bar
 from voxinstruct_jax.data.segments import AudioCache, FrameUnits, SegmentBatch, SegmentBatches, build_cache
-from voxinstruct_jax.sharding.mesh import MeshConfig
+from voxinstruct_jax.sharding.mesh import MeshConfig, build_mesh, row_shares
 from voxinstruct_jax.training.optimizer import OptimizerConfig
-from voxinstruct_jax.training.step import Metrics
-from voxinstruct_jax.training.task import Task, TrainConfig, identity
+from voxinstruct_jax.training.step import Mean, StepConfig
+from voxinstruct_jax.training.task import Program, Task, TrainConfig, identity
 from voxinstruct_jax.training.units import FEATURE_SAMPLE_RATE, clip_units
 
 __all__ = ["CodecExperiment", "CodecObjective", "SegmentData", "codec_loss", "codec_task"]
@@ -62,12 +62,13 @@ class CodecExperiment:
     data: SegmentData = SegmentData()
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
+    step: StepConfig = StepConfig()
     mesh: MeshConfig = MeshConfig()
 
 
 def codec_loss(
     config: CodecObjective, model: MelCodec, batch: SegmentBatch, key: jax.Array
-) -> tuple[Float[Array, ""], Metrics]:
+) -> tuple[list[Mean], dict[str, Mean]]:
     """Mel and STFT distances between speech and its reconstruction, commitment, and semantic units.
 
     A first codebook that tells the units carries what is said: with few codes, or with later codebooks guessed, speech
@@ -92,7 +93,9 @@ def codec_loss(
     if config.unit_weight and result.unit_logits is not None:
         metrics["unit_loss"] = _unit_loss(result.unit_logits, batch.units)
         loss += config.unit_weight * metrics["unit_loss"]
-    return loss, metrics
+    # every crop is as long as any other, so parts of a batch weigh the same
+    one = jnp.ones(())
+    return [Mean(loss, one)], {name: Mean(value, one) for name, value in metrics.items()}
 
 
 def codec_task(experiment: CodecExperiment) -> Task:
@@ -110,15 +113,29 @@ def codec_task(experiment: CodecExperiment) -> Task:
     units = None
     if experiment.objective.unit_weight:
         units = FrameUnits(clips=_clip_units(experiment, cache, paths, folder), frame_samples=config.hop_length)
-    batches = SegmentBatches(cache, segment, data.rows, experiment.train.seed, gain_db=data.gain_db, units=units)
+    batches = SegmentBatches(
+        cache,
+        segment,
+        data.rows,
+        experiment.train.seed,
+        gain_db=data.gain_db,
+        units=units,
+        host_rows=row_shares(build_mesh(experiment.mesh), data.rows),
+    )
     rows = dataclasses.replace(data, manifest="", cache="", units="")
     return Task(
-        build_model=lambda rngs: MelCodec(config, rngs=rngs),
-        objective=functools.partial(codec_loss, experiment.objective),
+        program=Program(
+            build_model=lambda rngs: MelCodec(config, rngs=rngs),
+            objective=functools.partial(codec_loss, experiment.objective),
+        ),
         batches=batches,
         count_tokens=lambda batch: batch.samples.size // config.hop_length,
+        count_audio_s=lambda batch: batch.samples.size / config.sample_rate,
+        count_flops=None,
+        rows=data.rows,
         optimizer=experiment.optimizer,
         train=experiment.train,
+        step=experiment.step,
         mesh=experiment.mesh,
         identity=identity(
             "codec",

@@ -1,6 +1,7 @@
 """What the objectives of AR and NAR share: their data, per-clip draws, and masked means over packed rows."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -8,19 +9,31 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from voxinstruct_jax.data.batches import BatchConfig, TokenBatches
+from voxinstruct_jax.data.packing import TIME_FIELDS
 from voxinstruct_jax.data.shards import ShardReader
-from voxinstruct_jax.sharding.mesh import MeshConfig
+from voxinstruct_jax.sharding.mesh import BATCH_AXES, MeshConfig, build_mesh, row_shares
 from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
+from voxinstruct_jax.training.flops import batch_flops
 from voxinstruct_jax.training.optimizer import OptimizerConfig
-from voxinstruct_jax.training.step import Objective
-from voxinstruct_jax.training.task import Task, TrainConfig, identity
-from voxinstruct_jax.vocabulary import PackedBatch
+from voxinstruct_jax.training.step import StepConfig
+from voxinstruct_jax.training.task import Program, Task, TrainConfig, identity
+from voxinstruct_jax.vocabulary import ACOUSTIC, PackedBatch
 
-__all__ = ["TokenData", "TokenExperiment", "clip_uniform", "count_tokens", "row_keys", "token_task", "weighted_mean"]
+__all__ = [
+    "TokenData",
+    "TokenExperiment",
+    "abstract_batch",
+    "clip_uniform",
+    "count_tokens",
+    "row_keys",
+    "token_losses",
+    "token_task",
+]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,19 +59,18 @@ class TokenExperiment(Protocol):
     @property
     def train(self) -> TrainConfig: ...
     @property
+    def step(self) -> StepConfig: ...
+    @property
     def mesh(self) -> MeshConfig: ...
 
 
-def token_task(
-    kind: str, experiment: TokenExperiment, build_model: Callable[[nnx.Rngs], nnx.Module], objective: Objective
-) -> Task:
+def token_task(kind: str, experiment: TokenExperiment, program: Program) -> Task:
     """Opens prepared data with the tokenizer of the small text encoder; the draws follow the run's seed.
 
     Args:
         kind: Of the run: "ar" or "nar".
         experiment: Its settings.
-        build_model: Makes fresh weights.
-        objective: Of the train step.
+        program: What is computed in a step.
 
     Raises:
         InputError: The data is missing, or does not fit the model.
@@ -71,14 +83,18 @@ def token_task(
         experiment.model.vocabulary,
         batch,
         aligned=experiment.model.timing == "aligned",
+        host_rows=row_shares(build_mesh(experiment.mesh), batch.rows),
     )
     return Task(
-        build_model=build_model,
-        objective=objective,
+        program=program,
         batches=batches,
         count_tokens=count_tokens,
+        count_audio_s=lambda rows: count_frames(rows) / reader.index.frame_rate,
+        count_flops=functools.partial(batch_flops, program.flops) if program.flops else None,
+        rows=batch.rows,
         optimizer=experiment.optimizer,
         train=experiment.train,
+        step=experiment.step,
         mesh=experiment.mesh,
         identity=identity(
             kind,
@@ -91,9 +107,35 @@ def token_task(
     )
 
 
+def abstract_batch(experiment: TokenExperiment, mesh: Mesh) -> PackedBatch:
+    """Returns shapes and placement of the batches of an experiment: enough to compile its step, without data."""
+    batch, model = experiment.data.batch, experiment.model
+    sharding = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+    def rows(*shape: int, dtype: Any = jnp.int32) -> Any:
+        return jax.ShapeDtypeStruct((batch.rows, *shape), dtype, sharding=sharding)
+
+    channels = len(model.text_encoder.channel_sizes)
+    timed = {"times": rows(batch.time_width, dtype=jnp.float32), "text_durations": rows(batch.text_width)}
+    return PackedBatch(
+        text_tokens=rows(batch.text_width, channels),
+        text_segment_ids=rows(batch.text_width),
+        tokens=rows(model.vocabulary.num_codebooks, batch.time_width),
+        **{name: rows(batch.time_width) for name in TIME_FIELDS},
+        **(timed if model.timing == "aligned" else {}),
+        clip_ids=rows(),
+    )
+
+
 def count_tokens(batch: PackedBatch) -> int:
     """Real slots of a host batch, text included."""
     return int(np.count_nonzero(batch.segment_ids))
+
+
+def count_frames(batch: PackedBatch) -> int:
+    """Codec frames of a host batch, voice prompts included."""
+    acoustic = (np.asarray(batch.part_ids) == ACOUSTIC) & (np.asarray(batch.segment_ids) > 0)
+    return int(acoustic.sum() - np.asarray(batch.segment_ids).max(axis=1).sum())  # without each clip's EOS2
 
 
 def row_keys(key: jax.Array, batch: PackedBatch) -> jax.Array:
@@ -107,8 +149,36 @@ def clip_uniform(keys: jax.Array, segment_ids: Int[Array, "batch time"]) -> Floa
     return draw(keys, segment_ids)
 
 
-def weighted_mean(
-    values: Float[Array, "batch time"], weights: Bool[Array, "batch time"] | Float[Array, "batch time"]
-) -> Float[Array, ""]:
-    """Mean over the whole batch, so a short clip's tokens weigh as much as a long one's; 0 where nothing counts."""
-    return jnp.sum(values * weights) / jnp.maximum(jnp.sum(weights), 1)
+def token_losses(
+    predict: Callable[[Array], Array],
+    hidden: Float[Array, "batch time dim"],
+    targets: Int[Array, "batch time"],
+    *,
+    chunk: int,
+) -> tuple[Float[Array, "batch time"], Bool[Array, "batch time"]]:
+    """Cross-entropy of each slot, and whether its likeliest token is the target.
+
+    Args:
+        predict: Hidden states to logits; those of a chunk are made again for the backward pass, never kept.
+        hidden: What the logits are made from.
+        targets: Classes.
+        chunk: Slots whose logits exist at once; 0 = all.
+    """
+
+    def evaluate(turn: tuple[Array, Array]) -> tuple[Array, Array]:
+        logits = predict(turn[0])
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, turn[1])
+        return loss, logits.argmax(-1) == turn[1]
+
+    time = targets.shape[1]
+    if not chunk or chunk >= time:
+        return evaluate((hidden, targets))
+    padding = -time % chunk
+
+    def split(x: Array) -> Array:
+        wide = jnp.pad(x, ((0, 0), (0, padding), *[(0, 0)] * (x.ndim - 2)))
+        return jnp.moveaxis(wide.reshape(len(x), -1, chunk, *x.shape[2:]), 1, 0)
+
+    parts = jax.lax.map(jax.checkpoint(evaluate), (split(hidden), split(targets)))
+    loss, hit = (jnp.moveaxis(part, 0, 1).reshape(len(targets), -1)[:, :time] for part in parts)
+    return loss, hit

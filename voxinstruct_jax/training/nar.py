@@ -5,25 +5,29 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import optax
+from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from voxinstruct_jax.config import ConfigError
+from voxinstruct_jax.layers.dropout import split_key
+from voxinstruct_jax.layers.execution import Execution
+from voxinstruct_jax.models.conditioning import place_text
 from voxinstruct_jax.models.nar import NARConfig, NARModel
 from voxinstruct_jax.sharding.mesh import MeshConfig
+from voxinstruct_jax.training.flops import language_model_flops
 from voxinstruct_jax.training.language_model import (
     TokenData,
     clip_uniform,
     row_keys,
+    token_losses,
     token_task,
-    weighted_mean,
 )
 from voxinstruct_jax.training.optimizer import OptimizerConfig
-from voxinstruct_jax.training.step import Metrics
-from voxinstruct_jax.training.task import Task, TrainConfig
+from voxinstruct_jax.training.step import Mean, StepConfig, weighted_mean
+from voxinstruct_jax.training.task import Program, Task, TrainConfig
 from voxinstruct_jax.vocabulary import ACOUSTIC, PackedBatch
 
-__all__ = ["MaskDraw", "NARExperiment", "NARObjective", "draw_masks", "nar_loss", "nar_task"]
+__all__ = ["MaskDraw", "NARExperiment", "NARObjective", "draw_masks", "nar_loss", "nar_program", "nar_task"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,6 +52,8 @@ class NARExperiment:
     data: TokenData = TokenData()
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
+    step: StepConfig = StepConfig()
+    execution: Execution = Execution()
     mesh: MeshConfig = MeshConfig()
 
 
@@ -65,7 +71,7 @@ class MaskDraw:
 
 def nar_loss(
     config: NARObjective, model: NARModel, batch: PackedBatch, key: jax.Array
-) -> tuple[Float[Array, ""], Metrics]:
+) -> tuple[list[Mean], dict[str, Mean]]:
     """Cross-entropy over the masked places of one codebook a row.
 
     Source:
@@ -76,16 +82,20 @@ def nar_loss(
     draw = draw_masks(config, model.config, batch, mask_key)
     drop_text = clip_uniform(row_keys(text_key, batch), batch.segment_ids) < config.drop_text
     shown = dataclasses.replace(batch, tokens=draw.tokens)
-    logits = model(shown, draw.codebook, drop_text, key=dropout_key)
+    encoder_key, backbone_key = split_key(jax.random.fold_in(dropout_key, batch.clip_ids[0]), 2)
+    text_rows = model.embed_text(batch.text_tokens, batch.text_segment_ids, key=encoder_key)
+    hidden = model.hidden(shown, place_text(text_rows, batch, drop_text), draw.codebook, key=backbone_key)
     ids = jnp.take_along_axis(batch.tokens, draw.codebook[:, None, None], axis=1)[:, 0]
     targets = jnp.maximum(ids - model.config.vocabulary.acoustic_offset, 0)
-    loss = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-    hit = (logits.argmax(-1) == targets).astype(jnp.float32)
-    first = draw.masked & (draw.codebook == 1)[:, None]
-    return weighted_mean(loss, draw.masked), {
-        "accuracy": weighted_mean(hit, draw.masked),
-        "accuracy_second_codebook": weighted_mean(hit, first),
-    }
+    loss, hit = token_losses(
+        lambda part: model.logits(part, draw.codebook), hidden, targets, chunk=model.execution.loss_chunk
+    )
+    metrics = {"accuracy": weighted_mean(hit, draw.masked)}
+    for codebook in range(1, model.config.vocabulary.num_codebooks):
+        asked = draw.masked & (draw.codebook == codebook)[:, None]
+        metrics[f"loss_codebook_{codebook + 1}"] = weighted_mean(loss, asked)
+        metrics[f"accuracy_codebook_{codebook + 1}"] = weighted_mean(hit, asked)
+    return [weighted_mean(loss, draw.masked)], metrics
 
 
 def draw_masks(config: NARObjective, model: NARConfig, batch: PackedBatch, key: jax.Array) -> MaskDraw:
@@ -117,10 +127,23 @@ def draw_masks(config: NARObjective, model: NARConfig, batch: PackedBatch, key: 
     return MaskDraw(codebook, jnp.where(visible, batch.tokens, 0), masked)
 
 
+def nar_program(experiment: NARExperiment) -> Program:
+    """Model, objective and operations of the experiment."""
+    model = experiment.model
+
+    def build(rngs: nnx.Rngs) -> NARModel:
+        return NARModel(model, execution=experiment.execution, rngs=rngs)
+
+    return Program(
+        build_model=build,
+        objective=functools.partial(nar_loss, experiment.objective),
+        flops=language_model_flops(model.backbone, model.text_encoder, model.vocabulary.nar_head_size, causal=False),
+    )
+
+
 def nar_task(experiment: NARExperiment) -> Task:
     """Opens the data and makes the experiment ready."""
-    objective = functools.partial(nar_loss, experiment.objective)
-    return token_task("nar", experiment, lambda rngs: NARModel(experiment.model, rngs=rngs), objective)
+    return token_task("nar", experiment, nar_program(experiment))
 
 
 def _length_and_place(

@@ -11,10 +11,11 @@ from voxinstruct_jax.checkpoints.weights import weights_fingerprint
 from voxinstruct_jax.config import ConfigError, fingerprint
 from voxinstruct_jax.data.steps import StepSource
 from voxinstruct_jax.sharding.mesh import MeshConfig
+from voxinstruct_jax.training.flops import BatchFlops
 from voxinstruct_jax.training.optimizer import OptimizerConfig
-from voxinstruct_jax.training.step import Objective
+from voxinstruct_jax.training.step import Objective, StepConfig
 
-__all__ = ["Task", "TrainConfig", "identity"]
+__all__ = ["Program", "Task", "TrainConfig", "identity"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,10 @@ class TrainConfig:
     seed: int = 0
     log_every: int = 10
     save_every: int = 500
-    keep: int = 2  # states kept
+    keep: int = 2  # newest states kept
+    best_of: str = ""  # metric whose lowest logged value marks a state that is kept too; empty = none
+    max_skipped: int = 10  # steps in a row without a finite loss before the run goes back to saved weights
+    max_rollbacks: int = 2  # times it does so before it stops
     init_from: str = ""  # weights folder (see `voxinstruct convert`) that a new run starts from; empty = fresh weights
 
     def __post_init__(self) -> None:
@@ -34,16 +38,32 @@ class TrainConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Task:
-    """One experiment, made ready for the loop."""
+class Program:
+    """What is computed in a step, without the data: enough to plan it."""
 
     build_model: Callable[[nnx.Rngs], nnx.Module]
     objective: Objective
+    flops: BatchFlops | None = None
+    """None where no count is known (codec)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+    """One experiment, made ready for the loop."""
+
+    program: Program
     batches: StepSource[Any]
     count_tokens: Callable[[Any], int]
     """Real tokens (codec: frames) in a host batch."""
+    count_audio_s: Callable[[Any], float]
+    """Seconds of speech in a host batch."""
+    count_flops: Callable[[Any], float] | None
+    """Operations that a step on a host batch takes at least; None = not known."""
+    rows: int
+    """Of a step, over all processes."""
     optimizer: OptimizerConfig
     train: TrainConfig
+    step: StepConfig
     mesh: MeshConfig
     identity: dict[str, str]
     """Fingerprints that must agree for a run to be continued."""
