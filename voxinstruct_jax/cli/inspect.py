@@ -239,6 +239,7 @@ def _voice(path: Path) -> dict[str, Any]:
 
 def _training_run(path: Path) -> dict[str, Any]:
     from voxinstruct_jax.checkpoints.run import RunStore
+    from voxinstruct_jax.training.events import goodput, read_events
 
     identity = json.loads((path / "run.json").read_text(encoding="utf-8"))
     settings = json.loads((path / "config.json").read_text(encoding="utf-8"))
@@ -254,6 +255,7 @@ def _training_run(path: Path) -> dict[str, Any]:
         "steps": settings.get("train", {}).get("steps"),
         "metrics": metrics,
         "whole_states": whole,
+        "goodput": {name: round(share, 4) for name, share in goodput(read_events(path)).items()},
         "identity": identity,
     }
 
