@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 import posixpath
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -35,13 +36,14 @@ from voxinstruct_jax.judges.judge import Clip, Judge, Measurement
 from voxinstruct_jax.judges.registry import find_judges
 from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
 
-__all__ = ["JUDGED_RATE", "Annotated", "Request", "annotate", "measure_row"]
+__all__ = ["JUDGED_RATE", "Annotated", "Finding", "Request", "annotate", "measure_row", "spoken_clip"]
 
 FORMAT_VERSION = "1"
 JUDGED_RATE = 16_000
 """What judges are given (Hz)."""
 UNIT_ROWS = 32
 NOT_JUDGED = "not judged"
+_QUOTES = re.compile(r"[\"“”„‟«»「」『』]")  # marks of speech within a transcript would end the quoted content
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,21 +136,29 @@ def annotate(request: Request, engine: Engine[Any], *, progress: bool = True) ->
 def measure_row(row: Row, judges: Mapping[str, Judge]) -> Finding:
     """Measures one row; attributes that a person gave are left alone."""
     try:
-        samples = read_clip(row, JUDGED_RATE)
-        clip = Clip(
-            samples=samples,
-            sample_rate=JUDGED_RATE,
-            language=row.language,
-            transcript=row.transcript,
-            syllables=_tokenizer().text_length_units(quoted(row.transcript)),
-        )
+        clip = spoken_clip(row)
         measured = {name: _judged(judge, clip) for name, judge in judges.items() if not _is_given(row, name)}
     except VoxError as error:
         return Finding(id=row.id, reason=str(error))
     return Finding(
         id=row.id,
         measured={name: found for name, found in measured.items() if found is not None},
-        duration_s=len(samples) / JUDGED_RATE,
+        duration_s=len(clip.samples) / JUDGED_RATE,
+    )
+
+
+def spoken_clip(row: Row) -> Clip:
+    """Reads what judges are given of a row.
+
+    Raises:
+        InputError: The sound cannot be read.
+    """
+    return Clip(
+        samples=read_clip(row, JUDGED_RATE),
+        sample_rate=JUDGED_RATE,
+        language=row.language,
+        transcript=row.transcript,
+        syllables=_tokenizer().text_length_units(quoted(_QUOTES.sub(" ", row.transcript))),
     )
 
 
@@ -178,7 +188,7 @@ def _check_bins(bins: Bins, judges: Mapping[str, Judge], path: str) -> None:
     for name, judge in judges.items():
         if name in CLASSES and name in bins.attributes and bins.attributes[name].judge != judge.name:
             raise InputError(
-                f"{path}: {name} was measured by {bins.attributes[name].judge}, now it is by {judge.name}, whose values "
+                f"{path}: {name} was measured by {bins.attributes[name].judge}, now by {judge.name}, whose values "
                 "differ; fit the boundaries again"
             )
 
@@ -201,7 +211,8 @@ def _claim(request: Request, judges: Mapping[str, Judge], given: Bins | None, di
     differing = sorted(name for name in {*identity, *found} if found.get(name) != identity.get(name))
     if differing:
         raise InputError(
-            f"{request.work}: holds an unfinished run with other {', '.join(differing)}; remove it, or give another --out"
+            f"{request.work}: holds an unfinished run with other {', '.join(differing)}; "
+            "remove it, or give another --out"
         )
 
 

@@ -110,7 +110,7 @@ def fit_bins(values: Iterable[Value], judges: dict[str, tuple[str, str]], corpus
     attributes = {}
     for attribute, (judge, unit) in sorted(judges.items()):
         groups = {
-            name: Bounds(lower=_quantile(counted, 1 / 3), upper=_quantile(counted, 2 / 3), count=counted.total())
+            name: Bounds(lower=_cut(counted, 1 / 3), upper=_cut(counted, 2 / 3), count=counted.total())
             for (found, name), counted in sorted(counts.items())
             if found == attribute and counted.total() >= FEWEST_VALUES
         }
@@ -174,8 +174,8 @@ def load_bins(path: str | os.PathLike[str]) -> Bins:
     return bins
 
 
-def _quantile(counted: Counter[float], share: float) -> float:
-    """The middle between the values on either side of the cut."""
+def _cut(counted: Counter[float], share: float) -> float:
+    """The value that this share lies below; between two values the middle."""
     ordered = sorted(counted)
     target, seen = share * counted.total(), 0
     for place, value in enumerate(ordered):
@@ -183,7 +183,7 @@ def _quantile(counted: Counter[float], share: float) -> float:
         if seen > target + 1e-9:
             return value
         if seen >= target - 1e-9 and place + 1 < len(ordered):
-            return (value + ordered[place + 1]) / 2
+            return round((value + ordered[place + 1]) / 2, 6)
     return ordered[-1]
 
 

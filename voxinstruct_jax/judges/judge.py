@@ -73,7 +73,7 @@ class Judge(Protocol):
 
     @property
     def name(self) -> str:
-        """The rule or model with its version, such as "swift-f0-0.3.0/median/1"; another name wherever results differ."""
+        """The rule or model with its version, such as "swift-f0-0.3.0/median/1"; a new one wherever results differ."""
         ...
 
     @property

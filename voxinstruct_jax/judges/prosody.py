@@ -11,9 +11,9 @@ from voxinstruct_jax.judges.pitch import FLOOR_DBFS, active_level_dbfs, spoken_s
 
 __all__ = ["EnergyJudge", "PitchJudge", "SpeedJudge"]
 
-PITCH_ERROR = 0.02
+PITCH_ERROR = 0.03
 """Of the value."""
-ENERGY_ERROR_DB = 0.5
+ENERGY_ERROR_DB = 1.0
 SPEED_ERROR = 0.06
 """Of the value."""
 FEWEST_VOICED_FRAMES = 6

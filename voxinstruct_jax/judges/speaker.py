@@ -1,8 +1,8 @@
 """Who is heard: a speaker embedding, 256 numbers that are near for clips of one voice. NumPy only.
 
 The network and its weights are the voice encoder of Resemblyzer 0.1.4 (Apache-2.0, see `weights/`), stored in half
-precision. Silence is cut by level and not by WebRTC's detector, so cosines differ from Resemblyzer's in the second digit
-on clips with pauses; the network itself agrees with the original. Read `embed_speaker` first.
+precision; it agrees to five digits. What it is given differs: silence is cut by level and not by WebRTC's detector, and
+all speech is brought to one volume, so that volume does not count. Read `embed_speaker` first.
 
 Source:
     Wan et al. 2018, "Generalized end-to-end loss for speaker verification", section 2.1; the sizes are Resemblyzer's.
@@ -26,7 +26,7 @@ PARTIAL_STEP = 77
 """Frames between partial utterances: 1.3 a second."""
 LEAST_COVERAGE = 0.75
 """A last partial utterance must hold this share of speech, or it is dropped."""
-LEAST_LEVEL_DBFS = -30.0
+LEVEL_DBFS = -30.0
 LONGEST_GAP_FRAMES = 18
 """Pauses are cut down to this many 10 ms frames."""
 SPEECH_RANGE_DB = 40.0
@@ -49,7 +49,7 @@ def embed_speaker(samples: Float[np.ndarray, " sample"], sample_rate: int) -> Fl
         import soxr
 
         mono = soxr.resample(mono, sample_rate, SAMPLE_RATE).astype(np.float32)
-    speech = _raised(_cut_pauses(mono))
+    speech = _levelled(_cut_pauses(mono))
     if len(speech) < LEAST_SPEECH_S * SAMPLE_RATE:
         return None
     mean = embed_mels(_partials(speech)).mean(axis=0)
@@ -121,12 +121,12 @@ def _cut_pauses(samples: Float[np.ndarray, " sample"]) -> Float[np.ndarray, " ke
     return samples[: len(levels) * HOP][np.repeat(_widen(loud, LONGEST_GAP_FRAMES // 2), HOP)]
 
 
-def _raised(speech: Float[np.ndarray, " sample"]) -> Float[np.ndarray, " sample"]:
-    """Raises what is softer than -30 dBFS to that level: the network was trained so, and hears volume."""
+def _levelled(speech: Float[np.ndarray, " sample"]) -> Float[np.ndarray, " sample"]:
+    """Brings speech to -30 dBFS, since the network hears volume; the original raises what is softer and no more."""
     if not len(speech):
         return speech
     level = 10 * np.log10(max(float(np.mean(np.square(speech, dtype=np.float64))), 1e-12))
-    return speech * np.float32(10 ** (max(0.0, LEAST_LEVEL_DBFS - level) / 20))
+    return speech * np.float32(10 ** ((LEVEL_DBFS - level) / 20))
 
 
 def _widen(flags: Bool[np.ndarray, " frame"], reach: int) -> Bool[np.ndarray, " frame"]:
