@@ -52,12 +52,16 @@ def test_the_error_of_a_unit_is_that_of_the_run():
         open_engine("local", 1)(fail, lambda: [7], lambda: None)
 
 
-def test_ray_does_the_same(tmp_path):
+@pytest.mark.slow
+def test_ray_does_the_same(tmp_path, monkeypatch):
     pytest.importorskip("ray")
+    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}:{Path(__file__).parents[2]}")
     ticks = []
     open_engine("ray", 1)(note, waiting(tmp_path, {2: 1}), lambda: ticks.append(1))
     assert len(list(tmp_path.glob("unit-*"))) == 5
     assert len(ticks) == 10
+    with pytest.raises(InputError, match="^unit 7 is wrong$"):
+        open_engine("ray", 1)(fail, lambda: [7], lambda: None)
 
 
 def test_ray_is_asked_for_only_where_it_is_installed(monkeypatch):

@@ -96,16 +96,18 @@ def test_boundaries_come_back_from_their_file(tmp_path):
     assert fit_bins(pitches(np.linspace(160, 261, 50)), JUDGES, "my corpus").fingerprint != bins.fingerprint
 
 
+def one_group(attribute, lower, upper):
+    return {attribute: {"judge": "j", "unit": "", "groups": {"en": {"lower": lower, "upper": upper, "count": 3}}}}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"format_version": 9}, "format 9"),
         ({"corpus": 3}, "corpus: expected str"),
         ({"colour": 1}, "colour: unknown setting"),
-        ({"attributes": {"mood": {"judge": "j", "unit": "", "groups": {"en": {"lower": 1, "upper": 2, "count": 3}}}}},
-         "no attribute with boundaries"),
-        ({"attributes": {"pitch": {"judge": "j", "unit": "Hz", "groups": {"en": {"lower": 3, "upper": 2, "count": 3}}}}},
-         "lower 3.0 above upper 2.0"),
+        ({"attributes": one_group("mood", 1, 2)}, "no attribute with boundaries"),
+        ({"attributes": one_group("pitch", 3, 2)}, "lower 3.0 above upper 2.0"),
     ],
 )  # fmt: skip
 def test_a_wrong_file_is_refused_with_its_fault(tmp_path, change, message):

@@ -14,7 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from importlib import import_module, util
 from typing import Any, Literal, TypeVar
 
-from voxinstruct_jax.config import InputError
+from voxinstruct_jax.config import InputError, VoxError
 
 __all__ = ["Engine", "EngineName", "open_engine"]
 
@@ -112,18 +112,54 @@ def _run_ray(
     function: Callable[[T], int], units: Callable[[], Iterable[T]], tick: Callable[[], None], workers: int
 ) -> None:
     ray = import_module("ray")
-    if not ray.is_initialized():
-        ray.init(log_to_driver=False, num_cpus=None if os.environ.get("RAY_ADDRESS") else workers)
-    # Ray runs a task again elsewhere when its worker or its machine is lost.
-    remote = ray.remote(num_cpus=1, max_retries=ATTEMPTS, runtime_env={"env_vars": _ONE_THREAD})(function)
+    ours = not ray.is_initialized()
+    if ours:
+        _connect(ray, workers)
+    try:
+        # Ray runs a task again elsewhere when its worker or its machine is lost.
+        options = {"num_cpus": 1, "max_retries": ATTEMPTS - 1, "runtime_env": {"env_vars": _ONE_THREAD}}
+        remote = ray.remote(_counted).options(**options)
+        _hand_out(ray, lambda unit: remote.remote(function, unit), iter(units()), tick)
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _connect(ray: Any, workers: int) -> None:
+    try:
+        place = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers}
+        ray.init(log_to_driver=False, configure_logging=False, **place)
+    except Exception as error:  # Ray raises many kinds, one of them Exception itself
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"Ray cannot be started or reached ({reason}); check RAY_ADDRESS or `ray start`") from error
+
+
+def _counted(function: Callable[[T], int], unit: T) -> tuple[int, str]:
+    """Does a unit; an error that trying again would not mend comes back as text."""
+    try:
+        return function(unit), ""
+    except VoxError as error:
+        return 0, str(error)
+
+
+def _hand_out(ray: Any, submit: Callable[[T], Any], units: Iterator[T], tick: Callable[[], None]) -> None:
     running: list[Any] = []
-    most = UNITS_AHEAD * max(workers, int(ray.cluster_resources().get("CPU", 1)))
-    waiting = iter(units())
     while True:
-        while len(running) < most and (unit := next(waiting, None)) is not None:
-            running.append(remote.remote(unit))
+        room = UNITS_AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
+        while len(running) < room and (unit := next(units, None)) is not None:
+            running.append(submit(unit))
         if not running:
             return
         done, running = ray.wait(running)
-        for _ in range(sum(ray.get(done))):
-            tick()
+        try:
+            results = ray.get(done)
+        except ray.exceptions.RayError as error:
+            raise InputError(
+                f"a Ray task ended {ATTEMPTS} times ({type(error).__name__}: out of memory, or killed); what is done is "
+                "kept, start again with more memory"
+            ) from error
+        for count, failure in results:
+            if failure:
+                raise InputError(failure)
+            for _ in range(count):
+                tick()

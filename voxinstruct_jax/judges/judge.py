@@ -7,7 +7,7 @@ constructor without arguments; `judges.registry` finds it.
 
 import dataclasses
 import functools
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -63,6 +63,7 @@ class Measurement:
     confidence: float = 1.0
 
 
+@runtime_checkable
 class Judge(Protocol):
     """Measures one attribute of a clip."""
 
