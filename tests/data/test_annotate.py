@@ -16,6 +16,7 @@ from voxinstruct_jax.data.annotate import Request, annotate, measure_row, spoken
 from voxinstruct_jax.data.engines import open_engine
 from voxinstruct_jax.data.manifest import Annotation, read_manifest, write_manifest
 from voxinstruct_jax.judges.bins import load_bins
+from voxinstruct_jax.judges.judge import Measurement
 from voxinstruct_jax.judges.prosody import EnergyJudge, SpeedJudge
 from voxinstruct_jax.judges.registry import OFFLINE, judge_places
 from voxinstruct_jax.text.content import spoken_content
@@ -41,7 +42,7 @@ def manifest(tmp_path, known):
     return tmp_path / "in.jsonl"
 
 
-def request(manifest, out, attributes=CHEAP, **changes):
+def asked(manifest, out, attributes=CHEAP, **changes):
     return Request(manifest=str(manifest), out=str(out), attributes=attributes, judges=judge_places({}), **changes)
 
 
@@ -55,7 +56,7 @@ def contents(folder):
 
 def test_clips_of_known_settings_get_their_classes(tmp_path, known):
     write_manifest(tmp_path / "in.jsonl", bare(known))
-    done = run(request(tmp_path / "in.jsonl", tmp_path / "out" / "m.jsonl", tuple(OFFLINE), instructions=2), workers=2)
+    done = run(asked(tmp_path / "in.jsonl", tmp_path / "out" / "m.jsonl", tuple(OFFLINE), instructions=2), workers=2)
     rows = read_manifest(tmp_path / "out" / "m.jsonl")
     assert [row.id for row in rows] == [row.id for row in known]
     right = Counter(
@@ -85,7 +86,7 @@ def test_clips_of_known_settings_get_their_classes(tmp_path, known):
 def test_the_number_of_processes_changes_no_byte(tmp_path, known):
     write_manifest(tmp_path / "in.jsonl", bare(known[:40]))
     for workers in (1, 2):
-        run(request(tmp_path / "in.jsonl", tmp_path / str(workers) / "m.jsonl", CHEAP, instructions=1), workers)
+        run(asked(tmp_path / "in.jsonl", tmp_path / str(workers) / "m.jsonl", CHEAP, instructions=1), workers)
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
     assert sorted(contents(tmp_path / "1")) == ["bins.json", "m.jsonl", "rejected.jsonl"]
 
@@ -95,6 +96,7 @@ import os, signal, sys
 from pathlib import Path
 from voxinstruct_jax.data import annotate
 from voxinstruct_jax.data.engines import open_engine
+from voxinstruct_jax.judges.judge import Measurement
 from voxinstruct_jax.judges.prosody import EnergyJudge
 from voxinstruct_jax.judges.registry import judge_places
 
@@ -162,7 +164,7 @@ def test_bad_clips_cost_one_line_each(tmp_path, known):
     write_manifest(tmp_path / "in.jsonl", [*bad[:2], *good, *bad[2:]])
     with (tmp_path / "in.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"id": "no audio", "language": "en"}\n{"id": \n')
-    done = run(request(tmp_path / "in.jsonl", tmp_path / "out" / "m.jsonl"))
+    done = run(asked(tmp_path / "in.jsonl", tmp_path / "out" / "m.jsonl"))
     assert [row.id for row in read_manifest(tmp_path / "out" / "m.jsonl")] == [row.id for row in good]
     rejected = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
     assert sorted(line["id"] for line in rejected) == [
@@ -180,7 +182,7 @@ def test_bad_clips_cost_one_line_each(tmp_path, known):
 def test_a_manifest_of_bad_clips_alone_ends_with_one_line(tmp_path, known):
     write_manifest(tmp_path / "in.jsonl", [dataclasses.replace(bare(known[:1])[0], audio=str(tmp_path / "no.wav"))])
     with pytest.raises(InputError, match=r"all rows were set aside, see .*rejected\.jsonl"):
-        run(request(tmp_path / "in.jsonl", tmp_path / "out" / "m.jsonl"))
+        run(asked(tmp_path / "in.jsonl", tmp_path / "out" / "m.jsonl"))
     assert not (tmp_path / "out" / "m.jsonl").exists()
     assert "no such audio" in (tmp_path / "out" / "rejected.jsonl").read_text()
 
@@ -191,7 +193,7 @@ def test_what_a_person_gave_is_kept_and_what_was_annotated_is_replaced(tmp_path,
     rows[0] = dataclasses.replace(rows[0], attributes={"energy": "whispered", "mood": "odd"}, instructions=("Mine",))
     rows[1] = dataclasses.replace(rows[1], attributes={"speed": "breakneck"}, annotations={"speed": old})
     write_manifest(tmp_path / "in.jsonl", rows)
-    run(request(tmp_path / "in.jsonl", tmp_path / "out" / "m.jsonl", instructions=2))
+    run(asked(tmp_path / "in.jsonl", tmp_path / "out" / "m.jsonl", instructions=2))
     first, second, *others = read_manifest(tmp_path / "out" / "m.jsonl")
     assert first.attributes.keys() == {"energy", "mood", "speed"}
     assert first.attributes["energy"] == "whispered"
@@ -203,43 +205,43 @@ def test_what_a_person_gave_is_kept_and_what_was_annotated_is_replaced(tmp_path,
 
 
 def test_given_boundaries_are_used_and_kept_with_the_result(tmp_path, manifest):
-    run(request(manifest, tmp_path / "train" / "m.jsonl"))
+    run(asked(manifest, tmp_path / "train" / "m.jsonl"))
     bins = tmp_path / "train" / "bins.json"
     shifted = json.loads(bins.read_text())
     for bounds in shifted["attributes"]["energy"]["groups"].values():
         bounds |= {"lower": -90.0, "upper": -80.0, "count": 0}
     (tmp_path / "given.json").write_text(json.dumps(shifted))
-    done = run(request(manifest, tmp_path / "dev" / "m.jsonl", bins=str(tmp_path / "given.json")))
+    done = run(asked(manifest, tmp_path / "dev" / "m.jsonl", bins=str(tmp_path / "given.json")))
     assert done.classes["energy"] == {"high": 8}
     assert load_bins(tmp_path / "dev" / "bins.json") == load_bins(tmp_path / "given.json")
 
 
 def test_boundaries_of_another_judge_are_refused(tmp_path, manifest):
-    run(request(manifest, tmp_path / "train" / "m.jsonl"))
+    run(asked(manifest, tmp_path / "train" / "m.jsonl"))
     changed = (tmp_path / "train" / "bins.json").read_text().replace(EnergyJudge().name, "loudness/2")
     (tmp_path / "given.json").write_text(changed)
     with pytest.raises(InputError, match="energy was measured by loudness/2"):
-        run(request(manifest, tmp_path / "dev" / "m.jsonl", bins=str(tmp_path / "given.json")))
+        run(asked(manifest, tmp_path / "dev" / "m.jsonl", bins=str(tmp_path / "given.json")))
 
 
 def test_nothing_of_anybody_is_lost(tmp_path, manifest, known):
     with pytest.raises(InputError, match="is the manifest itself"):
-        run(request(manifest, manifest))
-    run(request(manifest, tmp_path / "out" / "m.jsonl"))
+        run(asked(manifest, manifest))
+    run(asked(manifest, tmp_path / "out" / "m.jsonl"))
     with pytest.raises(InputError, match="boundaries of another manifest; use them by --bins"):
-        run(request(manifest, tmp_path / "out" / "other.jsonl"))
-    run(request(manifest, tmp_path / "out" / "other.jsonl", bins=str(tmp_path / "out" / "bins.json")))
+        run(asked(manifest, tmp_path / "out" / "other.jsonl"))
+    run(asked(manifest, tmp_path / "out" / "other.jsonl", bins=str(tmp_path / "out" / "bins.json")))
     work = tmp_path / "new.jsonl.work"
     work.mkdir()
     (work / "run.json").write_text('{"rows": "others"}')
     with pytest.raises(InputError, match=r"holds an unfinished run with other .*rows.*remove it"):
-        run(request(manifest, tmp_path / "new.jsonl"))
+        run(asked(manifest, tmp_path / "new.jsonl"))
 
 
 @pytest.mark.parametrize("name", ["m.parquet", "m.jsonl.gz"])
 def test_other_forms_of_manifest(tmp_path, manifest, name):
-    run(request(manifest, tmp_path / "a" / "m.jsonl"))
-    run(request(manifest, tmp_path / "b" / name))
+    run(asked(manifest, tmp_path / "a" / "m.jsonl"))
+    run(asked(manifest, tmp_path / "b" / name))
     assert read_manifest(tmp_path / "b" / name) == read_manifest(tmp_path / "a" / "m.jsonl")
 
 
@@ -250,9 +252,9 @@ def test_audio_is_found_from_wherever_the_result_lies(tmp_path, known, monkeypat
     monkeypatch.chdir(tmp_path)
     rows = [dataclasses.replace(bare(known[:1])[0], id=str(k), audio="corpus/audio/a b.ogg") for k in range(3)]
     write_manifest("corpus/in.jsonl", rows)
-    run(request("corpus/in.jsonl", "elsewhere/m.jsonl"))
+    run(asked("corpus/in.jsonl", "elsewhere/m.jsonl"))
     assert all(pathlib.Path(row.audio).is_file() for row in read_manifest("elsewhere/m.jsonl"))
-    run(request("corpus/in.jsonl", "corpus/m.jsonl"))
+    run(asked("corpus/in.jsonl", "corpus/m.jsonl"))
     assert '"audio": "audio/a b.ogg"' in pathlib.Path("corpus/m.jsonl").read_text()
 
 
@@ -275,6 +277,32 @@ def test_words_in_quotes_count_as_the_others_do(known):
         for text in ("He said go now and left", 'He said "go now" and left')
     )
     assert plain == marked == 6
+
+
+class Stress:
+    attribute, name, unit = "stress", "stress/1", ""
+
+    def measure(self, clip):
+        if clip.transcript.startswith("P"):
+            return Measurement(label="", confidence=0.7)
+        return Measurement(label="0 2", confidence=0.9, word_times_s=((0.1, 0.2), (0.2, 0.5), (0.5, 0.9)))
+
+
+def test_stressed_words_become_indices_and_their_times_are_kept(tmp_path, known, monkeypatch, request):
+    monkeypatch.syspath_prepend(request.path.parent)
+    rows = [
+        dataclasses.replace(row, transcript=text)
+        for row, text in zip(bare(known), ("It is so.", "Plain it is."), strict=False)
+    ]
+    write_manifest(tmp_path / "in.jsonl", rows)
+    wanted = Request(manifest=str(tmp_path / "in.jsonl"), out=str(tmp_path / "m.jsonl"), attributes=("stress",),
+                     judges={"stress": "test_annotate:Stress"})  # fmt: skip
+    run(wanted)
+    marked, plain = read_manifest(tmp_path / "m.jsonl")
+    assert marked.attributes == {"stress": [0, 2]}
+    assert marked.annotations["stress"].label == "0 2"
+    assert marked.word_times_s == ((0.1, 0.2), (0.2, 0.5), (0.5, 0.9))
+    assert plain.attributes == {"stress": []}
 
 
 class Strange:

@@ -60,7 +60,7 @@ def test_ray_does_the_same(tmp_path, monkeypatch):
     open_engine("ray", 1)(note, waiting(tmp_path, {2: 1}), lambda: ticks.append(1))
     assert len(list(tmp_path.glob("unit-*"))) == 5
     assert len(ticks) == 10
-    with pytest.raises(InputError, match="^unit 7 is wrong$"):
+    with pytest.raises(InputError, match=r"^unit 7 is wrong$"):
         open_engine("ray", 1)(fail, lambda: [7], lambda: None)
 
 

@@ -18,7 +18,7 @@ def judged(corpus, step):
     lines = (CORPUS / corpus / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
     for row in map(json.loads, lines[::step]):
         samples = read_audio(CORPUS / corpus / row["audio"], 16_000)
-        clip = Clip(samples=samples, sample_rate=16_000, language="", transcript="", syllables=0)
+        clip = Clip(samples=samples, sample_rate=16_000, language="", transcript="", syllables=0.0)
         yield row["attributes"]["gender"], GenderJudge().measure(clip)
 
 
@@ -37,7 +37,7 @@ def test_generated_voices_are_judged_right_nine_times_in_ten():
 
 
 def test_silence_has_no_gender():
-    clip = Clip(samples=np.zeros(16_000, np.float32), sample_rate=16_000, language="", transcript="", syllables=0)
+    clip = Clip(samples=np.zeros(16_000, np.float32), sample_rate=16_000, language="", transcript="", syllables=0.0)
     assert GenderJudge().measure(clip) is None
 
 
@@ -45,7 +45,7 @@ def test_silence_has_no_gender():
 def test_volume_does_not_count(gain):
     samples = np.random.default_rng(0).normal(scale=0.05, size=16_000).astype(np.float32)
     clips = [
-        Clip(samples=x, sample_rate=16_000, language="", transcript="", syllables=0)
+        Clip(samples=x, sample_rate=16_000, language="", transcript="", syllables=0.0)
         for x in (samples, samples * np.float32(gain))
     ]
     one, other = (GenderJudge().measure(clip) for clip in clips)

@@ -304,6 +304,7 @@ def _labelled(row: Row, finding: Finding, judges: Mapping[str, Judge], bins: Bin
     judged = [name for name in judges if not _is_given(row, name)]
     attributes = {name: value for name, value in row.attributes.items() if name not in judged}
     annotations = {name: value for name, value in row.annotations.items() if name not in judged}
+    times = row.word_times_s
     for name in judged:
         if name not in finding.measured:
             continue
@@ -313,12 +314,15 @@ def _labelled(row: Row, finding: Finding, judges: Mapping[str, Judge], bins: Bin
             classed = classify(bins, name, group(name, row.language, gender), found.value, found.error)
             label, confidence = classed or ("", 0.0)
             judge = f"{judge}; bins {bins.fingerprint}"
-        if label:
+        if name == "stress":
+            attributes[name] = [int(index) for index in label.split()]
+        elif label:
             attributes[name] = label
+        times = found.word_times_s or times
         annotations[name] = Annotation(
             value=found.value, unit=judges[name].unit, label=label, confidence=round(confidence, 3), judge=judge
         )
-    return dataclasses.replace(row, attributes=attributes, annotations=annotations)
+    return dataclasses.replace(row, attributes=attributes, annotations=annotations, word_times_s=times)
 
 
 def _write(unit: _Unit) -> int:

@@ -155,8 +155,8 @@ def _hand_out(ray: Any, submit: Callable[[T], Any], units: Iterator[T], tick: Ca
             results = ray.get(done)
         except ray.exceptions.RayError as error:
             raise InputError(
-                f"a Ray task ended {ATTEMPTS} times ({type(error).__name__}: out of memory, or killed); what is done is "
-                "kept, start again with more memory"
+                f"a Ray task ended {ATTEMPTS} times ({type(error).__name__}: out of memory, or killed); what is done "
+                "is kept, start again with more memory"
             ) from error
         for count, failure in results:
             if failure:

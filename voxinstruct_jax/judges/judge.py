@@ -53,14 +53,16 @@ class Measurement:
     Attributes:
         value: In the judge's unit; None where there is a class only.
         error: Standard deviation of `value` about the truth, same unit.
-        label: The class; None where boundaries name it.
+        label: The class; None where boundaries name it. For stress the indices of the stressed words, such as "2 3".
         confidence: Of the label, from 0 to 1; without a label it is not read.
+        word_times_s: Start and end of each word of the transcript (s), from a judge that had to find them.
     """
 
     value: float | None = None
     error: float = 0.0
     label: str | None = None
     confidence: float = 1.0
+    word_times_s: tuple[tuple[float, float], ...] = ()
 
 
 @runtime_checkable
