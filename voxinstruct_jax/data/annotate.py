@@ -21,14 +21,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from voxinstruct_jax.config import InputError, VoxError, from_dict, to_dict
 from voxinstruct_jax.data.clips import read_clip
 from voxinstruct_jax.data.durations import quoted
 from voxinstruct_jax.data.engines import Engine
 from voxinstruct_jax.data.instruction_words import LANGUAGES
-from voxinstruct_jax.data.instructions import write_instructions
+from voxinstruct_jax.data.instruction_writer import row_generator, write
+from voxinstruct_jax.data.language_models import LanguageModel
 from voxinstruct_jax.data.manifest import Annotation, Rejection, Row, iter_manifest, write_manifest
 from voxinstruct_jax.data.progress import progress_bar
 from voxinstruct_jax.judges.bins import CLASSES, Bins, Value, classify, fit_bins, group, load_bins, save_bins
@@ -61,6 +60,8 @@ class Request:
     """How many to write for each row that has none."""
     seed: int = 0
     """Of the instructions."""
+    language_model: LanguageModel | None = None
+    """Rewrites them; workers get a copy. What it answers may differ from run to run, what is finished is kept."""
 
     @property
     def work(self) -> Path:
@@ -95,6 +96,8 @@ class Annotated:
     classes: dict[str, dict[str, int]]
     """Rows of each class, by attribute; "not judged" where there is none."""
     bins: Bins
+    without_instructions: int
+    """Rows that have none and got none: of languages, with attribute values or words that the grammar can't put."""
 
 
 @dataclass(frozen=True)
@@ -199,7 +202,7 @@ def _claim(request: Request, judges: Mapping[str, Judge], given: Bins | None, di
         "format_version": FORMAT_VERSION,
         "rows": digest,
         "bins": given.fingerprint if given else "",
-        "instructions": f"{request.instructions}, seed {request.seed}",
+        "instructions": f"{request.instructions}, seed {request.seed}, {request.language_model or 'grammar'}",
         **{f"judge of {name}": judge.name for name, judge in judges.items()},
     }
     path = request.work / "run.json"
@@ -339,24 +342,26 @@ def _write(unit: _Unit) -> int:
 
 
 def _instructions(row: Row, request: Request) -> tuple[str, ...]:
-    """Writes instructions for a row that has none; a row's words depend on its id and the seed only."""
+    """Writes instructions for a row that has none; the grammar's depend on its id and the seed only."""
     if row.instructions or row.language not in LANGUAGES:
         return row.instructions
-    seed = hashlib.sha256(f"{request.seed}\t{row.id}".encode()).digest()[:16]
-    generator = np.random.default_rng(int.from_bytes(seed, "big"))
-    named = {name: value for name, value in row.attributes.items() if isinstance(value, str)}
-    written = write_instructions(named, row.transcript, row.language, count=request.instructions, generator=generator)
-    return tuple(instruction.text for instruction in written)
+    try:
+        drafts = write(row, request.instructions, row_generator(row.id, request.seed))
+    except InputError:  # an attribute value of a person's own, or a transcript full of quote marks
+        return ()
+    if request.language_model is None:
+        return drafts
+    return write(row, request.instructions, row_generator(row.id, request.seed), request.language_model)
 
 
 def _finish(request: Request, judges: Mapping[str, Judge], bins: Bins) -> Annotated:
     """Writes the results, the manifest last, and clears the work away."""
     rejected: list[Rejection] = []
     counts = {name: Counter[str]() for name in judges}
-    seconds = 0.0
+    seconds, silent = 0.0, 0
 
     def rows() -> Iterator[Row]:
-        nonlocal seconds
+        nonlocal seconds, silent
         written = _records(request, "written") if request.instructions else itertools.repeat(None)
         for (row, finding), texts in zip(_found(request, rejected), written, strict=False):
             if finding.reason:
@@ -368,6 +373,7 @@ def _finish(request: Request, judges: Mapping[str, Judge], bins: Bins) -> Annota
                 labelled = dataclasses.replace(labelled, instructions=tuple(texts["instructions"]))
             for name, counted in counts.items():
                 counted[str(labelled.attributes.get(name, NOT_JUDGED))] += 1
+            silent += not labelled.instructions
             yield _placed(labelled, request.folder)
 
     total = write_manifest(request.out, rows())
@@ -383,6 +389,7 @@ def _finish(request: Request, judges: Mapping[str, Judge], bins: Bins) -> Annota
         rejected=len(rejected),
         classes={name: dict(sorted(counted.items())) for name, counted in counts.items()},
         bins=bins,
+        without_instructions=silent,
     )
 
 
