@@ -27,7 +27,7 @@ EngineName = Literal["local", "ray"]
 UNITS_AHEAD = 2
 """Units waiting for each worker; the rest stays in the manifest."""
 ATTEMPTS = 3
-_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+_ONE_THREAD: dict[str, str] = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 def open_engine(name: EngineName, workers: int) -> Engine[Any]:
