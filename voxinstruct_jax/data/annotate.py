@@ -372,16 +372,18 @@ def _finish(request: Request, judges: Mapping[str, Judge], bins: Bins) -> Annota
             if texts:
                 labelled = dataclasses.replace(labelled, instructions=tuple(texts["instructions"]))
             for name, counted in counts.items():
-                counted[str(labelled.attributes.get(name, NOT_JUDGED))] += 1
+                counted[_class(labelled.attributes.get(name, NOT_JUDGED))] += 1
             silent += not labelled.instructions
             yield _placed(labelled, request.folder)
 
     total = write_manifest(request.out, rows())
-    _write_lines(request.folder / "rejected.jsonl", map(to_dict, rejected))
+    _write_lines(request.work / "rejected.jsonl", map(to_dict, rejected))
+    (request.work / "rejected.jsonl").replace(request.folder / "rejected.jsonl")
     if not total:
         Path(request.out).unlink()
+        _clear(request.work)
         raise InputError(f"{request.manifest}: all rows were set aside, see {request.folder / 'rejected.jsonl'}")
-    save_bins(request.folder / "bins.json", bins)
+    (request.work / "bins.json").replace(request.folder / "bins.json")
     _clear(request.work)
     return Annotated(
         rows=total,
@@ -391,6 +393,11 @@ def _finish(request: Request, judges: Mapping[str, Judge], bins: Bins) -> Annota
         bins=bins,
         without_instructions=silent,
     )
+
+
+def _class(value: str | list[int]) -> str:
+    """What a row counts as: its class, or how many of its words are stressed."""
+    return value if isinstance(value, str) else f"{len(value)} words"
 
 
 def _placed(row: Row, folder: Path) -> Row:
