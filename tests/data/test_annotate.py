@@ -68,7 +68,9 @@ def test_clips_of_known_settings_get_their_classes(tmp_path, known):
         name: AttributeBins(
             judge=judges[name].name,
             unit=judges[name].unit,
-            groups={place: Bounds(lower=low, upper=high, count=0) for place, (low, high) in groups.items()},
+            groups={
+                place: Bounds(lower=float(low), upper=float(high), count=0) for place, (low, high) in groups.items()
+            },
         )
         for name, groups in CUT_AT.items()
     }
