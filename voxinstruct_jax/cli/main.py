@@ -11,6 +11,7 @@ __all__ = ["main"]
 COMMANDS = {
     "demo": "speak a handful of instructions with the embedded voice and write a report",
     "import": "turn a speech corpus into a manifest, or filter a manifest",
+    "annotate": "measure the attributes of a manifest's clips and write instructions",
     "prepare": "turn a manifest of audio and text into token shards",
     "train": "train a codec, units, AR or NAR from a configuration",
     "plan": "compile a train step for a pod that is not here: does it fit, how fast can it be",

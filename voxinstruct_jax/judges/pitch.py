@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-__all__ = ["EnergyTrack", "PitchTrack", "active_level_dbfs", "energy_track", "pitch_track"]
+__all__ = ["EnergyTrack", "PitchTrack", "active_level_dbfs", "energy_track", "pitch_track", "spoken_seconds"]
 
 LOWEST_HZ, HIGHEST_HZ = 60.0, 500.0
 VOICED_CONFIDENCE = 0.5
 ENERGY_HOP_S, ENERGY_WINDOW_S = 0.010, 0.025
 FLOOR_DBFS = -100.0
 ACTIVE_RANGE_DB = 40.0
+LONGEST_CLOSURE_S = 0.2
+"""Quiet that lasts longer is a pause; plosives are shorter."""
 _JUDGE_RATE = 16_000
 
 
@@ -94,6 +96,16 @@ def active_level_dbfs(track: EnergyTrack) -> float:
     if not len(track.level_dbfs):
         return FLOOR_DBFS
     return float(track.level_dbfs[track.level_dbfs > track.level_dbfs.max() - ACTIVE_RANGE_DB].mean())
+
+
+def spoken_seconds(track: EnergyTrack) -> float:
+    """Time from the first to the last frame within 40 dB of the loudest one, pauses over 0.2 s left out."""
+    if not len(track.level_dbfs) or track.level_dbfs.max() <= FLOOR_DBFS:
+        return 0.0
+    active = np.flatnonzero(track.level_dbfs > track.level_dbfs.max() - ACTIVE_RANGE_DB)
+    gaps = np.diff(active) - 1
+    pauses = gaps[gaps > LONGEST_CLOSURE_S / ENERGY_HOP_S].sum()
+    return float(active[-1] - active[0] + 1 - pauses) * ENERGY_HOP_S
 
 
 @functools.cache
