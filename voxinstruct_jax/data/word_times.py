@@ -55,7 +55,7 @@ class WordAligner:
             the tokenizer does not know) has start = end. None where nothing can be read, or there are more phones than
             the clip has time for.
         """
-        text = _QUOTES.sub(" ", transcript)  # marks of speech within the transcript would end the content
+        text = _unquoted(transcript)
         content = spoken_content(normalize(quoted(text))).text
         if content is None:
             return None
@@ -65,6 +65,18 @@ class WordAligner:
             return None
         ends_s = np.minimum(np.cumsum(durations) * FEATURE_S, len(samples) / sample_rate)
         return _word_times(_spoken_spans(transcript, content), durations, ends_s)
+
+    def word_phones(self, transcript: str) -> tuple[tuple[str, ...], ...]:
+        """Lists the phones of each word of `text.words.split_words(transcript)`, as `SpokenPhone.label` has them."""
+        asked = normalize(quoted(_unquoted(transcript)))
+        content = spoken_content(asked)
+        if content.text is None:
+            return ((),) * len(split_words(transcript))
+        phones = [phone for phone in self.tokenizer.spoken_phones(asked) if not phone.optional]
+        return tuple(
+            tuple(phone.label for phone in phones if begin <= phone.row - content.start < end)
+            for begin, end in _spoken_spans(transcript, content.text)
+        )
 
 
 def open_word_aligner(voice_folder: Path) -> WordAligner:
@@ -81,6 +93,11 @@ def open_word_aligner(voice_folder: Path) -> WordAligner:
     if phones is None or not units.source.startswith("whisper"):
         raise InputError(f"{folder}: holds no phone model on Whisper features; take the embedded voice for word times")
     return WordAligner(phones=phones, source=load_whisper_encoder(units.layer), tokenizer=PronunciationTokenizer())
+
+
+def _unquoted(transcript: str) -> str:
+    """Without marks of speech, which would end the content when the whole is quoted."""
+    return _QUOTES.sub(" ", transcript)
 
 
 def _word_times(
