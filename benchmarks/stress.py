@@ -2,14 +2,13 @@
 
 Run: uv run --all-extras python benchmarks/stress.py corpus/manifest.jsonl --cache stress.jsonl [--clips 100] [--fit]
 Set: clips of generated plain speech from the manifest, English and Mandarin. Each is measured as it is (false alarms)
-and with one word edited (`data.prosody_edit`); test clips once more with another word edited alike (minimal pairs).
+and with one word edited (`data.prosody_edit`), then with another word edited alike (minimal pairs).
 Word times are found anew in each edited clip. Fit and test share no sentence and no voice pack. espeak-ng speaks
 English test sentences plain and with `<emphasis>`. What is measured is kept in the cache, so that a second run goes on.
 `--fit` fits `judges/stress.json` and `data/expected_prosody.json` first. Next to the judge: "none" and a random word.
 """
 
 import argparse
-import dataclasses
 import hashlib
 import json
 import sys
@@ -21,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from voxinstruct_jax.data.prosody_edit import Emphasis, stress_words
-from voxinstruct_jax.data.word_stress import expected_prosody, fit_expected
+from voxinstruct_jax.data.word_stress import expected_prosody, fit_expected, stress_units
 from voxinstruct_jax.data.word_times import WordAligner, open_word_aligner
 from voxinstruct_jax.judges.pitch import energy_track, pitch_track
 from voxinstruct_jax.judges.stress import (
@@ -30,6 +29,7 @@ from voxinstruct_jax.judges.stress import (
     fit_stress_model,
     load_stress_model,
     stress_cues,
+    unit_deviations,
     word_prosody,
 )
 from voxinstruct_jax.text.words import split_words
@@ -54,10 +54,11 @@ def main() -> int:
         "--cache", type=Path, required=True, help="JSONL of what was measured; goes on where it stopped"
     )
     parser.add_argument("--clips", type=int, default=100, help="a language and split")
+    parser.add_argument("--plain", type=int, default=0, help="further fit clips a language, measured unedited only")
     parser.add_argument("--fit", action="store_true", help="write the package's model and table anew")
     arguments = parser.parse_args()
     try:
-        measure(arguments.manifest, arguments.cache, arguments.clips)
+        measure(arguments.manifest, arguments.cache, arguments.clips, arguments.plain)
     except KeyboardInterrupt:
         print("interrupted: going on with what was measured")
     items = [json.loads(line) for line in arguments.cache.read_text("utf-8").splitlines()]
@@ -69,13 +70,13 @@ def main() -> int:
     return 0
 
 
-def measure(manifest: Path, cache: Path, count: int) -> None:
+def measure(manifest: Path, cache: Path, count: int, plain: int) -> None:
     """Appends what is missing to the cache, languages and splits in turn."""
     from voxinstruct_jax.voice import embedded_release
 
     cache.touch()
     done = {json.loads(line)["clip"] for line in cache.read_text("utf-8").splitlines()}
-    waiting = [row for row in chosen_rows(manifest, count) if row["id"] not in done]
+    waiting = [row for row in chosen_rows(manifest, count, plain) if row["id"] not in done]
     if not waiting:
         return
     aligner = open_word_aligner(embedded_release())
@@ -86,7 +87,7 @@ def measure(manifest: Path, cache: Path, count: int) -> None:
             kept.flush()
 
 
-def chosen_rows(manifest: Path, count: int) -> Iterator[dict[str, Any]]:
+def chosen_rows(manifest: Path, count: int, plain: int) -> Iterator[dict[str, Any]]:
     """Rows of either split, in turn; a row of a voice that mixes packs of both is left out."""
     rows: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     seen = set()
@@ -99,9 +100,10 @@ def chosen_rows(manifest: Path, count: int) -> Iterator[dict[str, Any]]:
             seen.add(row["transcript"])
             rows[row["language"], split].append(row | {"split": split})
     random = np.random.default_rng(0)
-    shuffled = [[found[i] for i in random.permutation(len(found))[:count]] for _, found in sorted(rows.items())]
-    for number in range(count):
-        yield from (found[number] for found in shuffled if number < len(found))
+    shuffled = [[found[i] for i in random.permutation(len(found))] for _, found in sorted(rows.items())]
+    for number in range(count + plain):
+        here = [found[number] for found in shuffled if number < len(found)]
+        yield from (row | {"edit": number < count} for row in here if number < count or row["split"] == "fit")
 
 
 def variants(row: dict[str, Any], folder: Path, aligner: WordAligner) -> Iterator[dict[str, Any]]:
@@ -114,12 +116,14 @@ def variants(row: dict[str, Any], folder: Path, aligner: WordAligner) -> Iterato
     if times is None:
         return
     yield common | {"kind": "plain", "stressed": [], "prosody": prosody(samples, times)}
+    if not row["edit"]:
+        return
     random = np.random.default_rng(int.from_bytes(hashlib.sha256(row["id"].encode()).digest()[:8], "big"))
     units = [
         unit for unit in stress_units(text, row["language"]) if times[unit[-1]][1] - times[unit[0]][0] > SHORTEST_S
     ]
     strength = list(STRENGTHS)[int(random.integers(len(STRENGTHS)))]
-    for place in random.permutation(len(units))[: 2 if row["split"] == "test" else 1]:
+    for place in random.permutation(len(units))[:2]:
         edited = stress_words(samples, RATE, times, units[place], STRENGTHS[strength])
         found = aligner.word_times(edited.samples, RATE, text)
         if found is not None:
@@ -148,19 +152,6 @@ def emphasised(
             yield common | {"kind": kind, "stressed": stressed, "prosody": prosody(samples, times)}
 
 
-def stress_units(text: str, language: str) -> list[list[int]]:
-    """What can be stressed: each English word, each Mandarin word of a segmenter (its characters are words here)."""
-    words = split_words(text)
-    if language == "en":
-        return [[place] for place in range(len(words))]
-    import jieba
-
-    jieba.setLogLevel(60)
-    ends = np.cumsum([len(part) for part in jieba.cut(text)])
-    owner = [int(np.searchsorted(ends, word.start, side="right")) for word in words]
-    return [[place for place, one in enumerate(owner) if one == part] for part in sorted(set(owner))]
-
-
 def prosody(samples: np.ndarray, times: Sequence[tuple[float, float]]) -> list[list[float | None]]:
     """`word_prosody` as JSON holds it."""
     found = word_prosody(pitch_track(samples, RATE), energy_track(samples, RATE), times)
@@ -173,10 +164,19 @@ def measured(item: dict[str, Any]) -> np.ndarray:
 
 
 def cues(item: dict[str, Any], table: dict[str, list[float]] | None = None) -> np.ndarray:
-    """Of an item of the cache."""
+    """Of an item of the cache, a row a unit."""
     expected = expected_prosody(item["phones"], item["text"], table)
-    plain = np.stack([expected.semitones, expected.level_db, np.log(expected.duration_s)], axis=1)
-    return stress_cues(measured(item) - plain)
+    return stress_cues(unit_deviations(measured(item), expected.table, stress_units(item["text"])))
+
+
+def by_word(item: dict[str, Any], values: np.ndarray) -> np.ndarray:
+    """Gives each word the value of its unit."""
+    return np.repeat(values, [len(unit) for unit in stress_units(item["text"])])
+
+
+def unit_labels(item: dict[str, Any]) -> np.ndarray:
+    """True for stressed units."""
+    return np.array([bool(set(unit) & set(item["stressed"])) for unit in stress_units(item["text"])])
 
 
 def labels(item: dict[str, Any]) -> np.ndarray:
@@ -185,23 +185,38 @@ def labels(item: dict[str, Any]) -> np.ndarray:
 
 
 def fit(items: list[dict[str, Any]]) -> None:
-    """Writes table and model. The threshold gives `FALSE_ALARMS` sentences of plain fit speech a stressed word."""
+    """Writes table and model.
+
+    Cues of fit clips come from a table that was fitted on the other half of them. The thresholds give `FALSE_ALARMS`
+    sentences of plain fit speech a stressed word.
+    """
     chosen = [item for item in items if item["split"] == "fit"]
     plain = [item for item in chosen if item["kind"] == "plain"]
-    table = fit_expected([(item["phones"], item["text"], measured(item)) for item in plain])
-    inputs = np.concatenate([cues(item, table) for item in chosen])
-    model = fit_stress_model(inputs, np.concatenate([labels(item) for item in chosen]))
-    alarms = [model.probabilities(cues(item, table)).max() for item in plain]
-    model = dataclasses.replace(model, threshold=round(float(np.quantile(alarms, 1 - FALSE_ALARMS)), 3))
-    made = f"{len(plain)} plain clips of Kokoro and {len(chosen) - len(plain)} with one word edited by WORLD, en and zh"
-    write(
-        PACKAGE / "data" / "expected_prosody.json",
-        {"fitted_on": f"{len(plain)} plain clips of Kokoro", "phones": table},
-    )
+    tables = [fit_table([item for item in plain if half(item) != side]) for side in (0, 1)]
+    inputs = np.concatenate([cues(item, tables[half(item)]) for item in chosen])
+    model = fit_stress_model(inputs, np.concatenate([unit_labels(item) for item in chosen]))
+    thresholds = {}
+    for language in ("en", "zh"):
+        spoken = [item for item in plain if item["language"] == language]
+        highest = [model.probabilities(cues(item, tables[half(item)])).max() for item in spoken]
+        thresholds[language] = round(float(np.quantile(highest, 1 - FALSE_ALARMS)), 3)
+    source = f"{len(plain)} plain clips of Kokoro, English and Mandarin"
+    made = f"{source}, and {len(chosen) - len(plain)} with one word edited by WORLD"
+    write(PACKAGE / "data" / "expected_prosody.json", {"fitted_on": source, "phones": fit_table(plain)})
     weights = dict(zip(CUES, np.round(model.weights, 4).tolist(), strict=True))
-    model_file = {"fitted_on": made, "weights": weights, "bias": round(model.bias, 4), "threshold": model.threshold}
-    write(PACKAGE / "judges" / "stress.json", model_file)
+    stored = {"fitted_on": made, "weights": weights, "bias": round(model.bias, 4), "thresholds": thresholds}
+    write(PACKAGE / "judges" / "stress.json", stored)
     load_stress_model.cache_clear()
+
+
+def half(item: dict[str, Any]) -> int:
+    """Which half of the fit clips an item belongs to, with all edits of its clip."""
+    return hashlib.sha256(item["clip"].encode()).digest()[0] % 2
+
+
+def fit_table(plain: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """Of plain speech."""
+    return fit_expected([(item["phones"], item["text"], measured(item)) for item in plain])
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
@@ -214,10 +229,10 @@ def judge(items: list[dict[str, Any]], model: StressModel) -> dict[str, dict[str
     random = np.random.default_rng(0)
     systems: dict[str, dict[str, list[tuple[dict[str, Any], np.ndarray, int]]]] = defaultdict(lambda: defaultdict(list))
     for item in items:
-        found, size = model.probabilities(cues(item)), len(item["prosody"])
+        found, size = by_word(item, model.probabilities(cues(item))), len(item["prosody"])
         drawn = int(random.integers(size))
         predictions = {
-            "judge": (found >= model.threshold, int(found.argmax())),
+            "judge": (found >= model.thresholds[item["language"]], int(found.argmax())),
             "none": (np.zeros(size, bool), -1),
             "random word": (np.arange(size) == drawn, drawn),
         }

@@ -6,19 +6,26 @@
 
 import dataclasses
 import functools
+import itertools
 import json
+import logging
+import re
+import warnings
 from collections.abc import Mapping, Sequence
-from importlib import resources
+from importlib import import_module, resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from voxinstruct_jax.data.word_times import WordAligner, open_word_aligner
-from voxinstruct_jax.judges.stress import StressFinding, stressed_words
+from voxinstruct_jax.config import InputError
+from voxinstruct_jax.data.word_times import WordAligner, WordTimes, open_word_aligner
+from voxinstruct_jax.judges.stress import ExpectedProsody, StressFinding, stressed_words
+from voxinstruct_jax.text.normalizer import HAN
 from voxinstruct_jax.text.words import split_words
 
-__all__ = ["ExpectedProsody", "StressFinder", "expected_prosody", "fit_expected", "open_stress_finder"]
+__all__ = ["StressFinder", "expected_prosody", "fit_expected", "open_stress_finder", "stress_units"]
 
 _BEFORE_PAUSE = "before a pause"
 _OTHER = "other"
@@ -29,42 +36,64 @@ Table = Mapping[str, Sequence[float]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ExpectedProsody:
-    """What each word of a transcript would be like in plain speech; all up to a constant a sentence."""
-
-    duration_s: tuple[float, ...]
-    semitones: tuple[float, ...]
-    level_db: tuple[float, ...]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class StressFinder:
     """An opened aligner and all that the judge needs."""
 
     aligner: WordAligner
 
-    def find(self, samples: Float[np.ndarray, " sample"], sample_rate: int, transcript: str) -> StressFinding | None:
-        """Judges one clip; None where the transcript can't have been spoken in it.
+    def find(
+        self,
+        samples: Float[np.ndarray, " sample"],
+        sample_rate: int,
+        transcript: str,
+        word_times_s: WordTimes | None = None,
+    ) -> StressFinding | None:
+        """Judges one clip.
 
-        Indices are those of `text.words.split_words(transcript)`.
+        Args:
+            samples: Mono, within [-1, 1].
+            sample_rate: Hz.
+            transcript: All that is said.
+            word_times_s: Of `WordAligner.word_times`; None looks for them.
+
+        Returns:
+            Indices are those of `text.words.split_words(transcript)`. None where the transcript can't have been spoken
+            in the clip.
+
+        Raises:
+            InputError: The transcript is Mandarin and jieba, which finds its words, is not installed.
         """
-        times = self.aligner.word_times(samples, sample_rate, transcript)
+        times = word_times_s or self.aligner.word_times(samples, sample_rate, transcript)
         if times is None:
             return None
-        expected = expected_prosody(self.aligner.word_phones(transcript), transcript)
         return stressed_words(
             samples,
             sample_rate,
             times,
-            expected_s=expected.duration_s,
-            expected_semitones=expected.semitones,
-            expected_db=expected.level_db,
+            expected=expected_prosody(self.aligner.word_phones(transcript), transcript),
+            units=stress_units(transcript),
+            language="zh" if len(re.findall(f"[{HAN}]", transcript)) * 2 > len(times) else "en",
         )
 
 
 def open_stress_finder(voice_folder: Path) -> StressFinder:
     """Opens it with the aligner of a voice; raises as `open_word_aligner` does."""
     return StressFinder(aligner=open_word_aligner(voice_folder))
+
+
+def stress_units(transcript: str) -> tuple[tuple[int, ...], ...]:
+    """Numbers of the words that are stressed as one: the characters of a Mandarin word, an English word alone.
+
+    Raises:
+        InputError: The text is Mandarin and jieba, which finds its words, is not installed.
+    """
+    words = split_words(transcript)
+    if not re.search(f"[{HAN}]", transcript):
+        return tuple((place,) for place in range(len(words)))
+    ends = np.cumsum([len(part) for part in _segmenter().cut(transcript)])
+    owners = [int(np.searchsorted(ends, word.start, side="right")) for word in words]
+    groups = itertools.groupby(range(len(words)), key=owners.__getitem__)
+    return tuple(tuple(places) for _, places in groups)
 
 
 def expected_prosody(
@@ -93,7 +122,7 @@ def expected_prosody(
 def fit_expected(
     clips: Sequence[tuple[Sequence[Sequence[str]], str, Float[np.ndarray, "word measure"]]],
     *,
-    penalty: float = 3.0,
+    penalty: float = 5.0,
     rounds: int = 4,
 ) -> dict[str, list[float]]:
     """Fits a table by ridge regression, within sentences.
@@ -119,21 +148,19 @@ def fit_expected(
 def _fit_seconds(
     counts: Sequence[np.ndarray], measured: Sequence[np.ndarray], penalty: float, rounds: int
 ) -> Float[np.ndarray, " label"]:
-    """Durations of words are sums over their phones, times the tempo of the clip."""
-    lasting = [
-        np.isfinite(prosody[:, 2]) & (count.sum(axis=1) > 0) for count, prosody in zip(counts, measured, strict=True)
-    ]
-    phones = np.concatenate([count[kept] for count, kept in zip(counts, lasting, strict=True)]).astype(float)
-    seconds = [np.exp(prosody[kept, 2]) for prosody, kept in zip(measured, lasting, strict=True)]
-    sizes = [len(words) for words in seconds]
-    mean = np.concatenate(seconds).sum() / phones.sum()
-    found = np.full(phones.shape[1], mean)
+    """Durations of words are sums over their labels, times the tempo of the clip; a priori all last alike."""
+    inputs, seconds = [], []
+    for count, prosody in zip(counts, measured, strict=True):
+        kept = np.isfinite(prosody[:, 2]) & (count.sum(axis=1) > 0)
+        inputs.append(count[kept].astype(float))
+        seconds.append(np.exp(prosody[kept, 2]))
+    stacked = np.concatenate(inputs)
+    prior = np.full(stacked.shape[1], np.concatenate(seconds).sum() / stacked.sum())
+    found = prior
     for _ in range(rounds):
-        expected = np.split(phones @ found, np.cumsum(sizes)[:-1])
-        tempo = [words.sum() / max(sums.sum(), 1e-6) if len(words) else 1.0
-                 for words, sums in zip(seconds, expected, strict=True)]  # fmt: skip
-        relative = np.concatenate([words / pace for words, pace in zip(seconds, tempo, strict=True)])
-        found = mean + _ridge(phones, relative - phones @ np.full(len(found), mean), penalty)
+        tempo = [words.sum() / max((count @ found).sum(), 1e-6) for words, count in zip(seconds, inputs, strict=True)]
+        relative = [words / max(pace, 1e-6) for words, pace in zip(seconds, tempo, strict=True)]
+        found = prior + _ridge(stacked, np.concatenate(relative) - stacked @ prior, penalty)
     return found
 
 
@@ -166,6 +193,21 @@ def _bags(word_phones: Sequence[Sequence[str]], transcript: str) -> list[list[st
         pause = following == len(transcript) or any(not c.isspace() for c in transcript[word.end : following])
         bags.append([*phones, *([_BEFORE_PAUSE] if phones and pause else [])])
     return bags
+
+
+@functools.cache
+def _segmenter() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it names a module that setuptools is about to drop
+        try:
+            jieba = import_module("jieba")
+        except ImportError as error:
+            raise InputError(
+                "jieba is not installed, which finds Mandarin words; run with `uv run --extra prepare` in a clone, "
+                "or install voxinstruct-jax[prepare]"
+            ) from error
+    jieba.setLogLevel(logging.WARNING)
+    return jieba
 
 
 @functools.cache

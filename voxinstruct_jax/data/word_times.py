@@ -24,7 +24,7 @@ from voxinstruct_jax.text.normalizer import normalize
 from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
 from voxinstruct_jax.text.words import Word, split_words
 
-__all__ = ["WordAligner", "open_word_aligner"]
+__all__ = ["WordAligner", "WordTimes", "open_word_aligner"]
 
 FEATURE_SAMPLE_RATE = 16_000
 FEATURE_S = 0.020

@@ -11,7 +11,7 @@ Source:
 import dataclasses
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -22,12 +22,14 @@ from voxinstruct_jax.judges.pitch import EnergyTrack, PitchTrack, energy_track, 
 
 __all__ = [
     "CUES",
+    "ExpectedProsody",
     "StressFinding",
     "StressModel",
     "fit_stress_model",
     "load_stress_model",
     "stress_cues",
     "stressed_words",
+    "unit_deviations",
     "word_prosody",
 ]
 
@@ -60,13 +62,34 @@ class StressFinding:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ExpectedProsody:
+    """What each word would be like in plain speech; all up to a constant a sentence.
+
+    Attributes:
+        duration_s: Only ratios matter.
+        semitones: Height of F0; in Mandarin the tones say so. Zeros where nothing is known.
+        level_db: Loudness; likewise.
+    """
+
+    duration_s: tuple[float, ...]
+    semitones: tuple[float, ...]
+    level_db: tuple[float, ...]
+
+    @property
+    def table(self) -> Float[np.ndarray, "word measure"]:
+        """In the columns of `word_prosody`."""
+        logs = np.log(np.maximum(np.array(self.duration_s, np.float64), _SHORTEST_S))
+        return np.stack([np.array(self.semitones, np.float64), np.array(self.level_db, np.float64), logs], axis=1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class StressModel:
     """Logistic regression over `CUES`."""
 
     weights: Float[np.ndarray, " cue"]
     bias: float
-    threshold: float
-    """A word is stressed from this probability on."""
+    thresholds: Mapping[str, float]
+    """By language: a word is stressed from this probability on."""
 
     def probabilities(self, cues: Float[np.ndarray, "word cue"]) -> Float[np.ndarray, " word"]:
         """Of each word."""
@@ -78,9 +101,9 @@ def stressed_words(
     sample_rate: int,
     word_times_s: Sequence[tuple[float, float]],
     *,
-    expected_s: Sequence[float],
-    expected_semitones: Sequence[float] | None = None,
-    expected_db: Sequence[float] | None = None,
+    expected: ExpectedProsody,
+    units: Sequence[Sequence[int]] | None = None,
+    language: str = "en",
 ) -> StressFinding:
     """Judges one clip.
 
@@ -88,29 +111,25 @@ def stressed_words(
         samples: Mono, within [-1, 1].
         sample_rate: Hz.
         word_times_s: Start and end of each word in the clip.
-        expected_s: How long each word would last unstressed at some common tempo; only ratios matter.
-        expected_semitones: How high each word would stand unstressed, up to a constant; in Mandarin the tones say so.
-        expected_db: How loud each word would be unstressed, up to a constant.
+        expected: Of the same words in plain speech.
+        units: What is stressed as one: numbers of words, each word in one unit (the characters of a Mandarin word);
+            None = each word on its own.
+        language: "en" or "zh": chooses the threshold.
 
     Returns:
-        With one probability a word. A clip of fewer than two words has nothing to compare with: no stress, confidence
-        0.
+        With one probability a word, that of its unit. A clip of fewer than two units has nothing to compare with: no
+        stress, confidence 0.
     """
-    if len(word_times_s) < 2:
+    parts = [[word] for word in range(len(word_times_s))] if units is None else [list(unit) for unit in units]
+    if len(parts) < 2:
         return StressFinding(indices=(), probabilities=(0.0,) * len(word_times_s), confidence=0.0)
-    zeros = np.zeros(len(word_times_s))
-    expected = np.stack(
-        [
-            zeros if expected_semitones is None else np.asarray(expected_semitones, np.float64),
-            zeros if expected_db is None else np.asarray(expected_db, np.float64),
-            np.log(np.maximum(np.asarray(expected_s, np.float64), _SHORTEST_S)),
-        ],
-        axis=1,
-    )
     measured = word_prosody(pitch_track(samples, sample_rate), energy_track(samples, sample_rate), word_times_s)
     model = load_stress_model()
-    found = model.probabilities(stress_cues(measured - expected))
-    indices = tuple(np.flatnonzero(found >= model.threshold).tolist())
+    by_unit = model.probabilities(stress_cues(unit_deviations(measured, expected.table, parts)))
+    found = np.zeros(len(word_times_s))
+    for unit, probability in zip(parts, by_unit, strict=True):
+        found[unit] = probability
+    indices = tuple(np.flatnonzero(found >= model.thresholds[language]).tolist())
     confidence = float(found[list(indices)].min()) if indices else float(1 - found.max())
     return StressFinding(indices=indices, probabilities=tuple(found.tolist()), confidence=confidence)
 
@@ -143,11 +162,33 @@ def word_prosody(
     return np.array(rows, np.float64).reshape(-1, len(_MEASURES))
 
 
-def stress_cues(prosody: Float[np.ndarray, "word measure"]) -> Float[np.ndarray, "word cue"]:
-    """Compares each word with the others; columns as in `CUES`.
+def unit_deviations(
+    measured: Float[np.ndarray, "word measure"],
+    expected: Float[np.ndarray, "word measure"],
+    units: Sequence[Sequence[int]],
+) -> Float[np.ndarray, "unit measure"]:
+    """How far each unit is from what is expected: means over its words, of durations the ratio of their sums.
 
     Args:
-        prosody: Of `word_prosody`, less what is expected; at least two words. What is not known counts as the mean.
+        measured: Of `word_prosody`.
+        expected: Likewise, of plain speech.
+        units: Numbers of words.
+    """
+    rows = []
+    for unit in (list(unit) for unit in units):
+        deviations = [values[np.isfinite(values)] for values in (measured - expected)[unit, :2].T]
+        lasting = [word for word in unit if np.isfinite(measured[word, 2])]
+        seconds, usual = (np.exp(table[lasting, 2]).sum() for table in (measured, expected))
+        longer = np.log(seconds / usual) if lasting else np.nan
+        rows.append([*(values.mean() if len(values) else np.nan for values in deviations), longer])
+    return np.array(rows, np.float64).reshape(-1, len(_MEASURES))
+
+
+def stress_cues(prosody: Float[np.ndarray, "word measure"]) -> Float[np.ndarray, "word cue"]:
+    """Compares each word (or unit) with the others; columns as in `CUES`.
+
+    Args:
+        prosody: Of `unit_deviations`; at least two rows. What is not known counts as the mean.
     """
     means = np.nanmean(np.where(np.isfinite(prosody).any(axis=0), prosody, 0.0), axis=0)
     filled = np.where(np.isfinite(prosody), prosody, means)
@@ -167,7 +208,7 @@ def fit_stress_model(
     cues: Float[np.ndarray, "word cue"],
     stressed: Bool[np.ndarray, " word"],
     *,
-    threshold: float = 0.5,
+    thresholds: Mapping[str, float] | None = None,
     penalty: float = 1.0,
     rounds: int = 50,
 ) -> StressModel:
@@ -176,7 +217,7 @@ def fit_stress_model(
     Args:
         cues: Of `stress_cues`, words of many clips one after the other.
         stressed: Which of them are.
-        threshold: Kept in the model.
+        thresholds: Kept in the model; None = 0.5 for both languages.
         penalty: Of the squared weights; the bias has none.
         rounds: Newton steps.
     """
@@ -191,7 +232,7 @@ def fit_stress_model(
         solution -= step
         if np.abs(step).max() < 1e-8:
             break
-    return StressModel(weights=solution[:-1], bias=float(solution[-1]), threshold=threshold)
+    return StressModel(weights=solution[:-1], bias=float(solution[-1]), thresholds=thresholds or {"en": 0.5, "zh": 0.5})
 
 
 @functools.cache
@@ -199,7 +240,7 @@ def load_stress_model() -> StressModel:
     """The model of this package."""
     stored: dict[str, Any] = json.loads((resources.files(__package__) / "stress.json").read_text("utf-8"))
     weights = np.array([stored["weights"][name] for name in CUES])
-    return StressModel(weights=weights, bias=stored["bias"], threshold=stored["threshold"])
+    return StressModel(weights=weights, bias=stored["bias"], thresholds=stored["thresholds"])
 
 
 def _above_declination(pitch: PitchTrack) -> Float[np.ndarray, " frame"]:
