@@ -46,7 +46,7 @@ def test_the_word_gets_higher_louder_and_longer_and_its_neighbours_lower(clip):
         louder.append(level_between(edited.samples, *now) - level_between(clip, *before))
     assert raised[2] == pytest.approx(5.0, abs=0.3)
     assert louder[2] == pytest.approx(4.0, abs=1.0)
-    assert raised[0] == raised[4] == 0.0
+    assert [raised[0], raised[4]] == pytest.approx([0.0, 0.0], abs=0.05)
     for neighbour in (1, 3):
         assert -2.0 < raised[neighbour] < -0.2
         assert -2.5 < louder[neighbour] < 0.5
@@ -82,7 +82,7 @@ def test_a_word_at_the_edge_of_the_clip_can_be_stressed(clip, word):
 
 def test_a_loud_clip_is_turned_down_rather_than_clipped(clip):
     loud = clip * (0.97 / np.abs(clip).max())
-    edited = stress_words(loud, RATE, WORDS, [2], STRONG).samples
+    edited = stress_words(loud, RATE, WORDS, [2], Emphasis(semitones=5.0, gain_db=12.0, stretch=1.4)).samples
     assert np.abs(edited).max() == pytest.approx(0.98, abs=1e-3)
     assert level_between(edited, 0.16, 0.34) < level_between(loud, 0.16, 0.34) - 0.5
 
