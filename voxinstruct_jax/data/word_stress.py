@@ -212,4 +212,4 @@ def _segmenter() -> Any:
 
 @functools.cache
 def _table() -> Table:
-    return json.loads((resources.files(__package__) / "expected_prosody.json").read_text("utf-8"))["phones"]
+    return json.loads((resources.files(__package__ or "") / "expected_prosody.json").read_text("utf-8"))["phones"]

@@ -238,7 +238,7 @@ def fit_stress_model(
 @functools.cache
 def load_stress_model() -> StressModel:
     """The model of this package."""
-    stored: dict[str, Any] = json.loads((resources.files(__package__) / "stress.json").read_text("utf-8"))
+    stored: dict[str, Any] = json.loads((resources.files(__package__ or "") / "stress.json").read_text("utf-8"))
     weights = np.array([stored["weights"][name] for name in CUES])
     return StressModel(weights=weights, bias=stored["bias"], thresholds=stored["thresholds"])
 
