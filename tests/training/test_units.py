@@ -1,13 +1,14 @@
 import numpy as np
 import pytest
 
+from voxinstruct_jax.audio.phone_model import load_phone_model
 from voxinstruct_jax.audio.semantic import load_units, pool
 from voxinstruct_jax.config import ConfigError, InputError
 from voxinstruct_jax.data.durations import character_durations
 from voxinstruct_jax.data.manifest import Row, write_manifest
 from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
 from voxinstruct_jax.training import units
-from voxinstruct_jax.training.units import UnitsExperiment, clip_units, load_phone_model, train_units
+from voxinstruct_jax.training.units import UnitsExperiment, clip_units, train_units
 
 
 @pytest.fixture

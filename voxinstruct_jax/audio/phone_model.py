@@ -10,12 +10,15 @@ Source:
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-__all__ = ["PhoneModel", "SpokenClip", "discriminants", "fit_phone_model", "whiten"]
+from voxinstruct_jax.checkpoints.weights import load_weights
+
+__all__ = ["PhoneModel", "SpokenClip", "discriminants", "fit_phone_model", "load_phone_model", "whiten"]
 
 PCA_DIM = 120
 LATENT_DIM = 40
@@ -103,6 +106,15 @@ def fit_phone_model(
             tick()
     model = PhoneModel(labels=labels, mean=mean, projection=whitening @ turn, means=means, variances=variances)
     return model, paths
+
+
+def load_phone_model(folder: Path) -> PhoneModel | None:
+    """Opens the phone model of a folder of semantic units; None if they were fitted without phones."""
+    settings, arrays = load_weights(folder)
+    if "phones" not in arrays:
+        return None
+    fields = {name: np.asarray(value) for name, value in arrays["phones"].items()}
+    return PhoneModel(labels=tuple(settings["phones"]), mean=np.asarray(arrays["mean"]), **fields)
 
 
 def whiten(

@@ -3,6 +3,8 @@
 import argparse
 import json
 import os
+import sys
+from importlib import util
 
 from voxinstruct_jax.cli.options import parse
 from voxinstruct_jax.config import ConfigError
@@ -14,7 +16,7 @@ def run(arguments: list[str]) -> int:
     """Annotates a manifest."""
     parser = argparse.ArgumentParser(
         "voxinstruct annotate",
-        description="Measure gender, pitch, energy and speed of every clip, name the classes, and write instructions; "
+        description="Measure gender, pitch, energy, speed and stressed words of every clip, name the classes, and write instructions; "
         "resumable. Example: voxinstruct annotate speech/manifest.jsonl --out named/manifest.jsonl --instructions 4",
     )
     parser.add_argument("manifest", help="JSONL or Parquet; attributes that a row has are kept")
@@ -46,6 +48,8 @@ def run(arguments: list[str]) -> int:
     from voxinstruct_jax.judges.registry import judge_places
 
     places = judge_places(dict(_pair(text) for text in options.judge))
+    if "stress" not in places:
+        places |= _stress_place()
     wanted = tuple(dict.fromkeys(options.attributes.split(","))) if options.attributes else tuple(places)
     request = Request(
         manifest=options.manifest,
@@ -74,6 +78,17 @@ def run(arguments: list[str]) -> int:
     for attribute, counts in done.classes.items():
         print(f"  {attribute:<8}" + ", ".join(f"{name} {count}" for name, count in counts.items()))
     return 0
+
+
+def _stress_place() -> dict[str, str]:
+    """The judge of stressed words, which is above the other judges' room, where what it needs is installed."""
+    if any(util.find_spec(name) is None for name in ("faster_whisper", "jieba")):
+        print(
+            "stress is left out: its judge needs the extras asr and prepare (`uv run --extra asr --extra prepare`)",
+            file=sys.stderr,
+        )
+        return {}
+    return {"stress": "voxinstruct_jax.data.stress_judge:StressJudge"}
 
 
 def _pair(text: str) -> tuple[str, str]:

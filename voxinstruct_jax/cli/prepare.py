@@ -37,6 +37,7 @@ def run(arguments: list[str]) -> int:
 
 def _encoders(voice: Path):  # noqa: ANN202 - the type is imported only when the command runs
     """Codec and units of a voice folder, each at its own rate, and the text tokenizer, as `prepare` takes them."""
+    from voxinstruct_jax.audio.phone_model import load_phone_model
     from voxinstruct_jax.audio.semantic import FEATURE_RATE
     from voxinstruct_jax.audio.waveform import resample
     from voxinstruct_jax.checkpoints.run import file_checksums
@@ -44,7 +45,6 @@ def _encoders(voice: Path):  # noqa: ANN202 - the type is imported only when the
     from voxinstruct_jax.data.durations import character_durations
     from voxinstruct_jax.data.prepare import Encoders
     from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
-    from voxinstruct_jax.training.units import load_phone_model
     from voxinstruct_jax.voice import encode_clip, load_codec, open_units
 
     codec, tokenizer = load_codec(voice / "codec"), PronunciationTokenizer()

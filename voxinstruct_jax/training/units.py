@@ -17,14 +17,14 @@ from voxinstruct_jax.audio.phone_model import PhoneModel, SpokenClip, discrimina
 from voxinstruct_jax.audio.semantic import FeatureSource, Projection, SemanticUnits, fit_units, pool
 from voxinstruct_jax.audio.waveform import read_audio
 from voxinstruct_jax.audio.whisper import load_whisper_encoder
-from voxinstruct_jax.checkpoints.weights import load_weights, save_weights
+from voxinstruct_jax.checkpoints.weights import save_weights
 from voxinstruct_jax.config import ConfigError, InputError, to_dict
 from voxinstruct_jax.data.durations import quoted
 from voxinstruct_jax.data.manifest import Row, read_manifest
 from voxinstruct_jax.data.progress import progress_bar
 from voxinstruct_jax.text.tokenizer import PronunciationTokenizer, SpokenPhone
 
-__all__ = ["UnitsExperiment", "clip_units", "load_phone_model", "train_units"]
+__all__ = ["UnitsExperiment", "clip_units", "train_units"]
 
 FEATURE_SAMPLE_RATE = 16_000
 FEATURE_SAMPLES = 320
@@ -94,15 +94,6 @@ def train_units(experiment: UnitsExperiment, out: Path) -> SemanticUnits:
     }
     save_weights(out, {"centroids": units.centroids, **weights}, settings, card=card)
     return units
-
-
-def load_phone_model(folder: Path) -> PhoneModel | None:
-    """Opens the phone model of such a folder; None if its units were fitted without phones."""
-    settings, arrays = load_weights(folder)
-    if "phones" not in arrays:
-        return None
-    fields = {name: np.asarray(value) for name, value in arrays["phones"].items()}
-    return PhoneModel(labels=tuple(settings["phones"]), mean=np.asarray(arrays["mean"]), **fields)
 
 
 def clip_units(
