@@ -1,4 +1,4 @@
-"""Stressed words as a judge that `annotate` takes: word times by the embedded voice's aligner, then the stress model."""
+"""Stressed words as a judge that `annotate` takes, over word times by the embedded voice's aligner."""
 
 from importlib import resources
 from pathlib import Path
