@@ -80,6 +80,16 @@ class TokenBatches:
         self.planner = Planner(self._readers, config, self._mixture, aligned=aligned)
 
     @property
+    def readers(self) -> Sequence[ShardReader]:
+        """The folders, in their order."""
+        return self._readers
+
+    @property
+    def frame_rate(self) -> float:
+        """Of the codec (Hz)."""
+        return self._readers[0].index.frame_rate
+
+    @property
     def fingerprint(self) -> str:
         """Changes when any batch could change; hosts and the folders' places do not matter."""
         mixture = self._mixture

@@ -221,7 +221,9 @@ def _target(
     return found
 
 
-def _fit(sizes: Float[np.ndarray, " stream"], targets: list[list[tuple[np.ndarray, float]]]) -> Float[np.ndarray, " stream"]:
+def _fit(
+    sizes: Float[np.ndarray, " stream"], targets: list[list[tuple[np.ndarray, float]]]
+) -> Float[np.ndarray, " stream"]:
     shares = sizes / sizes.sum()
     for _ in range(FITTING_ROUNDS):
         for target in targets:

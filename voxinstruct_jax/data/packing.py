@@ -134,9 +134,7 @@ def plan_rows(
     order = np.lexsort((-size, late))
     left_over = [
         clip
-        for clip, text, time in zip(
-            order.tolist(), text_lengths[order].tolist(), slots[order].tolist(), strict=True
-        )
+        for clip, text, time in zip(order.tolist(), text_lengths[order].tolist(), slots[order].tolist(), strict=True)
         if not rows.place(clip, text, time)
     ]
     filled = rows.clips if num_rows is None else _split_to(rows.clips, num_rows)

@@ -133,9 +133,7 @@ class PackingSummary:
 class Planner:
     """Plans the rows of a run; safe to use from several threads, and in worker processes."""
 
-    def __init__(
-        self, readers: Sequence[ShardReader], config: BatchConfig, mixture: Mixture, *, aligned: bool
-    ) -> None:
+    def __init__(self, readers: Sequence[ShardReader], config: BatchConfig, mixture: Mixture, *, aligned: bool) -> None:
         """Divides the data into streams and tries out how many clips fill a block.
 
         Raises:
@@ -281,7 +279,9 @@ class Planner:
         for number, at in places:
             lengths, records = self._readers[number].lengths, drawn.records[at]
             columns["text"][at] = lengths.text_of(records, variants[at])
-            columns["audio"][at] = (lengths.frames if self._aligned else lengths.semantic)[records] + lengths.frames[records]
+            columns["audio"][at] = (lengths.frames if self._aligned else lengths.semantic)[records] + lengths.frames[
+                records
+            ]
             if number in self._speakers:
                 columns["donors"][at], columns["frames"][at] = draw_prompts(
                     records,
