@@ -22,7 +22,7 @@ def drawn(streams, blocks, clips, seed=(0,)):
 
 def test_shares_are_exact_at_every_moment_not_only_in_the_mean():
     streams = [stream(50, 0.7), stream(1000, 0.2), stream(7, 0.1)]
-    which, _ = drawn(streams, range(30), 100)
+    which, _ = drawn(streams, range(10), 100)
     for share, number in ((0.7, 0), (0.2, 1), (0.1, 2)):
         counts = np.cumsum(which == number)
         places = np.arange(1, len(which) + 1)
@@ -46,8 +46,8 @@ def test_every_clip_of_a_stream_comes_once_before_any_comes_again():
 
 def test_places_in_an_order_are_all_alike():
     """No record is preferred anywhere: over seeds, the first clip drawn is uniform."""
-    first = [draw([stream(5, 1.0)], block=0, clips=5, seed=(seed,)).records[0] for seed in range(200)]
-    assert np.bincount(first, minlength=5) / 200 == pytest.approx([0.2] * 5, abs=0.1)
+    first = [draw([stream(5, 1.0)], block=0, clips=5, seed=(seed,)).records[0] for seed in range(60)]
+    assert np.bincount(first, minlength=5) / 60 == pytest.approx([0.2] * 5, abs=0.18)
 
 
 def test_a_draw_is_a_function_of_seed_and_block():
@@ -87,9 +87,9 @@ def test_corpora_without_weights_share_by_clips(reader, other_reader):
 
 def test_corpora_kinds_and_languages_all_get_what_was_asked(reader, other_reader):
     mixture = Mixture(
-        corpora=(Corpus(shards="a", weight=1), Corpus(shards="b", weight=3)),
-        kinds=Kinds(transcript=1, instruction=2, fine_grained=1),
-        language_weights={"en": 2, "zh": 3},
+        corpora=(Corpus(shards="a", weight=1.0), Corpus(shards="b", weight=3.0)),
+        kinds=Kinds(transcript=1.0, instruction=2.0, fine_grained=1.0),
+        language_weights={"en": 2.0, "zh": 3.0},
     )
     found = shares([reader, other_reader], mixture)
 
@@ -110,7 +110,7 @@ def test_temperature_evens_languages_out(other_reader, temperature, share):
 
 
 def test_kinds_take_the_records_that_serve_them(reader):
-    mixture = Mixture(kinds=Kinds(transcript=1, instruction=1, fine_grained=1))
+    mixture = Mixture(kinds=Kinds(transcript=1.0, instruction=1.0, fine_grained=1.0))
     for each in make_streams([reader], mixture):
         members = range(len(reader)) if each.members is None else each.members.tolist()
         found = [reader[record] for record in members]
@@ -139,9 +139,9 @@ def test_variants_follow_the_kind():
 def test_batches_hold_the_shares(reader, other_reader, vocabulary, letters):
     """From the settings to what stands in the rows."""
     mixture = Mixture(
-        corpora=(Corpus(shards="a", weight=1), Corpus(shards="b", weight=1)),
-        kinds=Kinds(transcript=1, instruction=1),
-        language_weights={"en": 1, "zh": 1},
+        corpora=(Corpus(shards="a", weight=1.0), Corpus(shards="b", weight=1.0)),
+        kinds=Kinds(transcript=1.0, instruction=1.0),
+        language_weights={"en": 1.0, "zh": 1.0},
     )
     config = BatchConfig(text_width=96, time_width=256, rows=4, seed=3, max_clips=8)
     batches = TokenBatches([reader, other_reader], letters(), vocabulary, config, mixture=mixture)
@@ -151,8 +151,10 @@ def test_batches_hold_the_shares(reader, other_reader, vocabulary, letters):
     quoted = [clip.variant == len(clip.example.instructions) - 1 for clip in chosen]
     assert np.mean(quoted) == pytest.approx(0.5, abs=0.04)
     assert sum(batches.planner.summary().shares.values()) == pytest.approx(1)
-    weights = dataclasses.replace(mixture, corpora=(Corpus(shards="a", weight=1), Corpus(shards="b", weight=2)))
-    moved = dataclasses.replace(mixture, corpora=(Corpus(shards="elsewhere/a", weight=1), Corpus(shards="b", weight=1)))
+    weights = dataclasses.replace(mixture, corpora=(Corpus(shards="a", weight=1.0), Corpus(shards="b", weight=2.0)))
+    moved = dataclasses.replace(
+        mixture, corpora=(Corpus(shards="elsewhere/a", weight=1.0), Corpus(shards="b", weight=1.0))
+    )
     others = [
         TokenBatches([reader, other_reader], letters(), vocabulary, config, mixture=each) for each in (weights, moved)
     ]
@@ -191,7 +193,8 @@ def test_weights_that_exclude_each_other_are_refused(tmp_path, rows, encoders, r
     """One corpus is English alone and half of training, so Mandarin cannot be three quarters."""
     english = prepare([row for row in rows if row.language == "en"], tmp_path / "en", encoders, progress=False)
     mixture = Mixture(
-        corpora=(Corpus(shards="a", weight=1), Corpus(shards="b", weight=1)), language_weights={"en": 1, "zh": 3}
+        corpora=(Corpus(shards="a", weight=1.0), Corpus(shards="b", weight=1.0)),
+        language_weights={"en": 1.0, "zh": 3.0},
     )
     with pytest.raises(ConfigError, match="exclude each other"):
         make_streams([reader, english], mixture)

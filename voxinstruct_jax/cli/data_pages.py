@@ -1,4 +1,4 @@
-"""What `inspect` shows of data to listen to: a batch of a configuration, and the page of a manifest, shards or a batch."""
+"""What `inspect` shows of data: a batch of a configuration, and the page of a manifest, shards or a batch."""
 
 import argparse
 import itertools

@@ -29,7 +29,9 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("path", type=Path, help="file or folder")
     parser.add_argument("--json", action="store_true", help="print it as JSON")
     parser.add_argument("--batch", type=int, metavar="STEP", help="of a configuration: the batch of this step, from 0")
-    parser.add_argument("--html", type=Path, metavar="FOLDER", help="of a manifest, shards or a batch: a page to listen")
+    parser.add_argument(
+        "--html", type=Path, metavar="FOLDER", help="of a manifest, shards or a batch: a page to listen"
+    )
     parser.add_argument("--examples", type=int, default=12, metavar="N", help="clips on the page (default: 12)")
     parser.add_argument("--voice", type=Path, metavar="FOLDER", help="whose codec speaks them (default: the embedded)")
     options, rest = parse_known(parser, arguments)
@@ -39,10 +41,8 @@ def run(arguments: list[str]) -> int:
         raise ConfigError("--examples and --batch must be at least 0")
     from voxinstruct_jax.cli.data_pages import describe_batch, write_page
 
-    if options.batch is None:
-        found = describe(options.path)
-    else:
-        found = describe_batch(options.path, options.batch, rest)
+    in_batch = options.batch is not None
+    found = describe_batch(options.path, options.batch, rest) if in_batch else describe(options.path)
     if options.html is not None:
         page = write_page(found, options, rest)
         found["page"] = str(page)

@@ -144,7 +144,7 @@ class TokenBatches:
 
 
 def token_batches(batches: TokenBatches, *, start_step: int, num_steps: int, workers: int = 0) -> Iterator[PackedBatch]:
-    """Yields the batches of `num_steps` steps from `start_step` on, read ahead in a thread or in `workers` processes."""
+    """Yields the batches of `num_steps` steps from `start_step` on, read ahead by a thread or `workers` processes."""
     return read_ahead(batches, start_step=start_step, num_steps=num_steps, workers=workers)
 
 

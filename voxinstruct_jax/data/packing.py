@@ -19,7 +19,7 @@ from voxinstruct_jax.vocabulary import ACOUSTIC, TEXT, Layout, PackedBatch, audi
 __all__ = ["Clip", "RowPlan", "SpeakerIndex", "draw_prompts", "pack", "plan_rows", "unpack"]
 
 MAX_LOOKS = 64
-"""Rows with enough time that are asked for enough text before a new one is opened."""
+"""Rows with enough of the scarcer room that are asked for enough of the other before a new one is opened."""
 TIME_FIELDS = ("part_ids", "segment_ids", "positions", "text_index", "prompted")
 
 
@@ -128,14 +128,16 @@ def plan_rows(
     Source:
         Best fit decreasing (Johnson 1973), with a second constraint for text.
     """
-    rows = _OpenRows(text_width, time_width, max_clips, num_rows)
-    size = np.maximum(text_lengths / text_width, slots / time_width)
     late = np.arange(len(slots)) >= len(slots) - num_late
-    order = np.lexsort((-size, late))
+    needs, widths = [slots, text_lengths], [time_width, text_width]
+    if text_lengths[~late].sum() * time_width > slots[~late].sum() * text_width:  # text is scarcer
+        needs, widths = needs[::-1], widths[::-1]
+    rows = _OpenRows(widths[0], widths[1], max_clips, num_rows)
+    order = np.lexsort((-np.maximum(needs[0] / widths[0], needs[1] / widths[1]), late))
     left_over = [
         clip
-        for clip, text, time in zip(order.tolist(), text_lengths[order].tolist(), slots[order].tolist(), strict=True)
-        if not rows.place(clip, text, time)
+        for clip, first, second in zip(order.tolist(), needs[0][order].tolist(), needs[1][order].tolist(), strict=True)
+        if not rows.place(clip, first, second)
     ]
     filled = rows.clips if num_rows is None else _split_to(rows.clips, num_rows)
     return RowPlan(
@@ -235,32 +237,32 @@ def _audio_slots(row: Sequence[Clip]) -> int:
 
 
 class _OpenRows:
-    """Rows that are being filled, and the time that is left in each."""
+    """Rows that are being filled, ordered by how much is left of the scarcer of time and text."""
 
-    def __init__(self, text_width: int, time_width: int, max_clips: int, max_rows: int | None) -> None:
+    def __init__(self, width: int, other_width: int, max_clips: int, max_rows: int | None) -> None:
         self.clips: list[list[int]] = []
-        self._widths, self._max_clips, self._max_rows = (text_width, time_width), max_clips, max_rows
-        self._text_room: list[int] = []
-        self._open: list[tuple[int, int]] = []  # time left, row; sorted
+        self._widths, self._max_clips, self._max_rows = (width, other_width), max_clips, max_rows
+        self._other_room: list[int] = []
+        self._open: list[tuple[int, int]] = []  # room, row; sorted
 
-    def place(self, clip: int, text: int, time: int) -> bool:
+    def place(self, clip: int, need: int, other_need: int) -> bool:
         """Puts a clip where least room is left afterwards; False if there is none."""
-        at = bisect.bisect_left(self._open, (time, -1))
+        at = bisect.bisect_left(self._open, (need, -1))
         for place in range(at, min(at + MAX_LOOKS, len(self._open))):
             room, row = self._open[place]
-            if self._text_room[row] >= text:
+            if self._other_room[row] >= other_need:
                 del self._open[place]
-                return self._put(clip, text, row, room - time)
-        if len(self.clips) == self._max_rows or text > self._widths[0] or time > self._widths[1]:
+                return self._put(clip, row, room - need, other_need)
+        if len(self.clips) == self._max_rows or need > self._widths[0] or other_need > self._widths[1]:
             return False
         self.clips.append([])
-        self._text_room.append(self._widths[0])
-        return self._put(clip, text, len(self.clips) - 1, self._widths[1] - time)
+        self._other_room.append(self._widths[1])
+        return self._put(clip, len(self.clips) - 1, self._widths[0] - need, other_need)
 
-    def _put(self, clip: int, text: int, row: int, room: int) -> bool:
+    def _put(self, clip: int, row: int, room: int, other_need: int) -> bool:
         self.clips[row].append(clip)
-        self._text_room[row] -= text
-        if room and self._text_room[row] and len(self.clips[row]) < self._max_clips:
+        self._other_room[row] -= other_need
+        if room and self._other_room[row] and len(self.clips[row]) < self._max_clips:
             bisect.insort(self._open, (room, row))
         return True
 

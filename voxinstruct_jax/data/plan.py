@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from voxinstruct_jax.config import ConfigError, InputError
-from voxinstruct_jax.data.mixture import Mixture, Stream, draw, draw_variants, make_streams
+from voxinstruct_jax.data.mixture import Mixture, draw, draw_variants, make_streams
 from voxinstruct_jax.data.packing import RowPlan, SpeakerIndex, draw_prompts, plan_rows
 from voxinstruct_jax.data.shards import ShardReader
 

@@ -83,7 +83,10 @@ def write_data_report(
     try:
         (place / "audio").mkdir(parents=True, exist_ok=True)
         plots = [
-            {"name": name.replace("_", " "), "plot": draw_histogram(one["edges"], one["counts"], one["unit"], salt=name)}
+            {
+                "name": name.replace("_", " "),
+                "plot": draw_histogram(one["edges"], one["counts"], one["unit"], salt=name),
+            }
             for name, one in histograms.items()
         ]
         cards = [_card(example, number, place) for number, example in enumerate(examples, 1)]

@@ -92,7 +92,9 @@ def draw_tokens(
     num_axes = len(shown) + (samples is not None)
     if not num_axes:
         return ""
-    end_s = max([0.0 if samples is None else len(samples) / sample_rate, *(len(t) / frame_rate for t in shown.values())])
+    end_s = max(
+        [0.0 if samples is None else len(samples) / sample_rate, *(len(t) / frame_rate for t in shown.values())]
+    )
     with _styled(salt):
         figure = _figure(height=1.2 + num_axes)
         axes = figure.subplots(
@@ -106,9 +108,9 @@ def draw_tokens(
         for text, start_s, stop_s in spans:
             for axis in axes:
                 axis.axvline(start_s, color=_STRESS, linewidth=0.5, alpha=0.6)
-            # math signs of Matplotlib are escaped: the text is foreign
-            axes[0].text((start_s + stop_s) / 2, 1.02, text.replace("$", r"\$"), transform=axes[0].get_xaxis_transform(),
-                         ha="center", va="bottom", fontsize=7)  # fmt: skip
+            shown_text = text.replace("$", r"\$")  # foreign: no mathematics of Matplotlib
+            above = axes[0].get_xaxis_transform()
+            axes[0].text((start_s + stop_s) / 2, 1.02, shown_text, transform=above, ha="center", fontsize=7)
         axes[-1].set_xlim(0, end_s)
         axes[-1].set_xlabel("time (s)")
         return _inline(_svg(figure), f"Spectrogram and tokens over {end_s:.1f} s: {', '.join(shown) or 'no tokens'}")
