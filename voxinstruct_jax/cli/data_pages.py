@@ -205,7 +205,7 @@ def _word_spans(example: Any, frame_rate: float) -> list[tuple[str, float, float
     return [(word.text, float(ends[word.start]), float(ends[word.end])) for word in split_words(text)]
 
 
-def _marked(instruction: str) -> dict[str, str]:
+def _marked(instruction: str) -> dict[str, Any]:
     from voxinstruct_jax.text.content import spoken_content
 
     content = spoken_content(instruction)
