@@ -49,7 +49,7 @@ class Tally:
     def add(self, language: str, transcript: str, seconds: float | None) -> None:
         """Counts a clip; without its duration only its text counts."""
         self.languages[language] += 1
-        self._bin("text_length", language, len(transcript))
+        self._bin("text_length", language, float(len(transcript)))
         if seconds is None:
             self.without_duration += 1
             return
