@@ -57,6 +57,7 @@ __all__ = [
     "embedded_release",
     "encode_clip",
     "load",
+    "decode_clip",
     "load_codec",
     "load_part",
     "open_units",
@@ -221,6 +222,13 @@ def encode_clip(codec: Loaded[Codec], samples: Num[np.ndarray, " sample"]) -> In
     second = round(codec.config.frame_rate) * hop
     padded = np.pad(samples, (0, -len(samples) % second))
     return np.asarray(_encode(codec.graph, codec.state, padded[None]))[0, :, : -(-len(samples) // hop)]
+
+
+def decode_clip(codec: Loaded[Codec], codes: Int32[np.ndarray, "codebook frame"]) -> Float32[np.ndarray, " sample"]:
+    """Returns the samples of one clip's codes; padded to multiples of 50 frames, so that few programs are compiled."""
+    frames = codes.shape[1]
+    padded = np.pad(codes, ((0, 0), (0, -frames % 50)), mode="edge")
+    return np.asarray(_vocode(codec.graph, codec.state, padded[None]))[0, : frames * codec.config.hop_length]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -424,10 +432,7 @@ class Voice:
         self, codes: Int32[np.ndarray, "codebook frame"], prompt_codes: Int32[np.ndarray, "all_codebooks prompt"]
     ) -> Float32[np.ndarray, " sample"]:
         """Decodes prompt and continuation together, so that the join is smooth, and cuts the prompt off."""
-        frames, hop = codes.shape[1], self.codec.config.hop_length
-        padded = np.pad(codes, ((0, 0), (0, -frames % 50)), mode="edge")
-        samples = np.asarray(_vocode(self.codec.graph, self.codec.state, padded[None]))[0]
-        return samples[prompt_codes.shape[1] * hop : frames * hop]
+        return decode_clip(self.codec, codes)[prompt_codes.shape[1] * self.codec.config.hop_length :]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

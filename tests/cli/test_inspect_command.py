@@ -1,5 +1,8 @@
 import json
 import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 import soundfile
@@ -180,3 +183,139 @@ def test_no_path_is_wrong_use(capsys):
     assert main(["inspect"]) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert "path" in line
+
+
+CORPUS = Path(__file__).parents[2] / "corpus" / "v2" / "dev"
+
+
+class Page(HTMLParser):
+    """Elements of a page by name, and the text of its marks."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.elements, self.marks, self._in_mark = [], [], False
+        self.feed(path.read_text("utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        self._in_mark = tag == "mark"
+
+    def handle_endtag(self, tag):
+        self._in_mark = False
+
+    def handle_data(self, data):
+        if self._in_mark:
+            self.marks.append(data)
+
+    def all(self, name):
+        return [attrs for tag, attrs in self.elements if tag == name]
+
+
+def test_histograms_and_token_use_of_shards(inspect):
+    found = inspect(CORPUS)
+    assert found["counted_records"] == found["records"] == 66
+    for histogram in found["histograms"].values():
+        assert {language: sum(counts) for language, counts in histogram["counts"].items()} == {"en": 41, "zh": 25}
+        assert all(len(counts) == len(histogram["edges"]) - 1 for counts in histogram["counts"].values())
+    assert len(found["codebooks"]) == 4
+    for used in (found["semantic_tokens"], *found["codebooks"]):
+        assert 1 < used["perplexity"] <= used["used"]
+        counts = [count for _, count in used["commonest"]]
+        assert counts == sorted(counts, reverse=True)
+
+
+def batch_config(tmp_path):
+    path = tmp_path / "config.py"
+    path.write_text(
+        "from voxinstruct_jax.models.ar import ARConfig\n"
+        "from voxinstruct_jax.data.batches import BatchConfig\n"
+        "from voxinstruct_jax.text.tokenizer import PronunciationTokenizer\n"
+        "from voxinstruct_jax.training.ar import ARExperiment\n"
+        "from voxinstruct_jax.training.language_model import TokenData\n"
+        "from voxinstruct_jax.vocabulary import Vocabulary\n"
+        "experiment = ARExperiment(\n"
+        "    model=ARConfig.tiny(vocabulary=Vocabulary(num_semantic=256, num_codebooks=4),\n"
+        "                        channel_sizes=PronunciationTokenizer().channel_sizes),\n"
+        f"    data=TokenData(shards={str(CORPUS)!r}, batch=BatchConfig(text_width=320, time_width=512, rows=4)),\n"
+        ")\n"
+    )
+    return path
+
+
+def test_a_batch_of_a_configuration(tmp_path, capsys):
+    config = str(batch_config(tmp_path))
+    assert (
+        main(["inspect", config, "--batch", "5", "--json", "--data.mixture.language-weights", "en", "1", "zh", "1"])
+        == 0
+    )
+    found = json.loads(capsys.readouterr().out)
+    assert (found["kind"], found["step"], found["rows"]) == ("batch", 5, 4)
+    assert found["clips"] == sum(found["languages"].values()) >= 4
+    assert 0 < found["tokens"] <= 4 * 512
+    assert found["waste"] == pytest.approx(1 - found["tokens"] / (4 * 512), abs=1e-4)
+    assert found["shares"]["dev/zh"] == pytest.approx(0.5, abs=0.1)
+
+
+def test_the_page_of_a_batch_plays_its_clips_and_marks_the_words(tmp_path, capsys):
+    folder = tmp_path / "page"
+    command = [
+        "inspect",
+        str(batch_config(tmp_path)),
+        "--batch",
+        "0",
+        "--html",
+        str(folder),
+        "--examples",
+        "2",
+        "--json",
+    ]
+    assert main(command) == 0
+    found = json.loads(capsys.readouterr().out)
+    page = Page(Path(found["page"]))
+    players = page.all("audio")
+    assert len(players) == len(page.marks) == 2
+    for player in players:
+        samples, rate = soundfile.read(folder / player["src"])
+        assert rate == 24_000
+        assert abs(samples).max() > 0.01
+    assert len(page.all("svg")) == 3 + 2  # histograms, clips
+    assert not [name for name, attrs in page.elements if name in ("script", "link") or "://" in attrs.get("src", "")]
+    if (browser := shutil.which("chromium")) is not None:
+        options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'chromium'}"]
+        url = Path(found["page"]).as_uri()
+        shown = subprocess.run(
+            [browser, *options, "--dump-dom", url], capture_output=True, text=True, check=True
+        ).stdout
+        assert shown.count("<audio") == 2
+        assert shown.count("</article>") == 2
+
+
+def test_foreign_texts_are_escaped_on_the_page_of_a_manifest(tmp_path):
+    attack = '<script>alert(1)</script> $x^2$ "quoted" שלום'
+    soundfile.write(tmp_path / "a.wav", [0.1, -0.1] * 8000, 16_000)
+    row = {"id": "<b>a</b>", "audio": "a.wav", "language": "en", "transcript": attack, "instruction": f"Say “{attack}”"}
+    missing = {**row, "id": "c", "audio": "missing.wav"}
+    path = write_rows(tmp_path / "manifest.jsonl", {**row, "word_times_s": [[0, 0.1]] * 7}, missing)
+    assert main(["inspect", str(path), "--html", str(tmp_path / "page")]) == 0
+    page = Page(tmp_path / "page" / "report.html")
+    assert not page.all("script")
+    assert page.marks == [attack, attack]
+    assert len(page.all("audio")) == 1
+    assert "missing.wav" in (tmp_path / "page" / "report.html").read_text()
+
+
+def test_only_data_has_a_page(tiny_voice_folder, tmp_path, capsys):
+    assert main(["inspect", str(tiny_voice_folder), "--html", str(tmp_path / "page")]) == 2
+    assert "give a manifest, whole shards, or --batch STEP" in capsys.readouterr().err
+    assert main(["inspect", str(tiny_voice_folder), "--batch", "1"]) == 2
+    assert not (tmp_path / "page").exists()
+
+
+def test_codes_of_another_codec_are_not_spoken(tiny_voice_folder, tmp_path):
+    folder = tmp_path / "page"
+    assert (
+        main(["inspect", str(CORPUS), "--html", str(folder), "--voice", str(tiny_voice_folder), "--examples", "1"]) == 0
+    )
+    page = (folder / "report.html").read_text()
+    assert "the codes are of another codec; give the voice that made them with --voice" in page
+    assert "<audio" not in page

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from voxinstruct_jax.data.batches import BatchConfig, TokenBatches
-from voxinstruct_jax.data.packing import draw_prompts, unpack
+from voxinstruct_jax.data.packing import SpeakerIndex, draw_prompts, unpack
 from voxinstruct_jax.data.prepare import prepare
 from voxinstruct_jax.data.shards import Lengths
 from voxinstruct_jax.vocabulary import Vocabulary
@@ -21,9 +21,14 @@ def make_lengths(speakers: list[int], frames: list[int]) -> Lengths:
     )
 
 
+def draw(lengths, *, seed=0, **settings):
+    records, index = np.arange(len(lengths.frames)), SpeakerIndex.of(lengths.speakers)
+    return draw_prompts(records, lengths, index, np.random.default_rng(seed), **settings)
+
+
 def test_prompts_come_from_another_clip_of_the_same_speaker():
     lengths = make_lengths([1, 2, 1, 2, 0, 0, 3] * 20, [50] * 140)
-    donors, frames = draw_prompts(lengths, ratio=1.0, max_frames=30, seed=0, epoch=0)
+    donors, frames = draw(lengths, ratio=1.0, max_frames=30)
     lent = frames > 0
     assert lent.any()
     assert (lengths.speakers[donors[lent]] == lengths.speakers[lent]).all()
@@ -33,31 +38,33 @@ def test_prompts_come_from_another_clip_of_the_same_speaker():
     assert frames.max() <= 30
 
 
+def test_a_speaker_of_one_clip_lends_nothing():
+    _, frames = draw(make_lengths([1, 2, 3], [50] * 3), ratio=1.0, max_frames=30)
+    assert not frames.any()
+
+
 def test_a_prompt_is_never_longer_than_its_clip():
-    lengths = make_lengths([1, 1, 1, 1], [4, 4, 4, 4])
-    _, frames = draw_prompts(lengths, ratio=1.0, max_frames=30, seed=0, epoch=0)
+    _, frames = draw(make_lengths([1, 1, 1, 1], [4, 4, 4, 4]), ratio=1.0, max_frames=30)
     assert set(frames.tolist()) <= {0, 4}
 
 
-def test_prompts_are_drawn_as_often_as_asked_and_anew_each_epoch():
-    lengths = make_lengths([1] * 2000, [50] * 2000)
-    shares = [np.mean(draw_prompts(lengths, ratio=0.25, max_frames=30, seed=0, epoch=e)[1] > 0) for e in (0, 1)]
-    assert shares == pytest.approx([0.25, 0.25], abs=0.04)
-    assert not np.array_equal(*(draw_prompts(lengths, ratio=0.25, max_frames=30, seed=0, epoch=e)[1] for e in (0, 1)))
+def test_prompts_are_drawn_as_often_as_asked():
+    _, frames = draw(make_lengths([1] * 2000, [50] * 2000), ratio=0.25, max_frames=30)
+    assert np.mean(frames > 0) == pytest.approx(0.25, abs=0.04)
 
 
 def test_rows_hold_the_lent_codes_before_the_clips_own(tmp_path, rows, encoders, letters, vocabulary):
     reader = prepare(rows, tmp_path / "shards", encoders, shard_size=10, progress=False)
     config = BatchConfig(text_width=160, time_width=512, rows=2, prompt_ratio=1.0, max_prompt_frames=6)
     batches = TokenBatches(reader, letters(), vocabulary, config)
-    plan = batches.plan(0)
-    records = [int(record) for row in range(2) for record in plan.rows.row(row)]
+    chosen = [each for row in batches.chosen(0) for each in row]
     clips = [clip for row in unpack(batches[0]) for clip in row]
     assert any(clip.prompt_frames for clip in clips)
-    for record, clip in zip(records, clips, strict=True):
+    for each, clip in zip(chosen, clips, strict=True):
         codes = clip.layout.tokens[:, clip.layout.part_ids == 2][:, :-1] - vocabulary.acoustic_offset
-        own, lender = reader[record].codes, reader[int(plan.prompt_records[record])].codes
-        frames = int(plan.prompt_frames[record])
+        own, lender = reader[each.record].codes, reader[each.prompt_record].codes
+        frames = each.prompt_frames
+        assert not frames or reader[each.prompt_record].speaker == each.example.speaker
         assert clip.prompt_frames == frames
         np.testing.assert_array_equal(codes[:, frames:], own)
         np.testing.assert_array_equal(codes[:, :frames], lender[:, :frames])

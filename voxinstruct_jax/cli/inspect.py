@@ -7,13 +7,16 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from voxinstruct_jax.cli.options import parse
+from voxinstruct_jax.cli.options import parse_known
 from voxinstruct_jax.config import ConfigError, InputError
 
 __all__ = ["describe", "run"]
 
 SECONDS_AN_HOUR = 3600
 DAMAGED = 1
+BLOCKS = " ▁▂▃▄▅▆▇█"
+MAX_COUNTED = 100_000
+"""Records of a shard folder whose tokens are counted, evenly spread; of fewer all are."""
 
 
 def run(arguments: list[str]) -> int:
@@ -25,8 +28,24 @@ def run(arguments: list[str]) -> int:
     )
     parser.add_argument("path", type=Path, help="file or folder")
     parser.add_argument("--json", action="store_true", help="print it as JSON")
-    options = parse(parser, arguments)
-    found = describe(options.path)
+    parser.add_argument("--batch", type=int, metavar="STEP", help="of a configuration: the batch of this step, from 0")
+    parser.add_argument(
+        "--html", type=Path, metavar="FOLDER", help="of a manifest, shards or a batch: a page to listen"
+    )
+    parser.add_argument("--examples", type=int, default=12, metavar="N", help="clips on the page (default: 12)")
+    parser.add_argument("--voice", type=Path, metavar="FOLDER", help="whose codec speaks them (default: the embedded)")
+    options, rest = parse_known(parser, arguments)
+    if rest and options.batch is None:
+        raise ConfigError(f"unknown argument {rest[0]}; see --help")
+    if options.examples < 0 or (options.batch or 0) < 0:
+        raise ConfigError("--examples and --batch must be at least 0")
+    from voxinstruct_jax.cli.data_pages import describe_batch, write_page
+
+    in_batch = options.batch is not None
+    found = describe_batch(options.path, options.batch, rest) if in_batch else describe(options.path)
+    if options.html is not None:
+        page = write_page(found, options, rest)
+        found["page"] = str(page)
     if options.json:
         print(json.dumps(found, ensure_ascii=False, indent=1))
     else:
@@ -100,18 +119,26 @@ def _columns(path: Path) -> set[str]:
 
 
 def _manifest(path: Path) -> dict[str, Any]:
-    from voxinstruct_jax.data.manifest import Rejection, read_manifest
+    from voxinstruct_jax.data.manifest import Rejection, iter_manifest
+    from voxinstruct_jax.data.statistics import Tally
 
     rejected: list[Rejection] = []
-    rows = read_manifest(path, rejected=rejected)
-    seconds = [row.duration_s if row.duration_s is not None else _clip_s(row.audio, row.offset_s) for row in rows]
+    tally, speakers, rows, with_instructions = Tally(), set(), 0, 0
+    for row in iter_manifest(path, rejected=rejected):
+        rows += 1
+        speakers.add(row.speaker)
+        with_instructions += bool(row.instructions)
+        seconds = row.duration_s if row.duration_s is not None else _clip_s(row.audio, row.offset_s)
+        tally.add(row.language, row.transcript, seconds)
+    counted = tally.summary()
     return {
-        "rows": len(rows),
-        "hours": round(sum(length for length in seconds if length is not None) / SECONDS_AN_HOUR, 4),
-        "without_readable_audio": seconds.count(None),
-        "languages": _counts(row.language for row in rows),
-        "speakers": len({row.speaker for row in rows if row.speaker}),
-        "with_instructions": sum(bool(row.instructions) for row in rows),
+        "rows": rows,
+        "hours": counted["hours"],
+        "without_readable_audio": tally.without_duration,
+        "languages": counted["languages"],
+        "speakers": len(speakers - {""}),
+        "with_instructions": with_instructions,
+        "histograms": counted["histograms"],
         **_rejections(rejected),
     }
 
@@ -171,13 +198,17 @@ def _results(path: Path) -> dict[str, Any]:
 
 def _shards(path: Path) -> dict[str, Any]:
     from voxinstruct_jax.data.shards import ShardReader
+    from voxinstruct_jax.data.statistics import Tally
 
     try:
         reader = ShardReader(path)
         reader.verify()
+        tally = Tally()
+        for record in range(0, len(reader), max(1, len(reader) // MAX_COUNTED)):
+            tally.add_example(reader[record], reader.index.frame_rate)
     except InputError as error:
         return {"checksums_ok": False, "damage": str(error)}
-    index = reader.index
+    index, counted = reader.index, tally.summary()
     return {
         "records": index.num_examples,
         "hours": round(index.hours, 4),
@@ -190,6 +221,10 @@ def _shards(path: Path) -> dict[str, Any]:
         "fingerprints": dict(index.fingerprints),
         "fingerprint": reader.fingerprint,
         "checksums_ok": True,
+        "counted_records": counted["clips"],
+        "semantic_tokens": counted["semantic_tokens"],
+        "codebooks": counted["codebooks"],
+        "histograms": counted["histograms"],
     }
 
 
@@ -350,12 +385,32 @@ def _lines(value: Any, indent: str = "") -> Iterable[str]:
     """Nested values as `name: value` lines."""
     for name, item in value.items():
         label = f"{indent}{name.replace('_', ' ')}:"
-        if isinstance(item, dict) and item:
+        if name == "histograms":
+            yield label
+            yield from _bars(item, indent + "  ")
+        elif isinstance(item, dict) and item:
             yield label
             yield from _lines(item, indent + "  ")
+        elif isinstance(item, list) and item and isinstance(item[0], dict):
+            yield label
+            for number, each in enumerate(item, 1):
+                yield f"{indent}  {number}: " + ", ".join(f"{key} {value}" for key, value in each.items())
         elif isinstance(item, list | tuple):
             yield f"{label} {', '.join(map(str, item)) or '-'}"
         elif isinstance(item, int) and not isinstance(item, bool):
             yield f"{label} {item:,}"
         else:
             yield f"{label} {'-' if item in (None, {}) else item}"
+
+
+def _bars(histograms: dict[str, Any], indent: str) -> Iterable[str]:
+    """A line a trait: range, median bin, and the shape in eighth blocks."""
+    for name, found in histograms.items():
+        totals = [sum(column) for column in zip(*found["counts"].values(), strict=True)]
+        filled = [place for place, count in enumerate(totals) if count]
+        if not filled:
+            continue
+        first, last = filled[0], filled[-1]
+        shape = "".join(BLOCKS[-(-8 * count // max(totals))] for count in totals[first : last + 1])
+        edges = found["edges"]
+        yield f"{indent}{name.replace('_', ' ')}: {edges[first]:g} {shape} {edges[last + 1]:g} {found['unit']}"

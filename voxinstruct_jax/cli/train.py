@@ -37,7 +37,10 @@ def run(arguments: list[str]) -> int:
         print(f"{out}: {experiment.num_units} units saved")
         return 0
     join_cluster()
-    result = train(build_task(experiment), experiment, out, report=_Progress())
+    task = build_task(experiment)
+    if task.summary:
+        print(task.summary, flush=True)
+    result = train(task, experiment, out, report=_Progress())
     if result.stopped:
         print(f"stopped at step {result.step}, saved; the same command goes on from there", file=sys.stderr)
         return PREEMPTED if result.stopped == signal.SIGTERM else INTERRUPTED

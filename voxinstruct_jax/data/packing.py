@@ -4,6 +4,7 @@ A clip takes its text length in the text row; in the row that the model reads it
 slots) and then its audio part. Both rows have fixed widths, so that one program serves every batch.
 """
 
+import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -15,29 +16,29 @@ from voxinstruct_jax.config import InputError
 from voxinstruct_jax.data.shards import Lengths
 from voxinstruct_jax.vocabulary import ACOUSTIC, TEXT, Layout, PackedBatch, audio_times, text_times
 
-__all__ = ["Clip", "RowPlan", "draw_prompts", "draw_variants", "pack", "plan_rows", "unpack"]
+__all__ = ["Clip", "RowPlan", "SpeakerIndex", "draw_prompts", "pack", "plan_rows", "unpack"]
 
-OPEN_ROWS = 32
-"""Rows that first-fit looks at; more fill rows a little better and take longer."""
+MAX_LOOKS = 64
+"""Rows with enough of the scarcer room that are asked for enough of the other before a new one is opened."""
 TIME_FIELDS = ("part_ids", "segment_ids", "positions", "text_index", "prompted")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RowPlan:
-    """The rows of an epoch as lists of record indices."""
+    """Rows as lists of clip numbers."""
 
-    records: Int32[np.ndarray, " record"]
-    """Record indices, one row after another."""
+    clips: Int32[np.ndarray, " placed"]
+    """Clip numbers, one row after another."""
     offsets: Int64[np.ndarray, " row_and_end"]
-    """Where each row starts in `records`, and the end."""
-    left_out: Int32[np.ndarray, " left_out"]
-    """Records too long for a row of their own."""
+    """Where each row starts in `clips`, and the end."""
+    left_over: Int32[np.ndarray, " left_over"]
+    """Clips that found no room."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    def row(self, index: int) -> Int32[np.ndarray, " record"]:
-        return self.records[self.offsets[index] : self.offsets[index + 1]]
+    def row(self, index: int) -> Int32[np.ndarray, " clip"]:
+        return self.clips[self.offsets[index] : self.offsets[index + 1]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,102 +53,97 @@ class Clip:
     """Half frames that each text token is spoken; None = not known. If known, semantic tokens are not de-duplicated."""
 
 
-def draw_variants(
-    num_variants: Int[np.ndarray, " record"], *, description_free_ratio: float, seed: int, epoch: int
-) -> Int64[np.ndarray, " record"]:
-    """Draws which instruction each record is trained on in this epoch: a pure function of its arguments.
+@dataclass(frozen=True, kw_only=True)
+class SpeakerIndex:
+    """Records by speaker, to find who can lend a voice prompt."""
 
-    Args:
-        num_variants: Variants of each record, at least 1; the last one is the quoted transcript.
-        description_free_ratio: Probability of the quoted transcript where there are others.
-        seed: Of the run.
-        epoch: From 0.
+    order: Int32[np.ndarray, " record"]
+    """Records, one speaker after another."""
+    starts: Int64[np.ndarray, " speaker_and_end"]
+    """Where each speaker starts in `order`, by number, and the end."""
 
-    Source:
-        VoxInstruct, section 5.1; release, utils/dataset.py (`description_free_g_ratio`).
-    """
-    random = np.random.default_rng((seed, epoch, 1))
-    quoted = random.random(len(num_variants)) < description_free_ratio
-    described = np.floor(random.random(len(num_variants)) * (num_variants - 1)).astype(np.int64)
-    return np.where(quoted, num_variants - 1, described)
+    @staticmethod
+    def of(speakers: Int32[np.ndarray, " record"]) -> "SpeakerIndex":
+        """Sorts the records of a folder."""
+        order = np.argsort(speakers, kind="stable").astype(np.int32)
+        counts = np.bincount(speakers, minlength=1)
+        return SpeakerIndex(order=order, starts=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
 
 
 def draw_prompts(
-    lengths: Lengths, *, ratio: float, max_frames: int, seed: int, epoch: int
-) -> tuple[Int64[np.ndarray, " record"], Int64[np.ndarray, " record"]]:
-    """Draws which records get a voice prompt in this epoch: the beginning of another clip of the same speaker.
+    records: Int64[np.ndarray, " clip"],
+    lengths: Lengths,
+    index: SpeakerIndex,
+    random: np.random.Generator,
+    *,
+    ratio: float,
+    max_frames: int,
+) -> tuple[Int64[np.ndarray, " clip"], Int64[np.ndarray, " clip"]]:
+    """Draws which clips get a voice prompt: the beginning of another clip of the same speaker.
 
     Such a clip is trained as a prompt without its transcript is used: acoustic codes before its own, no text and no
-    semantic tokens for them. A pure function of its arguments.
+    semantic tokens for them.
 
     Args:
-        lengths: Of the data; speaker 0 = unknown, never prompted.
+        records: Of the clips.
+        lengths: Of the folder; speaker 0 = unknown, never prompted.
+        index: Of its speakers.
+        random: Moved on.
         ratio: Probability of a prompt.
         max_frames: Longest prompt; lengths are uniform from a third of it.
-        seed: Of the run.
-        epoch: From 0.
 
     Returns:
-        The record that the prompt is taken from (itself = none) and the prompt's frames (0 = none).
+        The record that each prompt is taken from (the clip's own = none) and the prompt's frames (0 = none).
     """
-    random = np.random.default_rng((seed, epoch, 2))
-    count = len(lengths.frames)
-    order = np.argsort(lengths.speakers, kind="stable")
-    starts = np.searchsorted(lengths.speakers[order], lengths.speakers, side="left")
-    members = np.searchsorted(lengths.speakers[order], lengths.speakers, side="right") - starts
-    donors = order[starts + np.floor(random.random(count) * members).astype(np.int64)]
-    wanted = (random.random(count) < ratio) & (lengths.speakers > 0) & (donors != np.arange(count))
-    frames = random.integers(max_frames // 3, max_frames + 1, count)
+    speakers = lengths.speakers[records]
+    members = index.starts[speakers + 1] - index.starts[speakers]
+    donors = index.order[index.starts[speakers] + np.floor(random.random(len(records)) * members).astype(np.int64)]
+    wanted = (random.random(len(records)) < ratio) & (speakers > 0) & (donors != records)
+    frames = random.integers(max_frames // 3, max_frames + 1, len(records))
     frames = np.where(wanted, np.minimum(frames, lengths.frames[donors]), 0)
-    return np.where(wanted, donors, np.arange(count)), frames
+    return np.where(wanted, donors, records).astype(np.int64), frames.astype(np.int64)
 
 
 def plan_rows(
-    text_lengths: Int[np.ndarray, " record"],
-    audio_lengths: Int[np.ndarray, " record"],
+    text_lengths: Int[np.ndarray, " clip"],
+    slots: Int[np.ndarray, " clip"],
     *,
     text_width: int,
     time_width: int,
     max_clips: int,
-    seed: int,
-    epoch: int,
+    num_rows: int | None = None,
+    num_late: int = 0,
 ) -> RowPlan:
-    """Puts every record of an epoch into a row: a pure function of its arguments, so every host has the same plan.
-
-    First fit over a shuffled order and a window of open rows; of a full window the row with the least room is closed.
+    """Puts clips into rows by best fit, the largest first: a pure function of its arguments.
 
     Args:
-        text_lengths: Text tokens of the chosen variant of each record.
-        audio_lengths: Slots of each record's audio part (BOS to EOS2).
+        text_lengths: Text tokens of each clip.
+        slots: Of each clip in the row that the model reads, text slots included.
         text_width: Text tokens in a row.
-        time_width: Slots in a row, text slots included.
+        time_width: Slots in a row.
         max_clips: Clips in a row at most.
-        seed: Of the run.
-        epoch: From 0; each has its own order.
+        num_rows: Rows to make, neither more nor fewer; None = as many as the clips need.
+        num_late: The last so many clips come after all others have been placed.
+
+    Source:
+        Best fit decreasing (Johnson 1973), with a second constraint for text.
     """
-    slots = text_lengths + audio_lengths
-    fits = (text_lengths <= text_width) & (slots <= time_width)
-    order = np.random.default_rng((seed, epoch, 0)).permutation(len(slots))
-    rows, window = [], []
-    for record in order[fits[order]].tolist():
-        text, time = int(text_lengths[record]), int(slots[record])
-        target = next((row for row in window if row.text_room >= text and row.time_room >= time), None)
-        if target is None:
-            if len(window) == OPEN_ROWS:
-                rows.append(window.pop(min(range(OPEN_ROWS), key=lambda index: window[index].time_room)))
-            target = _OpenRow(text_room=text_width, time_room=time_width, records=[])
-            window.append(target)
-        target.records.append(record)
-        target.text_room -= text
-        target.time_room -= time
-        if len(target.records) == max_clips:
-            window.remove(target)
-            rows.append(target)
-    rows.extend(window)
+    late = np.arange(len(slots)) >= len(slots) - num_late
+    needs, widths = [slots, text_lengths], [time_width, text_width]
+    if text_lengths[~late].sum() * time_width > slots[~late].sum() * text_width:  # text is scarcer
+        needs, widths = needs[::-1], widths[::-1]
+    rows = _OpenRows(widths[0], widths[1], max_clips, num_rows)
+    order = np.lexsort((-np.maximum(needs[0] / widths[0], needs[1] / widths[1]), late))
+    left_over = [
+        clip
+        for clip, first, second in zip(order.tolist(), needs[0][order].tolist(), needs[1][order].tolist(), strict=True)
+        if not rows.place(clip, first, second)
+    ]
+    filled = rows.clips if num_rows is None else _split_to(rows.clips, num_rows)
     return RowPlan(
-        records=np.array([record for row in rows for record in row.records], np.int32),
-        offsets=np.cumsum([0, *(len(row.records) for row in rows)]).astype(np.int64),
-        left_out=np.flatnonzero(~fits).astype(np.int32),
+        clips=np.array([clip for row in filled for clip in row], np.int32),
+        offsets=np.cumsum([0, *(len(row) for row in filled)]).astype(np.int64),
+        left_over=np.array(sorted(left_over), np.int32),
     )
 
 
@@ -240,8 +236,43 @@ def _audio_slots(row: Sequence[Clip]) -> int:
     return sum(len(clip.layout.part_ids) for clip in row)
 
 
-@dataclass(kw_only=True)
-class _OpenRow:
-    text_room: int
-    time_room: int
-    records: list[int]
+class _OpenRows:
+    """Rows that are being filled, ordered by how much is left of the scarcer of time and text."""
+
+    def __init__(self, width: int, other_width: int, max_clips: int, max_rows: int | None) -> None:
+        self.clips: list[list[int]] = []
+        self._widths, self._max_clips, self._max_rows = (width, other_width), max_clips, max_rows
+        self._other_room: list[int] = []
+        self._open: list[tuple[int, int]] = []  # room, row; sorted
+
+    def place(self, clip: int, need: int, other_need: int) -> bool:
+        """Puts a clip where least room is left afterwards; False if there is none."""
+        at = bisect.bisect_left(self._open, (need, -1))
+        for place in range(at, min(at + MAX_LOOKS, len(self._open))):
+            room, row = self._open[place]
+            if self._other_room[row] >= other_need:
+                del self._open[place]
+                return self._put(clip, row, room - need, other_need)
+        if len(self.clips) == self._max_rows or need > self._widths[0] or other_need > self._widths[1]:
+            return False
+        self.clips.append([])
+        self._other_room.append(self._widths[1])
+        return self._put(clip, len(self.clips) - 1, self._widths[0] - need, other_need)
+
+    def _put(self, clip: int, row: int, room: int, other_need: int) -> bool:
+        self.clips[row].append(clip)
+        self._other_room[row] -= other_need
+        if room and self._other_room[row] and len(self.clips[row]) < self._max_clips:
+            bisect.insort(self._open, (room, row))
+        return True
+
+
+def _split_to(rows: list[list[int]], num_rows: int) -> list[list[int]]:
+    """Halves the rows of most clips until there are enough; where all have one clip, the first ones come again."""
+    rows = sorted(rows, key=len, reverse=True)
+    missing = num_rows - len(rows)
+    for row in rows[: max(missing, 0)]:
+        rows.append(row[len(row) // 2 :] if len(row) > 1 else list(row))
+        if len(row) > 1:
+            del row[len(row) // 2 :]
+    return _split_to(rows, num_rows) if rows and len(rows) < num_rows else rows

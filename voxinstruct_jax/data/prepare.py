@@ -28,6 +28,7 @@ from voxinstruct_jax.data.shards import (
     ShardEntry,
     ShardIndex,
     ShardReader,
+    is_stressed,
     write_index,
     write_json,
     write_shard,
@@ -37,7 +38,7 @@ from voxinstruct_jax.vocabulary import deduplicate
 
 __all__ = ["Encoders", "ShardPart", "instruction_variants", "prepare", "prepare_shard", "recount_text"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MIN_DURATION_S = 0.2
 MAX_OVERHANG_S = 0.1
 """A row may end this much after its file does: durations in manifests are rounded."""
@@ -85,6 +86,8 @@ class ShardPart:
     languages: tuple[str, ...]
     """Language of each example."""
     speakers: tuple[str, ...]
+    stressed: tuple[bool, ...]
+    """Whether the stressed words of each example are known."""
     frames: tuple[int, ...]
     semantic: tuple[int, ...]
     text: tuple[tuple[int, ...], ...]
@@ -162,6 +165,7 @@ def prepare_shard(
         largest_semantic_token=max((int(example.semantic_tokens.max()) for example in examples), default=0),
         languages=tuple(example.language for example in examples),
         speakers=tuple(example.speaker for example in examples),
+        stressed=tuple(is_stressed(example) for example in examples),
         frames=tuple(example.codes.shape[1] for example in examples),
         semantic=tuple(len(example.semantic_tokens) for example in examples),
         text=tuple(_count_text(example, encoders.tokenizer) for example in examples),
@@ -242,6 +246,8 @@ def _finish(folder: Path, encoders: Encoders, parts: Sequence[ShardPart], reject
     lengths = Lengths(
         frames=np.array([count for part in parts for count in part.frames], np.int32),
         semantic=np.array([count for part in parts for count in part.semantic], np.int32),
+        languages=np.array([sorted(index.languages).index(name) for name in languages], np.int8),
+        stressed=np.array([known for part in parts for known in part.stressed], bool),
         speakers=_number_speakers([speaker for part in parts for speaker in part.speakers]),
         **_text_arrays([counts for part in parts for counts in part.text]),
     )

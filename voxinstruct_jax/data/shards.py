@@ -5,6 +5,7 @@ each record) and `index.json` (counts, fingerprints, checksums). What goes into 
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, Int16, Int32, Int64
+from jaxtyping import Bool, Int, Int8, Int16, Int32, Int64
 
 from voxinstruct_jax.config import InputError, VoxError, fingerprint, from_dict, to_dict
 
@@ -27,6 +28,7 @@ __all__ = [
     "ShardReader",
     "decode_example",
     "encode_example",
+    "is_stressed",
     "write_index",
     "write_json",
     "write_shard",
@@ -72,14 +74,25 @@ class Lengths:
     """Where each record's variants start in `text`, and the end."""
     speakers: Int32[np.ndarray, " record"]
     """Number of each record's speaker, from 1; 0 = unknown."""
+    languages: Int8[np.ndarray, " known"] = field(default_factory=lambda: np.zeros(0, np.int8))
+    """Number of each record's language among the index's, by name. Empty in folders of earlier releases, as is
+    `stressed`: see `ShardReader.languages`."""
+    stressed: Bool[np.ndarray, " known"] = field(default_factory=lambda: np.zeros(0, bool))
+    """Whether the stressed words of the record are known."""
 
     @property
     def num_variants(self) -> Int64[np.ndarray, " record"]:
         return np.diff(self.text_offsets)
 
-    def text_of(self, variants: Int[np.ndarray, " record"]) -> Int32[np.ndarray, " record"]:
-        """Returns the text length of one chosen variant a record."""
-        return self.text[self.text_offsets[:-1] + variants]
+    def num_variants_of(self, records: Int[np.ndarray, " chosen"]) -> Int64[np.ndarray, " chosen"]:
+        """Returns how many instruction variants the records have."""
+        return self.text_offsets[records + 1] - self.text_offsets[records]
+
+    def text_of(
+        self, records: Int[np.ndarray, " chosen"], variants: Int[np.ndarray, " chosen"]
+    ) -> Int32[np.ndarray, " chosen"]:
+        """Returns the text length of one chosen variant of each of the records."""
+        return self.text[self.text_offsets[records] + variants]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +125,11 @@ class ShardIndex:
     """Semantic frames a second (Hz), before de-duplication; None = as codec frames (older folders)."""
     lengths_sha256: str = ""
     format_version: int = FORMAT_VERSION
+
+
+def is_stressed(example: Example) -> bool:
+    """Whether the clip's stressed words are known: such clips make the fine-grained stage."""
+    return bool(example.attributes.get("stress"))
 
 
 def encode_example(example: Example) -> bytes:
@@ -224,6 +242,29 @@ class ShardReader:
             raise InputError(f"{self._shard_of(record)}: record {record}: {error}") from error
 
     @property
+    def languages(self) -> Int8[np.ndarray, " record"]:
+        """Number of each record's language among the index's, by name."""
+        return self._told.languages
+
+    @property
+    def stressed(self) -> Bool[np.ndarray, " record"]:
+        """Whether the stressed words of each record are known."""
+        return self._told.stressed
+
+    @functools.cached_property
+    def _told(self) -> Lengths:
+        """The lengths with all columns; those that an earlier release left out are read from the records."""
+        if len(self.lengths.languages) == len(self):
+            return self.lengths
+        names = sorted(self.index.languages)
+        found = [(names.index(each.language), is_stressed(each)) for each in map(self.__getitem__, range(len(self)))]
+        return dataclasses.replace(
+            self.lengths,
+            languages=np.array([language for language, _ in found], np.int8),
+            stressed=np.array([stressed for _, stressed in found], bool),
+        )
+
+    @property
     def fingerprint(self) -> str:
         """Changes when any byte of the shards or any length in the index changes."""
         values = to_dict(self.index)
@@ -246,7 +287,8 @@ class ShardReader:
         if not path.is_file() or _sha256(path) != self.index.lengths_sha256:
             raise InputError(f"{path}: missing or damaged; copy it again or run prepare in an empty folder")
         with np.load(path, allow_pickle=False) as arrays:
-            return Lengths(**{item.name: arrays[item.name] for item in dataclasses.fields(Lengths)})
+            known = [item.name for item in dataclasses.fields(Lengths) if item.name in arrays]
+            return Lengths(**{name: arrays[name] for name in known})
 
     def _shard_of(self, record: int) -> Path:
         ends = np.cumsum([shard.num_examples for shard in self.index.shards])

@@ -3,13 +3,16 @@
 Source: VoxInstruct, figure 3.
 """
 
+import contextlib
 import io
 import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from voxinstruct_jax.audio.spectrogram import MelConfig, log_mel
 from voxinstruct_jax.judges.pitch import (
@@ -21,7 +24,7 @@ from voxinstruct_jax.judges.pitch import (
     pitch_track,
 )
 
-__all__ = ["draw_speech"]
+__all__ = ["draw_histogram", "draw_speech", "draw_tokens"]
 
 _INK = "#123456"  # stands for the page's text colour, which changes between light and dark
 _PITCH, _ENERGY, _STRESS = "#35d0ff", "#e08a1e", "#ff4fa3"
@@ -47,15 +50,10 @@ def draw_speech(
     Returns:
         An `<svg>` element.
     """
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
     pitch = pitch_track(samples, sample_rate)
     energy = energy_track(samples, sample_rate)
-    coloured = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
-    settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": salt, "font.size": 9}
-    with mpl.rc_context(settings | dict.fromkeys(coloured, _INK)):
-        figure = Figure(figsize=(5.4, 3.4), layout="constrained")
+    with _styled(salt):
+        figure = _figure(height=3.4)
         mel_axis, energy_axis = figure.subplots(2, 1, sharex=True, height_ratios=(2.4, 1))
         _draw_mel(mel_axis, samples, sample_rate)
         _draw_pitch(mel_axis, pitch)
@@ -64,9 +62,108 @@ def draw_speech(
         if stress_s is not None:
             for axis in (mel_axis, energy_axis):
                 axis.axvspan(*stress_s, facecolor="none", edgecolor=_STRESS, linewidth=1.5, linestyle="--")
-        drawn = io.StringIO()
+        drawn = _svg(figure)
+    return _inline(drawn, _describe(samples, sample_rate, pitch, energy))
+
+
+def draw_tokens(
+    samples: Float[np.ndarray, " sample"] | None,
+    sample_rate: int,
+    *,
+    salt: str,
+    tracks: Mapping[str, Int[np.ndarray, " _frame"]],
+    frame_rate: float,
+    spans: Sequence[tuple[str, float, float]] = (),
+) -> str:
+    """Draws tokens against time, under the mel spectrogram of the same clip.
+
+    Args:
+        samples: Mono; None where there is no audio.
+        sample_rate: Hz.
+        salt: As in `draw_speech`.
+        tracks: Token ids by name, one a frame; empty ones are left out.
+        frame_rate: Of the tokens, Hz.
+        spans: Words or characters with start and end, s: written over the spectrogram.
+
+    Returns:
+        An `<svg>` element; empty if there is nothing to draw.
+    """
+    shown = {name: track for name, track in tracks.items() if len(track)}
+    num_axes = len(shown) + (samples is not None)
+    if not num_axes:
+        return ""
+    end_s = max(
+        [0.0 if samples is None else len(samples) / sample_rate, *(len(t) / frame_rate for t in shown.values())]
+    )
+    with _styled(salt):
+        figure = _figure(height=1.2 + num_axes)
+        axes = figure.subplots(
+            num_axes, 1, sharex=True, squeeze=False, height_ratios=[2.0] * (num_axes - len(shown)) + [1.0] * len(shown)
+        )[:, 0]
+        if samples is not None:
+            _draw_mel(axes[0], samples, sample_rate)
+        for axis, (name, track) in zip(axes[num_axes - len(shown) :], shown.items(), strict=True):
+            axis.stairs(track, np.arange(len(track) + 1) / frame_rate, color=_ENERGY, linewidth=1.0, baseline=None)
+            axis.set_ylabel(name)
+        for text, start_s, stop_s in spans:
+            for axis in axes:
+                axis.axvline(start_s, color=_STRESS, linewidth=0.5, alpha=0.6)
+            shown_text = text.replace("$", r"\$")  # foreign: no mathematics of Matplotlib
+            above = axes[0].get_xaxis_transform()
+            axes[0].text((start_s + stop_s) / 2, 1.02, shown_text, transform=above, ha="center", fontsize=7)
+        axes[-1].set_xlim(0, end_s)
+        axes[-1].set_xlabel("time (s)")
+        return _inline(_svg(figure), f"Spectrogram and tokens over {end_s:.1f} s: {', '.join(shown) or 'no tokens'}")
+
+
+def draw_histogram(edges: Sequence[float], counts: Mapping[str, Sequence[int]], unit: str, *, salt: str) -> str:
+    """Draws stacked bars as inline SVG.
+
+    Args:
+        edges: Of the bins.
+        counts: By name, one a bin.
+        unit: Of the edges.
+        salt: As in `draw_speech`.
+    """
+    with _styled(salt):
+        figure = _figure(height=2.2)
+        axis = figure.subplots()
+        below = np.zeros(len(edges) - 1)
+        for name, values in counts.items():
+            axis.bar(edges[:-1], values, np.diff(edges), bottom=below, align="edge", label=name, linewidth=0)
+            below += np.asarray(values)
+        axis.set_xlabel(unit)
+        axis.set_ylabel("clips")
+        if len(counts) > 1:
+            axis.legend(frameon=False)
+        total = int(below.sum())
+        return _inline(_svg(figure), f"Histogram of {total} clips over {unit}")
+
+
+@contextlib.contextmanager
+def _styled(salt: str) -> Iterator[None]:
+    """Text stays text, and takes the colour of the page."""
+    import matplotlib as mpl
+
+    coloured = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+    settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": salt, "font.size": 9}
+    with mpl.rc_context(settings | dict.fromkeys(coloured, _INK)):
+        yield
+
+
+def _figure(*, height: float) -> Any:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(5.4, height), layout="constrained")
+
+
+def _svg(figure: Any) -> str:
+    drawn = io.StringIO()
+    with warnings.catch_warnings():
+        # characters stay text in the SVG: the reader's fonts show what Matplotlib's own lacks
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return _inline(drawn.getvalue(), _describe(samples, sample_rate, pitch, energy))
+    return drawn.getvalue()
 
 
 def _draw_mel(axis: Any, samples: Float[np.ndarray, " sample"], sample_rate: int) -> None:

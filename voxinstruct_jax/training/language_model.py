@@ -13,8 +13,11 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from voxinstruct_jax.data.batches import BatchConfig, TokenBatches
+from voxinstruct_jax.config import ConfigError
+from voxinstruct_jax.data.batches import TokenBatches
+from voxinstruct_jax.data.mixture import Mixture
 from voxinstruct_jax.data.packing import TIME_FIELDS
+from voxinstruct_jax.data.plan import BatchConfig, PackingSummary
 from voxinstruct_jax.data.shards import ShardReader
 from voxinstruct_jax.sharding.mesh import BATCH_AXES, MeshConfig, build_mesh, row_shares
 from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
@@ -30,6 +33,9 @@ __all__ = [
     "abstract_batch",
     "clip_uniform",
     "count_tokens",
+    "describe_packing",
+    "measure_packing",
+    "open_batches",
     "row_keys",
     "token_losses",
     "token_task",
@@ -38,10 +44,22 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenData:
-    """Packed token batches. `shards` is a folder that `prepare` wrote."""
+    """Packed token batches. `shards` is a folder that `prepare` wrote; `mixture.corpora` names several in its place."""
 
     shards: str = "shards"
+    mixture: Mixture = Mixture()
     batch: BatchConfig = BatchConfig()
+    workers: int = 0
+    """Processes that read ahead; 0 = a thread."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise ConfigError(f"workers: {self.workers} is below 0")
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """All shard folders, in their order."""
+        return tuple(corpus.shards for corpus in self.mixture.corpora) or (self.shards,)
 
 
 @runtime_checkable
@@ -75,23 +93,18 @@ def token_task(kind: str, experiment: TokenExperiment, program: Program) -> Task
     Raises:
         InputError: The data is missing, or does not fit the model.
     """
-    batch = dataclasses.replace(experiment.data.batch, seed=experiment.train.seed)
-    reader = ShardReader(Path(experiment.data.shards))
-    batches = TokenBatches(
-        reader,
-        PronunciationTokenizer(),
-        experiment.model.vocabulary,
-        batch,
-        aligned=experiment.model.timing == "aligned",
-        host_rows=row_shares(build_mesh(experiment.mesh), batch.rows),
-    )
+    rows = experiment.data.batch.rows
+    batches = open_batches(experiment, host_rows=row_shares(build_mesh(experiment.mesh), rows))
     return Task(
         program=program,
         batches=batches,
         count_tokens=count_tokens,
-        count_audio_s=lambda rows: count_frames(rows) / reader.index.frame_rate,
+        count_audio_s=lambda batch: count_frames(batch) / batches.frame_rate,
         count_flops=functools.partial(batch_flops, program.flops) if program.flops else None,
-        rows=batch.rows,
+        rows=rows,
+        measure=functools.partial(measure_packing, rows=rows),
+        workers=experiment.data.workers,
+        summary=describe_packing(batches.planner.summary()),
         optimizer=experiment.optimizer,
         train=experiment.train,
         step=experiment.step,
@@ -125,6 +138,44 @@ def abstract_batch(experiment: TokenExperiment, mesh: Mesh) -> PackedBatch:
         **(timed if model.timing == "aligned" else {}),
         clip_ids=rows(),
     )
+
+
+def open_batches(experiment: TokenExperiment, *, host_rows: tuple[int, int] | None = None) -> TokenBatches:
+    """Opens the data of an experiment; the draws follow the run's seed.
+
+    Args:
+        experiment: Its settings.
+        host_rows: As in `TokenBatches`.
+
+    Raises:
+        InputError: As `token_task`.
+    """
+    data = experiment.data
+    return TokenBatches(
+        [ShardReader(Path(folder)) for folder in data.folders],
+        PronunciationTokenizer(),
+        experiment.model.vocabulary,
+        dataclasses.replace(data.batch, seed=experiment.train.seed),
+        mixture=data.mixture,
+        aligned=experiment.model.timing == "aligned",
+        host_rows=host_rows,
+    )
+
+
+def describe_packing(summary: PackingSummary) -> str:
+    """One line on how full the batches are."""
+    shares = "".join(f", {name} {share:.1%}" for name, share in summary.shares.items())
+    return (
+        f"{summary.clips_per_step:.1f} clips a step, {summary.waste:.1%} of slots empty, "
+        f"{summary.too_long:.2%} of clips too long for a row{shares}"
+    )
+
+
+def measure_packing(batch: PackedBatch, *, rows: int) -> dict[str, float]:
+    """Clips of a host batch, and its empty slots as a share of all slots of the step, which has `rows` rows."""
+    segments = np.asarray(batch.segment_ids)
+    empty = np.count_nonzero(segments == 0) / (rows * segments.shape[1])
+    return {"clips_per_step": float(segments.max(axis=1).sum()), "waste": float(empty)}
 
 
 def count_tokens(batch: PackedBatch) -> int:

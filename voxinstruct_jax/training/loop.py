@@ -8,6 +8,7 @@ import dataclasses
 import json
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -96,7 +97,7 @@ class _Run:
         steps, step = self.task.train.steps, int(state.step)
         log = MetricsLog(self.out, step) if self.first else None
         self.events.write("start", step, seconds=time.monotonic() - self.began, devices=jax.device_count())
-        batches = read_ahead(self.task.batches, start_step=step, num_steps=steps - step)
+        batches = read_ahead(self.task.batches, start_step=step, num_steps=steps - step, workers=self.task.workers)
         stopped = 0
         with _signals() as asked, _Profiler(self.out, active=self.first) as profiler:
             while step < steps:
@@ -171,7 +172,8 @@ class _Meter:
         self.peak = chip.flops * trainer.mesh.size if chip else None
         self.tokens = self.flops = self.audio_s = 0.0
         self.since, self.waited = time.monotonic(), {"data": 0.0, "saving": 0.0}
-        self.readings = 0
+        self.measured: Counter[str] = Counter()
+        self.steps = self.readings = 0
 
     @contextmanager
     def waiting(self, reason: str) -> Iterator[None]:
@@ -180,14 +182,17 @@ class _Meter:
         self.waited[reason] += time.monotonic() - since
 
     def count(self, batch: Any) -> None:
+        self.steps += 1
+        self.measured.update(self.task.measure(batch))
         self.tokens += self.task.count_tokens(batch)
         self.audio_s += self.task.count_audio_s(batch)
         self.flops += self.task.count_flops(batch) if self.task.count_flops else 0.0
 
     def read(self, step: int, events: EventLog) -> dict[str, float | None]:
         seconds = max(time.monotonic() - self.since, 1e-9)
-        own = np.array([self.tokens, self.audio_s, self.flops])
-        tokens, audio_s, flops = (_sum_over_processes(own) / seconds).tolist()
+        own = np.array([self.tokens, self.audio_s, self.flops, *self.measured.values()])
+        tokens, audio_s, flops, *sums = _sum_over_processes(own).tolist()
+        means = {name: value / self.steps for name, value in zip(self.measured, sums, strict=True)}
         waited = {f"{reason}_seconds": value for reason, value in self.waited.items()}
         # The first reading has the compilation in it: every step after it tells what the steps themselves take.
         compiling = {"compiling_seconds": seconds - sum(self.waited.values())} if not self.readings else {}
@@ -195,11 +200,13 @@ class _Meter:
         self.readings += 1
         data_share = self.waited["data"] / seconds
         self.tokens = self.flops = self.audio_s = 0.0
+        self.steps, self.measured = 0, Counter()
         self.since, self.waited = time.monotonic(), dict.fromkeys(self.waited, 0.0)
         return {
-            "tokens_per_s": tokens,
-            "audio_hours_per_hour": audio_s,
-            "mfu": flops / self.peak if self.peak and flops else None,
+            "tokens_per_s": tokens / seconds,
+            "audio_hours_per_hour": audio_s / seconds,
+            **means,
+            "mfu": flops / seconds / self.peak if self.peak and flops else None,
             "data_wait": data_share,
         }
 

@@ -65,6 +65,13 @@ class Task:
     train: TrainConfig
     step: StepConfig
     mesh: MeshConfig
+    measure: Callable[[Any], dict[str, float]] = lambda _: {}
+    """Further numbers of a host batch, which add up over processes; means over the steps since the last logged one are
+    logged."""
+    workers: int = 0
+    """Processes that read batches ahead; 0 = a thread."""
+    summary: str = ""
+    """One line on the data, shown at the start."""
     identity: dict[str, str]
     """Fingerprints that must agree for a run to be continued."""
 
