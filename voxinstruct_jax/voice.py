@@ -10,7 +10,7 @@ import functools
 import json
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -56,6 +56,7 @@ __all__ = [
     "check_instruction",
     "embedded_release",
     "encode_clip",
+    "encode_clips",
     "load",
     "load_codec",
     "load_part",
@@ -207,10 +208,21 @@ def load_codec(folder: Path) -> Loaded[Codec]:
 
 def encode_clip(codec: Loaded[Codec], samples: Float32[np.ndarray, " sample"]) -> Int32[np.ndarray, "codebook frame"]:
     """Returns the codes of one clip; it is padded to whole seconds, so that few programs are compiled."""
+    return encode_clips(codec, [samples], 1)[0]
+
+
+def encode_clips(
+    codec: Loaded[Codec], clips: Sequence[Float32[np.ndarray, " _"]], batch_size: int
+) -> list[Int32[np.ndarray, "codebook _"]]:
+    """As `encode_clip`, of at most `batch_size` clips that last the same number of whole seconds, rounded up."""
     hop = codec.config.hop_length
     second = round(codec.config.frame_rate) * hop
-    padded = np.pad(samples, (0, -len(samples) % second))
-    return np.asarray(_encode(codec.graph, codec.state, padded[None]))[0, :, : -(-len(samples) // hop)]
+    padded = np.zeros((batch_size, -(-max(map(len, clips)) // second) * second), np.float32)
+    for row, clip in zip(padded, clips, strict=False):
+        row[: len(clip)] = clip
+    with jax.default_matmul_precision("highest"):
+        codes = np.asarray(_encode(codec.graph, codec.state, padded))
+    return [row[:, : -(-len(clip) // hop)] for row, clip in zip(codes, clips, strict=False)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,16 @@ from jaxtyping import UInt64
 
 from voxinstruct_jax.config import InputError, VoxError, from_dict
 
-__all__ = ["ATTRIBUTES", "Annotation", "Rejection", "Row", "iter_manifest", "read_manifest", "write_manifest"]
+__all__ = [
+    "ATTRIBUTES",
+    "Annotation",
+    "ManifestRows",
+    "Rejection",
+    "Row",
+    "iter_manifest",
+    "read_manifest",
+    "write_manifest",
+]
 
 Attributes = dict[str, str | list[int]]
 ATTRIBUTES = ("gender", "age", "pitch", "energy", "speed", "emotion", "stress")
@@ -119,6 +128,19 @@ def iter_manifest(path: str | os.PathLike[str], *, rejected: list[Rejection] | N
         yield row
     if empty:
         raise InputError(f"{location}: holds no rows; give at least one clip")
+
+
+@dataclass(frozen=True)
+class ManifestRows:
+    """The good rows of a manifest file, read anew by each iteration; the bad ones are listed in `rejected`."""
+
+    path: str | os.PathLike[str]
+    rejected: list[Rejection] = field(default_factory=list)
+    """Of the latest iteration."""
+
+    def __iter__(self) -> Iterator[Row]:
+        self.rejected.clear()
+        yield from iter_manifest(self.path, rejected=self.rejected)
 
 
 def write_manifest(path: str | os.PathLike[str], rows: Iterable[Row]) -> int:
