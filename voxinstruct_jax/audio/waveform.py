@@ -129,7 +129,7 @@ def _read_with_soundfile(source: Any, part: _Part) -> tuple[Float[np.ndarray, " 
 
 
 def _check_whole(name: str, file: Any) -> None:
-    """libsndfile takes a WAV file for as long as its bytes last; what its header promised is in the log."""
+    """A WAV file counts for libsndfile as long as its bytes last; what its header promised is in the log."""
     found = RIFF_DATA_SIZE.search(file.extra_info)
     if found is not None and found[2] is not None and int(found[2]) < int(found[1]) < STREAMED_BYTES:
         raise InputError(f"{name}: cut short: holds {found[2]} of {found[1]} bytes; copy it again")
@@ -180,7 +180,7 @@ def _decode(container: Any, part: _Part) -> tuple[Float[np.ndarray, " sample"], 
         if end is not None and at >= end:
             break
     samples = np.concatenate([*pieces, np.zeros(0, np.float32)])
-    if end is not None and at < end - MAX_OVERHANG_S * rate or (begin and not kept):
+    if (end is not None and at < end - MAX_OVERHANG_S * rate) or (begin and not kept):
         part.samples(at, rate)  # raises, and says how much there is
     return (samples if end is None else samples[: end - begin]), rate
 

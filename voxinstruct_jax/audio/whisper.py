@@ -136,9 +136,7 @@ def _encode(
     return jax.vmap(lambda piece: _encode_piece(weights, piece, layer))(samples)
 
 
-def _encode_piece(
-    weights: dict[str, Array], samples: Float[Array, " sample"], layer: int
-) -> Float[Array, "frame dim"]:
+def _encode_piece(weights: dict[str, Array], samples: Float[Array, " sample"], layer: int) -> Float[Array, "frame dim"]:
     x = _log_mel(samples)[None]
     for name, stride in (("conv1", 1), ("conv2", 2)):
         kernel = weights[f"encoder/{name}/weight"]

@@ -79,7 +79,8 @@ def _prepare(options: argparse.Namespace, voice: Path) -> dict[str, Any]:
         rejected=rows.rejected,
         progress=not options.json,
     )
-    kinds = Counter(_kind(json.loads(line)["reason"]) for line in (options.out / "rejected.jsonl").open(encoding="utf-8"))
+    with (options.out / "rejected.jsonl").open(encoding="utf-8") as file:
+        kinds = Counter(_kind(json.loads(line)["reason"]) for line in file)
     return {
         "clips": len(reader),
         "hours": reader.index.hours,
@@ -100,9 +101,7 @@ def _engine(options: argparse.Namespace, voice: Path):  # noqa: ANN202 - the typ
     if options.engine == "ray":
         from voxinstruct_jax.data.ray_engine import on_ray
 
-        return on_ray(
-            _encoders, str(voice.resolve()), address=options.ray_address, gpus_per_task=options.gpus_per_task
-        )
+        return on_ray(_encoders, str(voice.resolve()), address=options.ray_address, gpus_per_task=options.gpus_per_task)
     if options.workers is None and jax.default_backend() != "cpu":
         return None
     workers = options.workers or count_cores()

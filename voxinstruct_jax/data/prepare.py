@@ -119,7 +119,7 @@ Engine = Callable[[Iterator[ShardTask], Path, Callable[[], None]], None]
 """Makes every shard of an iterator in a folder by `prepare_shard`, and calls a function after each row."""
 
 
-def prepare(  # noqa: PLR0913 - what is made, of what, where and by whom
+def prepare(
     rows: Iterable[Row],
     out: str | os.PathLike[str],
     encoders: Encoders,
@@ -150,18 +150,18 @@ def prepare(  # noqa: PLR0913 - what is made, of what, where and by whom
     folder = Path(out)
     count, rows_fingerprint = scan(rows)
     identity = {"rows": rows_fingerprint, "shard_size": str(shard_size), **encoders.all_fingerprints}
-    with locked(folder):
-        claim(folder, identity)
-        if not (folder / "index.json").exists():
-            numbers = range(-(-count // shard_size))
-            done = {number for number in numbers if is_done(folder, number)}
-            finished = sum(min(shard_size, count - number * shard_size) for number in done)
-            try:
+    try:
+        with locked(folder):
+            claim(folder, identity)
+            if not (folder / "index.json").exists():
+                numbers = range(-(-count // shard_size))
+                done = {number for number in numbers if is_done(folder, number)}
+                finished = sum(min(shard_size, count - number * shard_size) for number in done)
                 with progress_bar("Preparing", count, done=finished, visible=progress) as tick:
                     (engine or _in_this_process(encoders))(_tasks(rows, shard_size, done), folder, tick)
                 assemble(folder, len(numbers), encoders.all_fingerprints, encoders.frame_rate, rejected)
-            except OSError as error:
-                raise InputError(f"{error}; what is finished is kept: mend it and run the same command again") from error
+    except OSError as error:
+        raise InputError(f"{error}; finished shards are kept: mend it and run the same command again") from error
     return ShardReader(folder)
 
 

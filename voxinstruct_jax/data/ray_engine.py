@@ -1,6 +1,6 @@
 """Shards made by a Ray cluster: one task a shard, written to a folder that all nodes see.
 
-A task whose worker or node is lost is run again by Ray; whatever the first one wrote has no name yet, or the same bytes.
+A task whose worker or node is lost is run again by Ray; what the first one wrote has no name yet, or the same bytes.
 """
 
 import functools
@@ -35,7 +35,9 @@ def on_ray(
     try:
         import ray
     except ModuleNotFoundError as error:
-        raise InputError("Ray is missing; run with `uv run --extra ray` in a clone, or install voxinstruct-jax[ray]") from error
+        raise InputError(
+            "Ray is missing; run with `uv run --extra ray` in a clone, or install voxinstruct-jax[ray]"
+        ) from error
 
     def run(tasks: Iterator[ShardTask], folder: Path, tick: Callable[[], None]) -> None:
         ours = not ray.is_initialized()
@@ -47,7 +49,9 @@ def on_ray(
             remote = ray.remote(_prepare_remotely).options(
                 max_retries=MAX_ATTEMPTS - 1, runtime_env=environment, **options
             )
-            _hand_out(ray, tasks, lambda task: remote.remote(task, str(folder.resolve()), open_encoders, arguments), tick)
+            _hand_out(
+                ray, tasks, lambda task: remote.remote(task, str(folder.resolve()), open_encoders, arguments), tick
+            )
         finally:
             if ours:
                 ray.shutdown()
