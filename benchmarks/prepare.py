@@ -3,7 +3,7 @@
 Run: uv run --extra asr python benchmarks/prepare.py tests/corpus/generated/manifest.jsonl --batch-s 0 64
 
 One process on one core. Times are processor time, so that other load of the machine hardly shows. A first pass over the
-same clips compiles and is not counted.
+same clips compiles and is not counted. Reading goes on in threads beside the other stages, which count it once more.
 """
 
 import argparse

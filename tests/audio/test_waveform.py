@@ -64,7 +64,7 @@ def test_formats_beyond_libsndfile_are_read_whole_and_by_parts(tmp_path, suffix,
     encode(path, chirp(6, 16_000), 16_000, codec, container)
     whole = read_audio(path, 16_000)
     assert len(whole) == pytest.approx(6 * 16_000, abs=2048)
-    assert main_frequency(whole[32_000:33_000], 16_000) == pytest.approx(200 + 2 * 150 * 2.03, abs=20)
+    assert main_frequency(whole[32_000:33_000], 16_000) == pytest.approx(200 + 2 * 150 * 2.03, abs=40)
     for offset_s, duration_s in [(0.0, 1.0), (0.5, 2.0), (3.3, 1.5), (5.0, None)]:
         part = read_audio(path, 16_000, offset_s=offset_s, duration_s=duration_s)
         start = round(offset_s * 16_000)
@@ -78,9 +78,9 @@ def test_formats_beyond_libsndfile_are_read_whole_and_by_parts(tmp_path, suffix,
 
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3"])
 def test_a_part_is_what_the_whole_file_has_there(tmp_path, suffix):
-    soundfile.write(tmp_path / f"long{suffix}", chirp(6, 24_000), 24_000)
+    soundfile.write(tmp_path / f"long{suffix}", chirp(20, 24_000), 24_000)
     whole = read_audio(tmp_path / f"long{suffix}", 24_000)
-    for offset_s, duration_s in [(0.25, 1.0), (3.3, 1.5), (4.0, None)]:
+    for offset_s, duration_s in [(0.25, 1.0), (3.3, 1.5), (5.0, None)]:
         part = read_audio(tmp_path / f"long{suffix}", 24_000, offset_s=offset_s, duration_s=duration_s)
         np.testing.assert_allclose(part, whole[round(offset_s * 24_000) :][: len(part)], atol=1e-6)
         assert duration_s is None or len(part) == round(duration_s * 24_000)

@@ -4,18 +4,19 @@ import dataclasses
 import os
 import re
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
 
 from voxinstruct_jax.config import InputError
 
-__all__ = ["read_audio", "resample", "write_audio"]
+__all__ = ["OpenFile", "read_audio", "resample", "write_audio"]
 
 MAX_OVERHANG_S = 0.1
 """A part may end this much after its file does: durations in manifests are rounded."""
 SETTLE_S = 1.0
+"""Decoding begins so much before a part (s): MP3 and others need what came before."""
 BLOCK = 2**20
 """Samples a channel that are decoded at once."""
 UNKNOWN_FORMAT = 1
@@ -25,8 +26,17 @@ STREAMED_BYTES = 2**31 - 2**16
 RIFF_DATA_SIZE = re.compile(r"^data : (\d+)(?: \(should be (\d+)\))?", re.MULTILINE)
 
 
+@runtime_checkable
+class OpenFile(Protocol):
+    """What is read of an open binary file."""
+
+    def read(self, size: int = -1) -> bytes: ...
+    def seek(self, offset: int, whence: int = 0) -> int: ...
+    def tell(self) -> int: ...
+
+
 def read_audio(
-    source: str | os.PathLike[str] | IO[bytes],
+    source: str | os.PathLike[str] | OpenFile,
     sample_rate: int,
     *,
     offset_s: float = 0.0,
@@ -113,7 +123,9 @@ def _read_with_soundfile(source: Any, part: _Part) -> tuple[Float[np.ndarray, " 
         mono = np.empty(count, np.float32)
         done = 0
         try:
-            file.seek(start)
+            lead = min(start, round(SETTLE_S * file.samplerate))
+            file.seek(start - lead)
+            file.read(lead, dtype="float32")
             while done < count:
                 block = file.read(min(BLOCK, count - done), dtype="float32", always_2d=True)
                 if not len(block):

@@ -19,6 +19,8 @@ MAX_DURATION_S = 120.0
 """Longer than any row of training; an hour in one clip would also take gigabytes to encode."""
 RETRY_DELAYS_S = (1.0, 5.0, 25.0)
 """Between attempts to read from a store that does not answer."""
+BLOCK_BYTES = 2**19
+"""Fetched at a time; the stores' own default is some 50 MB."""
 
 
 def read_clip(row: Row, sample_rate: int) -> Float[np.ndarray, " sample"]:
@@ -92,5 +94,6 @@ class _WatchedFile:
 def _opened(location: str) -> Iterator[_WatchedFile]:
     import fsspec
 
-    with fsspec.open(location, "rb") as file:
+    filesystem, path = fsspec.core.url_to_fs(location)
+    with filesystem.open(path, "rb", block_size=BLOCK_BYTES) as file:
         yield _WatchedFile(file)
