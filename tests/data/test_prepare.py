@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 import pathlib
 import re
 import signal
@@ -14,6 +15,7 @@ import soundfile
 from voxinstruct_jax.config import InputError
 from voxinstruct_jax.data.manifest import ManifestRows, Rejection, Row, write_manifest
 from voxinstruct_jax.data.prepare import BatchResults, instruction_variants, prepare, recount_text
+from voxinstruct_jax.data.shard_parts import locked
 from voxinstruct_jax.data.shards import ShardReader
 from voxinstruct_jax.vocabulary import expand
 
@@ -146,6 +148,15 @@ def test_a_folder_of_another_run_is_refused_by_what_differs(reader, rows, encode
         encoders = dataclasses.replace(encoders, fingerprints={**encoders.fingerprints, change: "other"})
     with pytest.raises(InputError, match=f"holds a run with other {change}; give an empty folder"):
         prepare(rows, reader.folder, encoders, shard_size=shard_size, progress=False)
+
+
+def test_a_folder_that_another_run_is_making_is_refused(tmp_path, rows, encoders):
+    with (
+        locked(tmp_path / "out"),
+        pytest.raises(InputError, match=rf"process {os.getpid()} on .* is preparing it; wait for it or stop it"),
+    ):
+        prepare(rows, tmp_path / "out", encoders, progress=False)
+    assert len(prepare(rows, tmp_path / "out", encoders, progress=False)) == len(rows)
 
 
 def test_a_folder_with_foreign_files_is_refused(tmp_path, rows, encoders):
