@@ -17,8 +17,6 @@ MAX_OVERHANG_S = 0.1
 """A part may end this much after its file does: durations in manifests are rounded."""
 SETTLE_S = 1.0
 """Decoding begins so much before a part (s): MP3 and others need what came before."""
-BLOCK = 2**20
-"""Samples a channel that are decoded at once."""
 UNKNOWN_FORMAT = 1
 """libsndfile's code for a file of a format that it does not know."""
 STREAMED_BYTES = 2**31 - 2**16
@@ -120,24 +118,19 @@ def _read_with_soundfile(source: Any, part: _Part) -> tuple[Float[np.ndarray, " 
             return None  # a stream whose header was never completed; PyAV reads on to its end
         _check_whole(part.name, file)
         start, count = part.samples(file.frames, file.samplerate)
-        mono = np.empty(count, np.float32)
-        done = 0
+        lead = min(start, round(SETTLE_S * file.samplerate))
         try:
-            lead = min(start, round(SETTLE_S * file.samplerate))
             file.seek(start - lead)
-            file.read(lead, dtype="float32")
-            while done < count:
-                block = file.read(min(BLOCK, count - done), dtype="float32", always_2d=True)
-                if not len(block):
-                    raise InputError(
-                        f"{part.name}: cut short: {(start + done) / file.samplerate:.2f} s can be read of "
-                        f"{file.frames / file.samplerate:.2f} s; copy it again"
-                    )
-                mono[done : done + len(block)] = block.mean(axis=1)
-                done += len(block)
+            # One call: soundfile seeks after each, and an MP3 then begins anew without what came before.
+            found = file.read(lead + count, dtype="float32", always_2d=True)
         except (soundfile.LibsndfileError, OSError) as error:
             raise _unreadable(part.name, error) from error
-        return mono, file.samplerate
+        if len(found) < lead + count:
+            raise InputError(
+                f"{part.name}: cut short: {(start - lead + len(found)) / file.samplerate:.2f} s can be read of "
+                f"{file.frames / file.samplerate:.2f} s; copy it again"
+            )
+        return found[lead:].mean(axis=1), file.samplerate
 
 
 def _check_whole(name: str, file: Any) -> None:
@@ -164,7 +157,7 @@ def _read_with_av(source: Any, part: _Part) -> tuple[Float[np.ndarray, " sample"
             if not container.streams.audio:
                 raise InputError(f"{part.name}: holds no sound")
             return _decode(container, part)
-    except (av.FFmpegError, OSError, ValueError) as error:
+    except (av.error.FFmpegError, OSError, ValueError) as error:
         raise _unreadable(part.name, error) from error
 
 

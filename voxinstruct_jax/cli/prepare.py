@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,8 @@ def run(arguments: list[str]) -> int:
     options = parse(parser, arguments)
     if (options.out is None) == (options.check_agreement is None):
         raise ConfigError("give either --out or --check-agreement")
-    if options.shard_size < 1 or (options.workers or 1) < 1 or (options.check_agreement or 1) < 1:
+    numbers = (options.shard_size, options.workers, options.check_agreement)
+    if any(number is not None and number < 1 for number in numbers):
         raise ConfigError("--shard-size, --workers and --check-agreement must be at least 1")
     from voxinstruct_jax.voice import embedded_release
 
@@ -150,7 +152,7 @@ def _check_agreement(options: argparse.Namespace, voice: Path) -> int:
     share = f"{result['codes']:.4%} of codes and {result['units']:.4%} of units"
     line = f"{len(clips)} clips, {result['frames']} frames: {share} are those of the CPU"
     print(json.dumps(result) if options.json else line)
-    return 0 if min(result["codes"], result["units"]) >= LEAST_AGREEMENT else 1
+    return 0 if all(float(result[name]) >= LEAST_AGREEMENT for name in ("codes", "units")) else 1
 
 
 def _encoders(voice: str | Path, batch_s: float | None = None):  # noqa: ANN202 - imported only when the command runs
@@ -176,7 +178,7 @@ def _encoders(voice: str | Path, batch_s: float | None = None):  # noqa: ANN202 
         lambda clips, size: source.features_of([resample(clip, rate, FEATURE_SAMPLE_RATE) for clip in clips], size)
     )
 
-    def encode_ahead(clips: list[np.ndarray], batch_size: int) -> None:
+    def encode_ahead(clips: Sequence[np.ndarray], batch_size: int) -> None:
         codes.fill(clips, batch_size)
         features.fill(clips, batch_size)
 

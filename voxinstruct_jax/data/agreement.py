@@ -17,7 +17,7 @@ def compare_codes(
     there: Encoders,
     *,
     other_device: Callable[[], AbstractContextManager],
-) -> dict[str, float]:
+) -> dict[str, float | int | str]:
     """Encodes clips twice and returns the shares of equal `codes` and `units`, and how many `frames` there were.
 
     Args:

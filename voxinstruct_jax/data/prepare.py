@@ -280,7 +280,7 @@ def _read_ahead(rows: Sequence[Row], sample_rate: int) -> Iterator[Float[np.ndar
         try:
             return read_clip(row, sample_rate)
         except InputError as error:
-            return error
+            return error.with_traceback(None)  # which would hold what was read
 
     with ThreadPoolExecutor(NUM_READERS) as readers:
         pending = deque()

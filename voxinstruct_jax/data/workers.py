@@ -12,7 +12,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def in_processes(open_encoders: Callable[[], Encoders], num_workers: int, *, say
 @dataclass(eq=False)
 class _Worker:
     process: Any
-    connection: Connection
+    connection: Any
     task: ShardTask | None = None
     ticks: int = 0
     """Rows of its shard that it has reported."""
@@ -76,7 +76,7 @@ class _Crew:
         self._hand_out(tasks, num_workers)
         while busy := {worker.connection: worker for worker in self._workers if worker.task is not None}:
             for connection in wait(list(busy)):
-                self._hear(busy[connection], tick)  # pyright: ignore[reportArgumentType]
+                self._hear(busy[connection], tick)
             self._hand_out(tasks, num_workers)
 
     def dismiss(self) -> None:
@@ -147,7 +147,7 @@ class _Crew:
         self._redo.append(task)
 
 
-def _work(connection: Connection, open_encoders: Callable[[], Encoders], folder: Path) -> None:
+def _work(connection: Any, open_encoders: Callable[[], Encoders], folder: Path) -> None:
     """A worker's life: takes tasks until the connection or its parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
     threading.Thread(target=_die_with_parent, daemon=True).start()
