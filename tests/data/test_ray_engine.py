@@ -15,6 +15,7 @@ HERE = pathlib.Path(__file__).parent
 RUN = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
+os.environ["RAY_raylet_start_wait_time_s"] = "300"  # a busy machine starts slowly
 os.environ["PYTHONPATH"] = os.pathsep.join([sys.argv[1], *filter(None, sys.path[1:])])
 import conftest, failing_encoders
 from ray.cluster_utils import Cluster

@@ -13,7 +13,7 @@ from voxinstruct_jax.data.shards import ShardReader
 
 HERE = pathlib.Path(__file__).parent
 RUN = """
-import functools, sys
+import functools, signal, sys
 sys.path.insert(0, sys.argv[1])
 import conftest, failing_encoders
 from voxinstruct_jax.config import VoxError
@@ -22,6 +22,7 @@ from voxinstruct_jax.data.prepare import prepare
 from voxinstruct_jax.data.workers import in_processes
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started without
     _, _, manifest, out, workers, factory, *arguments = sys.argv
     opened = functools.partial(getattr(failing_encoders, factory), *arguments)
     engine = in_processes(opened, int(workers), say=lambda line: print(line, flush=True))
@@ -89,7 +90,7 @@ def test_a_shard_that_kills_its_worker_every_time_is_named(tmp_path, command):
 
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
 def test_a_stopped_parent_leaves_no_worker_and_the_next_run_finishes(tmp_path, command, reader, stop):
-    with subprocess.Popen(command(2, "slow", tmp_path, 0.05), stderr=subprocess.DEVNULL) as parent:
+    with subprocess.Popen(command(2, "slow", tmp_path, 0.2), stderr=subprocess.DEVNULL) as parent:
         wait_until(lambda: list((tmp_path / "out" / "parts").glob("*.json")))
         parent.send_signal(stop)
     assert parent.returncode != 0
