@@ -10,7 +10,7 @@ import functools
 import json
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -56,6 +56,7 @@ __all__ = [
     "check_instruction",
     "embedded_release",
     "encode_clip",
+    "encode_clips",
     "load",
     "decode_clip",
     "load_codec",
@@ -218,10 +219,21 @@ def encode_clip(codec: Loaded[Codec], samples: Num[np.ndarray, " sample"]) -> In
         InputError: The samples are none, whole numbers or not finite.
     """
     check_samples(samples[None])
+    return encode_clips(codec, [np.asarray(samples, np.float32)], 1)[0]
+
+
+def encode_clips(
+    codec: Loaded[Codec], clips: Sequence[Float32[np.ndarray, " _"]], batch_size: int
+) -> list[Int32[np.ndarray, "codebook _"]]:
+    """As `encode_clip`, of at most `batch_size` clips that last the same number of whole seconds, rounded up."""
     hop = codec.config.hop_length
     second = round(codec.config.frame_rate) * hop
-    padded = np.pad(samples, (0, -len(samples) % second))
-    return np.asarray(_encode(codec.graph, codec.state, padded[None]))[0, :, : -(-len(samples) // hop)]
+    padded = np.zeros((batch_size, -(-max(map(len, clips)) // second) * second), np.float32)
+    for row, clip in zip(padded, clips, strict=False):
+        row[: len(clip)] = clip
+    with jax.default_matmul_precision("highest"):
+        codes = np.asarray(_encode(codec.graph, codec.state, padded))
+    return [row[:, : -(-len(clip) // hop)] for row, clip in zip(codes, clips, strict=False)]
 
 
 def decode_clip(codec: Loaded[Codec], codes: Int32[np.ndarray, "codebook frame"]) -> Float32[np.ndarray, " sample"]:

@@ -1,3 +1,6 @@
+import tracemalloc
+
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -34,6 +37,104 @@ def test_stereo_of_another_rate_is_averaged_and_resampled(tmp_path):
     assert len(found) == 24_000
     expected = (tone(500, 1.0, 24_000) + tone(1500, 1.0, 24_000)) / 2
     np.testing.assert_allclose(found[500:-500], expected[500:-500], atol=2e-3)
+
+
+def chirp(seconds, sample_rate):
+    """A tone that rises, so that each moment sounds different."""
+    time = np.arange(round(seconds * sample_rate)) / sample_rate
+    return (0.4 * np.sin(2 * np.pi * (200 + 150 * time) * time)).astype(np.float32)
+
+
+def encode(path, samples, sample_rate, codec, container):
+    """Writes what soundfile cannot, by PyAV."""
+    with av.open(str(path), "w", format=container) as out:
+        stream = out.add_stream(codec, rate=sample_rate, layout="mono")
+        frame = av.AudioFrame.from_ndarray((samples * 32767).astype(np.int16)[None], format="s16", layout="mono")
+        frame.sample_rate = sample_rate
+        form = stream.codec_context.format.name
+        resampler = av.AudioResampler(form, "mono", sample_rate, frame_size=1024 if codec == "aac" else None)
+        for piece in [*resampler.resample(frame), *resampler.resample(None)]:
+            out.mux(stream.encode(piece))
+        out.mux(stream.encode(None))
+
+
+@pytest.mark.parametrize(("suffix", "codec", "container"), [(".g722", "g722", "g722"), (".m4a", "aac", "ipod")])
+def test_formats_beyond_libsndfile_are_read_whole_and_by_parts(tmp_path, suffix, codec, container):
+    path = tmp_path / f"rede 今天{suffix}"
+    encode(path, chirp(6, 16_000), 16_000, codec, container)
+    whole = read_audio(path, 16_000)
+    assert len(whole) == pytest.approx(6 * 16_000, abs=2048)
+    assert main_frequency(whole[32_000:33_000], 16_000) == pytest.approx(200 + 2 * 150 * 2.03, abs=40)
+    for offset_s, duration_s in [(0.0, 1.0), (0.5, 2.0), (3.3, 1.5), (5.0, None)]:
+        part = read_audio(path, 16_000, offset_s=offset_s, duration_s=duration_s)
+        start = round(offset_s * 16_000)
+        np.testing.assert_array_equal(part, whole[start:][: len(part)])
+        assert len(part) == (round(duration_s * 16_000) if duration_s else len(whole) - start)
+    with pytest.raises(InputError, match=r"lasts 6\.\d+ s, the row asks for 5 to 9 s"):
+        read_audio(path, 16_000, offset_s=5.0, duration_s=4.0)
+    with pytest.raises(InputError, match=r"6 s are more than a clip may last \(5 s\)"):
+        read_audio(path, 16_000, limit_s=5.0)
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3"])
+def test_a_part_is_what_the_whole_file_has_there(tmp_path, suffix):
+    soundfile.write(tmp_path / f"long{suffix}", chirp(20, 24_000), 24_000)
+    whole = read_audio(tmp_path / f"long{suffix}", 24_000)
+    for offset_s, duration_s in [(0.25, 1.0), (3.3, 1.5), (5.0, None)]:
+        part = read_audio(tmp_path / f"long{suffix}", 24_000, offset_s=offset_s, duration_s=duration_s)
+        np.testing.assert_allclose(part, whole[round(offset_s * 24_000) :][: len(part)], atol=1e-6)
+        assert duration_s is None or len(part) == round(duration_s * 24_000)
+
+
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"])
+@pytest.mark.parametrize(("sample_rate", "channels"), [(8000, 1), (48_000, 6)])
+def test_wav_of_any_kind_is_read(tmp_path, subtype, sample_rate, channels):
+    tones = np.stack([tone(300, 0.3, sample_rate)] * channels, axis=1)
+    soundfile.write(tmp_path / "a b.wav", tones, sample_rate, subtype=subtype)
+    found = read_audio(tmp_path / "a b.wav", 24_000)
+    assert len(found) == pytest.approx(7200, abs=2)
+    assert main_frequency(found, 24_000) == pytest.approx(300, abs=8)
+
+
+def with_data_size(path, number):
+    """Changes what a WAV header says of the bytes that follow."""
+    data = bytearray(path.read_bytes())
+    at = data.index(b"data") + 4
+    data[at : at + 4] = number.to_bytes(4, "little")
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("promised", [0, 2**31 - 1, 2**32 - 1])
+def test_a_streamed_wav_whose_length_was_never_filled_in_is_read_to_its_end(tmp_path, promised):
+    samples = tone(440, 0.5, 24_000)
+    soundfile.write(tmp_path / "streamed.wav", samples, 24_000)
+    with_data_size(tmp_path / "streamed.wav", promised)
+    np.testing.assert_allclose(read_audio(tmp_path / "streamed.wav", 24_000), samples, atol=1e-4)
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".mp3"])
+def test_a_file_that_was_cut_short_is_refused(tmp_path, suffix):
+    path = tmp_path / f"half{suffix}"
+    soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 48_000), 24_000)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(InputError, match=r"half\.\w+: (cut short|not readable as sound)"):
+        read_audio(path, 24_000)
+
+
+def test_three_hours_are_refused_unread_and_a_part_of_them_is_found(tmp_path):
+    hours, rate = 3, 8000
+    with soundfile.SoundFile(tmp_path / "long.wav", "w", rate, 1, subtype="PCM_U8") as file:
+        for _ in range(hours * 60):
+            file.write(np.zeros(60 * rate, np.float32))
+        file.seek(2 * 3600 * rate)
+        file.write(tone(440, 1.0, rate))
+    tracemalloc.start()
+    with pytest.raises(InputError, match="10800 s are more than a clip may last"):
+        read_audio(tmp_path / "long.wav", 8000, limit_s=120.0)
+    part = read_audio(tmp_path / "long.wav", 8000, offset_s=7200.0, duration_s=1.0, limit_s=120.0)
+    assert tracemalloc.get_traced_memory()[1] < 2**21
+    tracemalloc.stop()
+    assert main_frequency(part, rate) == pytest.approx(440, abs=2)
 
 
 def test_resampling_to_the_same_rate_changes_nothing():

@@ -1,18 +1,23 @@
 import dataclasses
 import json
+import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
 import soundfile
 
 from voxinstruct_jax.config import InputError, fingerprint
-from voxinstruct_jax.data.batches import BatchConfig, TokenBatches
-from voxinstruct_jax.data.manifest import Rejection, Row, write_manifest
-from voxinstruct_jax.data.prepare import instruction_variants, prepare, recount_text
+from voxinstruct_jax.data.batches import TokenBatches
+from voxinstruct_jax.data.manifest import ManifestRows, Rejection, Row, write_manifest
+from voxinstruct_jax.data.plan import BatchConfig
+from voxinstruct_jax.data.prepare import BatchResults, instruction_variants, prepare, recount_text
+from voxinstruct_jax.data.shard_parts import locked
 from voxinstruct_jax.data.shards import ShardReader
 from voxinstruct_jax.vocabulary import expand
 
@@ -79,8 +84,8 @@ def test_a_killed_run_leaves_whole_shards_only_and_goes_on_to_the_same_files(tmp
     with pytest.raises(StopError):
         prepare(rows, tmp_path / "out", stopping, shard_size=8, progress=False)
     left = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert left == ["parts", "prepare.json", "shard-00000.array_record", "shard-00001.array_record"]
-    for name in left[2:]:
+    assert left == ["parts", "prepare.json", "prepare.lock", "shard-00000.array_record", "shard-00001.array_record"]
+    for name in left[3:]:
         assert (tmp_path / "out" / name).read_bytes() == (reader.folder / name).read_bytes()
     with pytest.raises(InputError, match="holds no index"):
         ShardReader(tmp_path / "out")
@@ -119,8 +124,9 @@ def test_a_kill_in_the_middle_of_a_write_leaves_nothing_that_counts(tmp_path, ro
     command = [sys.executable, "-c", KILLED_WHILE_WRITING, here, tmp_path / "m.jsonl", tmp_path / "out"]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert {"shard-00000.array_record", "shard-00001.array_record.partial"} <= names
+    assert "shard-00000.array_record" in names
     assert "shard-00001.array_record" not in names
+    assert [name for name in names if re.match(r"shard-00001\.array_record\..*\.partial$", name)]
     again = prepare(rows, tmp_path / "out", encoders, shard_size=8, progress=False)
     assert again.fingerprint == reader.fingerprint
     assert contents(tmp_path / "out") == contents(reader.folder)
@@ -146,6 +152,15 @@ def test_a_folder_of_another_run_is_refused_by_what_differs(reader, rows, encode
         prepare(rows, reader.folder, encoders, shard_size=shard_size, progress=False)
 
 
+def test_a_folder_that_another_run_is_making_is_refused(tmp_path, rows, encoders):
+    with (
+        locked(tmp_path / "out"),
+        pytest.raises(InputError, match=rf"process {os.getpid()} on .* is preparing it; wait for it or stop it"),
+    ):
+        prepare(rows, tmp_path / "out", encoders, progress=False)
+    assert len(prepare(rows, tmp_path / "out", encoders, progress=False)) == len(rows)
+
+
 def test_a_folder_with_foreign_files_is_refused(tmp_path, rows, encoders):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="holds other files"):
@@ -155,6 +170,7 @@ def test_a_folder_with_foreign_files_is_refused(tmp_path, rows, encoders):
 def test_bad_rows_are_listed_with_their_reason_and_the_rest_goes_on(tmp_path, rows, encoders):
     (tmp_path / "noise.wav").write_bytes(b"no sound")
     soundfile.write(tmp_path / "short.wav", np.ones(150) / 2, encoders.sample_rate)
+    soundfile.write(tmp_path / "long.wav", np.ones(130 * encoders.sample_rate) / 2, encoders.sample_rate)
     soundfile.write(tmp_path / "odd.wav", np.ones(1234) / 2, encoders.sample_rate)
     bad = {
         "missing": (tmp_path / "none.wav", {}, "no such audio file"),
@@ -165,7 +181,8 @@ def test_bad_rows_are_listed_with_their_reason_and_the_rest_goes_on(tmp_path, ro
             {"offset_s": 1.0, "duration_s": 0.5},
             "the row asks for 1 to 1.5 s",
         ),
-        "mismatch": (tmp_path / "odd.wav", {}, "31 codec frames but 20 semantic frames"),
+        "mismatch": (tmp_path / "odd.wav", {}, "31 codec frames at 25 Hz but 20 semantic frames at 25 Hz"),
+        "long": (tmp_path / "long.wav", {}, "130 s are more than a clip may last (120 s); give each sentence a row"),
     }
     bad_rows = [
         Row(id=name, audio=str(audio), language="en", transcript="x", **more) for name, (audio, more, _) in bad.items()
@@ -239,6 +256,119 @@ def test_offsets_cut_clips_out_of_a_recording(tmp_path, encoders):
     pieces = np.split((samples / 32768).astype(np.float32), [1000, 1500])
     for record, piece in enumerate(pieces):
         np.testing.assert_array_equal(reader[record].codes, encoders.acoustic(piece))
+
+
+def test_clips_are_encoded_in_batches_of_their_bucket_and_come_out_in_the_order_of_the_rows(
+    tmp_path, rows, encoders, reader
+):
+    batches = []
+
+    def encode_all(clips, batch_size):
+        batches.append(([len(clip) for clip in clips], batch_size))
+        return [encoders.acoustic(clip) for clip in clips]
+
+    codes = BatchResults(encode_all)
+    batched = dataclasses.replace(encoders, acoustic=codes, encode_ahead=codes.fill, batch_s=4.0)
+    found = prepare(rows, tmp_path / "out", batched, shard_size=8, progress=False)
+    assert contents(tmp_path / "out") == contents(reader.folder)
+    assert found.fingerprint == reader.fingerprint
+    for lengths, batch_size in batches:
+        [bucket] = {batched.bucket(length) for length in lengths}
+        assert batch_size == {1: 4, 2: 2}[bucket]
+        assert 1 <= len(lengths) <= batch_size
+    assert sum(len(lengths) for lengths, _ in batches) == len(rows)
+    assert len(batches) <= 4 * (4 + 2)
+
+
+def test_a_batch_result_asked_for_out_of_turn_is_computed_alone():
+    sizes = []
+
+    def double(clips, batch_size):
+        sizes.append(batch_size)
+        return [2 * clip for clip in clips]
+
+    results = BatchResults(double)
+    first, second = np.ones(3), np.zeros(3)
+    results.fill([first], 5)
+    np.testing.assert_array_equal(results(first), 2 * first)
+    np.testing.assert_array_equal(results(second), second)
+    assert sizes == [5, 1]
+
+
+def test_the_run_is_the_same_whatever_form_the_manifest_has(tmp_path, rows, encoders, reader):
+    named = [dataclasses.replace(row, extra={"note": row.id}, word_times_s=((0.0, 0.1),)) for row in rows]
+    write_manifest(tmp_path / "m.parquet", named)
+    write_manifest(tmp_path / "m.jsonl", rows)
+    stopping, _ = stop_after(encoders, 19)
+    with pytest.raises(StopError):
+        prepare(ManifestRows(tmp_path / "m.jsonl"), tmp_path / "out", stopping, shard_size=8, progress=False)
+    prepare(ManifestRows(tmp_path / "m.parquet"), tmp_path / "out", encoders, shard_size=8, progress=False)
+    assert contents(tmp_path / "out") == contents(reader.folder)
+
+
+def test_bad_rows_of_the_manifest_stand_in_the_same_list(tmp_path, rows, encoders):
+    write_manifest(tmp_path / "m.jsonl", rows[:3])
+    with (tmp_path / "m.jsonl").open("a") as file:
+        file.write('{"id": "no audio"}\nnot json\n')
+    manifest = ManifestRows(tmp_path / "m.jsonl")
+    found = prepare(manifest, tmp_path / "out", encoders, rejected=manifest.rejected, progress=False)
+    assert len(found) == 3
+    listed = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
+    assert [(item["row"], item["id"]) for item in listed] == [(4, "no audio"), (5, "")]
+
+
+def test_memory_does_not_grow_with_the_rows(tmp_path, rows, encoders):
+    class Many:
+        """Rows made on the fly, of which the clips are missing but for the first."""
+
+        def __init__(self, count):
+            self.count = count
+
+        def __iter__(self):
+            yield rows[0]
+            for number in range(self.count):
+                yield Row(id=str(number), audio="nowhere/a.wav", language="en", transcript=f"{number} " * 3000)
+
+    def peak(count):
+        tracemalloc.start()
+        prepare(Many(count), tmp_path / str(count), encoders, shard_size=50, progress=False)
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    peak(50)
+    assert peak(2000) < peak(200) + 10_000_000  # the rows alone would take more than 25 MB
+
+
+def test_a_store_that_does_not_answer_stops_the_run_and_sets_no_row_aside(tmp_path, rows, encoders, monkeypatch):
+    import fsspec
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    monkeypatch.setattr("voxinstruct_jax.data.clips.RETRY_DELAYS_S", (0.0, 0.0))
+    memory = fsspec.filesystem("memory")
+    remote = []
+    for row in rows[:4]:
+        name = f"/vox-store/{row.id}.wav"
+        memory.pipe(name, pathlib.Path(row.audio).read_bytes())
+        remote.append(dataclasses.replace(row, audio=f"memory:/{name}"))
+    remote.append(dataclasses.replace(rows[4], audio="memory://vox-store/missing.wav"))
+    opened, failing = MemoryFileSystem._open, []
+
+    def unreachable(self, path, *args, **kwargs):
+        if path.endswith("clip-2.wav") and len(failing) < 4:
+            failing.append(path)
+            raise TimeoutError("no answer")
+        return opened(self, path, *args, **kwargs)
+
+    monkeypatch.setattr(MemoryFileSystem, "_open", unreachable)
+    with pytest.raises(InputError, match=r"clip-2\.wav: cannot be reached \(no answer\).*run the same command again"):
+        prepare(remote, tmp_path / "out", encoders, shard_size=2, progress=False)
+    assert len(failing) == 3
+    reader = prepare(remote, tmp_path / "out", encoders, shard_size=2, progress=False)
+    assert len(failing) == 4
+    assert [reader[record].id for record in range(len(reader))] == [row.id for row in rows[:4]]
+    [line] = (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()
+    assert "missing.wav: no such audio file" in json.loads(line)["reason"]
 
 
 def test_text_is_counted_anew_for_another_tokenizer(tmp_path, rows, encoders, letters):

@@ -5,6 +5,7 @@ Read `Hubert`, then `HubertFeatures`, which is what preparation takes. K-means o
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
@@ -266,14 +267,31 @@ class HubertFeatures:
         Raises:
             InputError: The clip is shorter than one frame (25 ms).
         """
+        return self.features_of([samples], 1)[0]
+
+    def features_of(
+        self, clips: Sequence[Float[np.ndarray, " _"]], batch_size: int
+    ) -> list[Float[np.ndarray, "_ dim"]]:
+        """As `features`, of several clips, `batch_size` of one static shape at a time."""
         config, piece = self.hubert.config, PIECE_S * SAMPLE_RATE
-        _check_length(config, len(samples))
-        if config.norm_first:
-            samples = (samples - samples.mean()) / np.sqrt(samples.var() + VARIANCE_FLOOR)
-        padded = np.zeros((1, -(-len(samples) // piece) * piece), np.float32)
-        padded[0, : len(samples)] = samples
-        hidden = self.hubert(padded, self.layer, lengths=np.array([len(samples)]))
-        return np.asarray(hidden[0, : config.num_frames(len(samples))], np.float32)
+        found: list[np.ndarray] = []
+        for at in range(0, len(clips), batch_size):
+            batch = clips[at : at + batch_size]
+            lengths = np.full(batch_size, config.min_samples)
+            lengths[: len(batch)] = [len(clip) for clip in batch]
+            _check_length(config, int(lengths.min()))
+            padded = np.zeros((batch_size, -(-int(lengths.max()) // piece) * piece), np.float32)
+            for row, clip in zip(padded, batch, strict=False):
+                row[: len(clip)] = _normed(clip) if config.norm_first else clip
+            with jax.default_matmul_precision("highest"):
+                hidden = np.asarray(self.hubert(padded, self.layer, lengths=lengths), np.float32)
+            found += [row[: config.num_frames(len(clip))] for row, clip in zip(hidden, batch, strict=False)]
+        return found
+
+
+def _normed(samples: Float[np.ndarray, " sample"]) -> Float[np.ndarray, " sample"]:
+    """A clip of mean 0 and variance 1, as the models with `norm_first` were trained on."""
+    return (samples - samples.mean()) / np.sqrt(samples.var() + VARIANCE_FLOOR)
 
 
 @functools.partial(jax.jit, static_argnames="layer")

@@ -5,7 +5,7 @@ The paper takes HuBERT's ninth layer; where its weights are not at hand Whisper'
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -27,12 +27,19 @@ OWN_RATE = 25.0
 
 @runtime_checkable
 class FeatureSource(Protocol):
-    """Gives features of 16 kHz speech at a fixed frame rate (50 Hz)."""
+    """Gives features of 16 kHz speech at a fixed frame rate (50 Hz).
+
+    `features_of` gives those of several clips, computed `batch_size` at a time; each clip's are its own, whatever
+    clips are beside it.
+    """
 
     @property
     def name(self) -> str: ...
 
     def features(self, samples: Float[np.ndarray, " sample"]) -> Float[np.ndarray, "frame dim"]: ...
+    def features_of(
+        self, clips: Sequence[Float[np.ndarray, " _"]], batch_size: int
+    ) -> list[Float[np.ndarray, "_ dim"]]: ...
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ packages of the `asr` extra, in CTranslate2's file format, which is plain arrays
 import dataclasses
 import functools
 import struct
+from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
@@ -47,16 +48,40 @@ class WhisperEncoder:
 
         Clips longer than 30 s are read in pieces of 30 s, the range of the position table.
         """
-        piece = MAX_SECONDS * SAMPLE_RATE
-        found = [self._piece(samples[at : at + piece]) for at in range(0, max(len(samples), 1), piece)]
-        return np.concatenate(found)
+        return self.features_of([samples], 1)[0]
 
-    def _piece(self, samples: np.ndarray) -> np.ndarray:
-        frames = max(1, -(-len(samples) // 320))
-        seconds = -(-max(len(samples), 1) // (2 * SAMPLE_RATE)) * 2  # few compiled shapes; silence fills up
-        padded = np.zeros(seconds * SAMPLE_RATE, np.float32)
-        padded[: len(samples)] = samples
-        return np.asarray(_encode(self.weights, jnp.asarray(padded), self.layer))[:frames]
+    def features_of(
+        self, clips: Sequence[Float[np.ndarray, " _"]], batch_size: int
+    ) -> list[Float[np.ndarray, "_ dim"]]:
+        """As `features`, of several clips; pieces of one static shape go through the network `batch_size` at a time."""
+        size = MAX_SECONDS * SAMPLE_RATE
+        pieces = [clip[at : at + size] for clip in clips for at in range(0, max(len(clip), 1), size)]
+        found: list[np.ndarray] = [np.zeros(0)] * len(pieces)
+        shapes = [_padded_length(len(piece)) for piece in pieces]
+        for shape in sorted(set(shapes)):
+            places = [place for place, length in enumerate(shapes) if length == shape]
+            for at in range(0, len(places), batch_size):
+                self._encode_batch(pieces, places[at : at + batch_size], (batch_size, shape), found)
+        counts = [-(-max(len(clip), 1) // size) for clip in clips]
+        ends = np.cumsum(counts)
+        return [np.concatenate(found[end - count : end]) for count, end in zip(counts, ends, strict=True)]
+
+    def _encode_batch(
+        self, pieces: Sequence[np.ndarray], places: Sequence[int], shape: tuple[int, int], found: list[np.ndarray]
+    ) -> None:
+        """Encodes the pieces at these places together; silence fills up the shape [batch, sample]."""
+        padded = np.zeros(shape, np.float32)
+        for row, place in zip(padded, places, strict=False):
+            row[: len(pieces[place])] = pieces[place]
+        with jax.default_matmul_precision("highest"):
+            features = np.asarray(_encode(self.weights, jnp.asarray(padded), self.layer))
+        for values, place in zip(features, places, strict=False):
+            found[place] = values[: max(1, -(-len(pieces[place]) // 320))]
+
+
+def _padded_length(num_samples: int) -> int:
+    """Pieces are filled up to a multiple of 2 s: few shapes are compiled."""
+    return -(-max(num_samples, 1) // (2 * SAMPLE_RATE)) * 2 * SAMPLE_RATE
 
 
 def load_whisper_encoder(layer: int = 4) -> WhisperEncoder:
@@ -105,7 +130,13 @@ def parse_ctranslate2(data: bytes) -> dict[str, np.ndarray]:
 
 
 @functools.partial(jax.jit, static_argnames="layer")
-def _encode(weights: dict[str, Array], samples: Float[Array, " sample"], layer: int) -> Float[Array, "frame dim"]:
+def _encode(
+    weights: dict[str, Array], samples: Float[Array, "batch sample"], layer: int
+) -> Float[Array, "batch frame dim"]:
+    return jax.vmap(lambda piece: _encode_piece(weights, piece, layer))(samples)
+
+
+def _encode_piece(weights: dict[str, Array], samples: Float[Array, " sample"], layer: int) -> Float[Array, "frame dim"]:
     x = _log_mel(samples)[None]
     for name, stride in (("conv1", 1), ("conv2", 2)):
         kernel = weights[f"encoder/{name}/weight"]

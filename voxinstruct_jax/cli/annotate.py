@@ -16,8 +16,8 @@ def run(arguments: list[str]) -> int:
     """Annotates a manifest."""
     parser = argparse.ArgumentParser(
         "voxinstruct annotate",
-        description="Measure gender, pitch, energy, speed and stressed words of every clip, name the classes, and write "
-        "instructions; resumable. Example: voxinstruct annotate speech/manifest.jsonl --out named/manifest.jsonl --instructions 4",
+        description="Measure gender, pitch, energy, speed and stressed words of every clip, name the classes, write "
+        "instructions; resumable. Example: voxinstruct annotate speech/manifest.jsonl --out named/manifest.jsonl",
     )
     parser.add_argument("manifest", help="JSONL or Parquet; attributes that a row has are kept")
     parser.add_argument("--out", required=True, help="new manifest; bins.json and rejected.jsonl are put beside it")

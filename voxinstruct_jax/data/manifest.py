@@ -22,6 +22,7 @@ __all__ = [
     "ATTRIBUTES",
     "COLUMNS",
     "Annotation",
+    "ManifestRows",
     "Rejection",
     "Row",
     "iter_manifest",
@@ -125,6 +126,19 @@ def iter_manifest(path: str | os.PathLike[str], *, rejected: list[Rejection] | N
         yield row
     if empty:
         raise InputError(f"{location}: holds no rows; give at least one clip")
+
+
+@dataclass(frozen=True)
+class ManifestRows:
+    """The good rows of a manifest file, read anew by each iteration; the bad ones are listed in `rejected`."""
+
+    path: str | os.PathLike[str]
+    rejected: list[Rejection] = field(default_factory=list)
+    """Of the latest iteration."""
+
+    def __iter__(self) -> Iterator[Row]:
+        self.rejected.clear()
+        yield from iter_manifest(self.path, rejected=self.rejected)
 
 
 def write_manifest(path: str | os.PathLike[str], rows: Iterable[Row]) -> int:

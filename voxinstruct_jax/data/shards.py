@@ -9,6 +9,7 @@ import functools
 import hashlib
 import json
 import os
+import socket
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -165,10 +166,14 @@ def decode_example(record: bytes) -> Example:
 
 
 def write_shard(path: Path, examples: Iterable[Example]) -> ShardEntry | None:
-    """Writes a shard that appears whole or not at all; None and no file if there are no examples."""
+    """Writes a shard that appears whole or not at all; None and no file if there are no examples.
+
+    Raises:
+        OSError: It cannot be written, as when the disk is full.
+    """
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    partial = path.with_name(path.name + ".partial")
+    partial = _partial(path)
     # group_size:1 makes each record its own chunk: random access reads one record. Records are compressed already.
     writer = ArrayRecordWriter(str(partial), "group_size:1,uncompressed")
     num_examples = 0
@@ -184,6 +189,8 @@ def write_shard(path: Path, examples: Iterable[Example]) -> ShardEntry | None:
         )
         partial.replace(path)
         return entry
+    except RuntimeError as error:  # of ArrayRecord
+        raise OSError(f"{path}: cannot be written ({error})") from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -200,9 +207,17 @@ def write_index(folder: Path, index: ShardIndex, lengths: Lengths) -> ShardIndex
 
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file that appears whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
-    partial.replace(path)
+    partial = _partial(path)
+    try:
+        partial.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _partial(path: Path) -> Path:
+    """Where a file is written before it gets its name: a place of this process alone."""
+    return path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.partial")
 
 
 class ShardReader:
