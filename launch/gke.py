@@ -1,6 +1,6 @@
-"""Fills `gke_jobset.yaml` in for a pod of TPUs, and prints it.
+r"""Fills `gke_jobset.yaml` in for a pod of TPUs, and prints it.
 
-    python launch/gke.py --topology v5e:16x16 --slices 2 --image REGISTRY/voxinstruct-jax:1 --queue tpu \\
+    python launch/gke.py --topology v5e:16x16 --slices 2 --image REGISTRY/voxinstruct-jax:1 --queue tpu \
         -- voxinstruct train configs/pretrain_ar.py --out /runs/pretrain_ar > job.yaml
     kubectl apply -f job.yaml
 
@@ -99,7 +99,9 @@ def describe(topology: str) -> tuple[str, str, int, int]:
         raise ValueError(f"--topology {topology}: expected CHIP:SHAPE; chips: {', '.join(ACCELERATORS)}")
     accelerator, dimensions = ACCELERATORS[chip]
     if not re.fullmatch(r"[1-9]\d*" + r"x[1-9]\d*" * (dimensions - 1), shape):
-        raise ValueError(f"--topology {topology}: {chip} has shapes of {dimensions} numbers, such as 4x4{'x4' * (dimensions - 2)}")
+        raise ValueError(
+            f"--topology {topology}: {chip} has shapes of {dimensions} numbers, such as 4x4{'x4' * (dimensions - 2)}"
+        )
     total = math.prod(int(side) for side in shape.split("x"))
     chips = ONE_HOST.get(total, CHIPS_A_HOST) if dimensions == 2 else CHIPS_A_HOST
     if total % chips:

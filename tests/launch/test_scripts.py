@@ -1,6 +1,7 @@
 """Launchers that need a cluster: their scripts lint, their forms fit the schemas, their loops do what they say."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -88,17 +89,28 @@ def test_a_filled_form_asks_for_the_whole_slice(topology, accelerator, hosts, ch
     assert job_set["spec"]["failurePolicy"]["maxRestarts"] == 5
 
 
-def test_preemption_is_free_and_wrong_use_is_final():
-    """By the fields that decide it; their order counts."""
+@pytest.mark.parametrize(
+    ("exit_code", "action"),
+    [(2, "FailJobSet"), (75, "RestartJobSetAndIgnoreMaxRestarts"), (1, "RestartJobSet"), (134, "RestartJobSet")],
+)
+def test_preemption_is_free_and_wrong_use_is_final(exit_code, action):
     job_set = yaml.safe_load((LAUNCH / "gke_jobset.yaml").read_text())
     job = job_set["spec"]["replicatedJobs"][0]["template"]["spec"]
-    by_code = job["podFailurePolicy"]["rules"][0]
-    assert by_code["onExitCodes"]["containerName"] == job["template"]["spec"]["containers"][0]["name"]
-    assert by_code["onExitCodes"]["values"] == [2, 75]
     assert job["backoffLimit"] == 0
-    rules = job_set["spec"]["failurePolicy"]["rules"]
-    assert [rule["action"] for rule in rules] == ["FailJobSet", "RestartJobSetAndIgnoreMaxRestarts"]
-    assert all(rule["onJobFailureReasons"] == ["PodFailurePolicy"] for rule in rules)
+    on_codes = job["podFailurePolicy"]["rules"][0]["onExitCodes"]
+    assert on_codes["containerName"] == job["template"]["spec"]["containers"][0]["name"]
+    # How Kubernetes' job controller words it (pod_failure_policy.go), and JobSet's first rule that fits.
+    reason, message = "BackoffLimitExceeded", "Job has reached the specified backoff limit"
+    if exit_code in on_codes["values"]:
+        reason = "PodFailurePolicy"
+        message = f"Container train for pod x/y failed with exit code {exit_code} matching FailJob rule at index 0"
+    fitting = [
+        rule["action"]
+        for rule in job_set["spec"]["failurePolicy"]["rules"]
+        if reason in rule["onJobFailureReasons"]
+        and any(re.search(pattern, message) for pattern in rule.get("onJobFailureMessagePatterns", [""]))
+    ]
+    assert [*fitting, "RestartJobSet"][0] == action
 
 
 @pytest.mark.parametrize(
