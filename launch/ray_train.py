@@ -56,10 +56,12 @@ def _run_once(options: argparse.Namespace, stopping: list[int]) -> list[int]:
 
     group = placement_group([options.resources] * options.hosts, strategy="STRICT_SPREAD")
     try:
-        while not ray.wait([group.ready()], timeout=10.0)[0]:
+        ready = group.ready()
+        if not ray.wait([ready], timeout=5.0)[0]:
+            print(f"waiting for {options.hosts} hosts with {options.resources}", file=sys.stderr, flush=True)
+        while not ray.wait([ready], timeout=1.0)[0]:
             if stopping:
                 return [PREEMPTED] * options.hosts
-            print(f"waiting for {options.hosts} hosts with {options.resources}", file=sys.stderr, flush=True)
         hosts = [_place(group, number, options.resources) for number in range(options.hosts)]
         try:
             address = ray.get(hosts[0].free_address.remote())

@@ -11,7 +11,9 @@ LONGEST_PAUSE_S = 60.0
 
 
 def verdict(codes: Sequence[int]) -> int:
-    """One exit code for all processes: a failure counts more than a preemption, and that more than success."""
+    """One exit code for all processes: wrong use first, then failure, preemption, success."""
+    if WRONG_USE in codes:  # the others were killed for it
+        return WRONG_USE
     return next((code for code in codes if code not in (0, PREEMPTED)), PREEMPTED if PREEMPTED in codes else 0)
 
 

@@ -24,14 +24,14 @@ if [ $# -eq 0 ] || [ -z "${SLURM_JOB_ID:-}" ]; then
     exit 2
 fi
 
-preempted_code=75
+preempted=75
 wrong_use=2
 retries=${RETRIES:-3}
 restarts=${SLURM_RESTART_COUNT:-0}
 folder=${SLURM_SUBMIT_DIR:-$PWD}
 failures="$folder/voxinstruct-$SLURM_JOB_ID.failures" # one line a failure: preemptions raise SLURM_RESTART_COUNT as well
-export PREEMPTED_MARK="$folder/voxinstruct-$SLURM_JOB_ID.preempted"
-rm -f "$PREEMPTED_MARK"
+export SAID="$folder/voxinstruct-$SLURM_JOB_ID.said" # the exit codes of those tasks that ended in an orderly way
+rm -f "$SAID"
 
 head_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 # Below the ports that systems give out by themselves; another one after each restart.
@@ -39,15 +39,16 @@ export JAX_COORDINATOR_ADDRESS="$head_node:$((20000 + (SLURM_JOB_ID + restarts) 
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$folder/.jax-cache}
 export PYTHONUNBUFFERED=1
 
-# What a task does. It outlives the signal that its program answers by saving. That a program was preempted is told by
-# a file: with a bad exit code it would have the others killed before they are through.
+# What a task does. It outlives the signal that its program answers by saving. That a program was preempted or wrongly
+# used is told by a file: a bad exit code has the others killed, before they are through, and theirs hides it.
 # shellcheck disable=SC2016 # expanded in the task
 task='
 trap : TERM
 export JAX_NUM_PROCESSES=$SLURM_STEP_NUM_TASKS JAX_PROCESS_ID=$SLURM_PROCID
 "$@"
 code=$?
-if [ "$code" -eq 75 ]; then : >"$PREEMPTED_MARK" && exit 0; fi
+case $code in 2 | 75) echo "$code" >>"$SAID" ;; esac
+if [ "$code" -eq 75 ]; then exit 0; fi
 exit "$code"
 '
 
@@ -70,14 +71,14 @@ while :; do
     signalled= # the wait was cut short, not the step
 done
 
-if [ "$code" -eq 0 ] && [ ! -e "$PREEMPTED_MARK" ]; then
-    rm -f "$failures"
-elif [ "$code" -eq 0 ]; then
-    code=$preempted_code
-    rm -f "$PREEMPTED_MARK"
+said() { grep -qx "$1" "$SAID" 2>/dev/null; }
+if said "$wrong_use"; then
+    code=$wrong_use
+elif [ "$code" -eq 0 ] && said "$preempted"; then
+    code=$preempted
     echo "preempted and saved"
     queue_again
-elif [ "$code" -ne "$wrong_use" ]; then
+elif [ "$code" -ne 0 ]; then
     echo "start $((restarts + 1)): exit code $code" >>"$failures"
     if [ "$(wc -l <"$failures")" -le "$retries" ]; then
         echo "failed with exit code $code; starting again"
@@ -85,5 +86,8 @@ elif [ "$code" -ne "$wrong_use" ]; then
     else
         echo "failed with exit code $code more than $retries times; giving up"
     fi
+else
+    rm -f "$failures"
 fi
+rm -f "$SAID"
 exit "$code"
