@@ -52,6 +52,7 @@ def main() -> int:
 def _run_once(options: argparse.Namespace, stopping: list[int]) -> list[int]:
     """Takes hosts, runs the command on all and gives them back; returns the exit codes."""
     import ray
+    from ray.exceptions import RayError
     from ray.util.placement_group import placement_group, remove_placement_group
 
     group = placement_group([options.resources] * options.hosts, strategy="STRICT_SPREAD")
@@ -64,8 +65,8 @@ def _run_once(options: argparse.Namespace, stopping: list[int]) -> list[int]:
                 return [PREEMPTED] * options.hosts
         hosts = [_place(group, number, options.resources) for number in range(options.hosts)]
         try:
-            address = ray.get(hosts[0].free_address.remote())
-        except ray.exceptions.RayError:
+            address = str(ray.get(hosts[0].free_address.remote()))
+        except RayError:
             return [LOST] * options.hosts
         runs = [host.run.remote(options.command, _environment(address, len(hosts), number), os.getcwd())  # noqa: PTH109
                 for number, host in enumerate(hosts)]  # fmt: skip
@@ -86,6 +87,7 @@ def _environment(address: str, count: int, number: int) -> dict[str, str]:
 def _wait(hosts: list[Any], runs: list[Any], grace: float, stopping: list[int]) -> list[int]:
     """Waits for all processes; passes a stop on, and kills those that outlive a failed one for too long."""
     import ray
+    from ray.exceptions import RayError
 
     codes: dict[Any, int] = {}
     failed_at, passed_on = 0.0, False
@@ -94,7 +96,7 @@ def _wait(hosts: list[Any], runs: list[Any], grace: float, stopping: list[int]) 
         for run in ready:
             try:
                 codes[run] = ray.get(run)
-            except ray.exceptions.RayError:
+            except RayError:
                 codes[run] = LOST
         if stopping and not passed_on:
             passed_on = True
