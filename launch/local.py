@@ -5,7 +5,7 @@
 The processes find each other through JAX's variables. One down means all down: the others can't go on without it. They
 end by themselves once they notice; after `--grace` seconds they are killed. Exit code 75 (preempted, state saved) is
 started again at once and counts for nothing; other failures are started again up to `--retries` times, ever later.
-A stop signal to this script is passed on.
+A stop signal to this script (or Ctrl-C) saves and ends the run.
 """
 
 import argparse
@@ -17,8 +17,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-PREEMPTED = 75
-WRONG_USE = 2
+from restarts import PREEMPTED, supervise
 
 
 def main() -> int:
@@ -35,18 +34,7 @@ def main() -> int:
     stopping: list[int] = []
     for kind in (signal.SIGTERM, signal.SIGINT):
         signal.signal(kind, lambda number, _: stopping.append(number))
-    failures = 0
-    while True:
-        codes = _run_once(options, stopping)
-        worst = next((code for code in codes if code not in (0, PREEMPTED)), PREEMPTED if PREEMPTED in codes else 0)
-        print(f"exit codes {codes}", file=sys.stderr, flush=True)
-        if worst == 0 or stopping or worst == WRONG_USE:
-            return worst
-        if worst != PREEMPTED:
-            failures += 1
-            if failures > options.retries:
-                return 1
-            time.sleep(min(2.0**failures, 60.0))
+    return supervise(lambda: _run_once(options, stopping), retries=options.retries, stopping=stopping)
 
 
 def _run_once(options: argparse.Namespace, stopping: list[int]) -> list[int]:
@@ -60,7 +48,7 @@ def _run_once(options: argparse.Namespace, stopping: list[int]) -> list[int]:
         if stopping and not passed_on:
             passed_on = True
             for process in processes:
-                process.send_signal(stopping[0])
+                process.terminate()  # of several processes, only this signal reaches all
         if not failed_at and any(process.poll() not in (None, 0, PREEMPTED) for process in processes):
             failed_at = time.monotonic()
         if failed_at and time.monotonic() - failed_at > options.grace:
