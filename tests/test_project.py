@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from voxinstruct_jax.cli.convert import PORTS
+from voxinstruct_jax.cli.experiments import load_experiment, override
 from voxinstruct_jax.cli.main import COMMANDS, main
 
 ROOT = Path(__file__).parents[1]
@@ -167,8 +169,13 @@ def test_documented_commands_parse(line, monkeypatch, capsys):
         if command == "train":
             _parse_train(arguments, monkeypatch)
         else:
+            kind = (
+                arguments[:1] if command == "convert" and {*arguments[:1]} & {*PORTS, "kmeans", "voxinstruct"} else []
+            )
             with pytest.raises(SystemExit, match=r"^0$"):
-                main([command, "--help"])
+                main([command, *kind, "--help"])
+            if command == "plan" and arguments:
+                arguments = _take_overrides(arguments)
             _check_options(arguments, capsys.readouterr().out)
     elif "-m" in words:
         module, *arguments = words[words.index("-m") + 1 :]
@@ -181,6 +188,14 @@ def test_documented_commands_parse(line, monkeypatch, capsys):
         assert script.is_file()
         if arguments:
             _check_options(arguments, run(sys.executable, script, "--help").stdout)
+
+
+def _take_overrides(arguments: list[str]) -> list[str]:
+    """Applies `--a.b value` to the experiment that is named first; returns the other arguments."""
+    dotted = [place for place, word in enumerate(arguments) if word.startswith("--") and "." in word]
+    overrides = [arguments[place + offset] for place in dotted for offset in (0, 1)]
+    override(load_experiment(arguments[0]), overrides, program="plan")
+    return [word for place, word in enumerate(arguments) if place not in {*dotted, *(place + 1 for place in dotted)}]
 
 
 def _parse_train(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

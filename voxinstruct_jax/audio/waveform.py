@@ -166,6 +166,7 @@ def _read_with_av(source: Any, part: _Part) -> tuple[Float[np.ndarray, " sample"
     """As `_read_with_soundfile`, by FFmpeg's decoders."""
     try:
         import av
+        from av.error import FFmpegError
     except ModuleNotFoundError as error:
         raise InputError(
             f"{part.name}: not readable as sound by libsndfile; give WAV, FLAC, Ogg or MP3, "
@@ -179,7 +180,7 @@ def _read_with_av(source: Any, part: _Part) -> tuple[Float[np.ndarray, " sample"
             if not container.streams.audio:
                 raise InputError(f"{part.name}: holds no sound")
             return _decode(container, part)
-    except (av.error.FFmpegError, OSError, ValueError) as error:
+    except (FFmpegError, OSError, ValueError) as error:
         raise _unreadable(part.name, error) from error
 
 

@@ -127,7 +127,9 @@ def _run_ray(
 
 def _connect(ray: Any, workers: int) -> None:
     try:
-        place = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers}
+        # Without an address a cluster of this command's own, even where some other one runs on this machine.
+        address = os.environ.get("RAY_ADDRESS")
+        place = {"address": address} if address else {"address": "local", "num_cpus": workers}
         ray.init(log_to_driver=False, configure_logging=False, **place)
     except Exception as error:  # Ray raises many kinds, one of them Exception itself
         reason = str(error).strip().splitlines()[0]

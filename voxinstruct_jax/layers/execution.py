@@ -91,7 +91,8 @@ def run_blocks(
         return jnp.stack([array.astype(dtype) if array.ndim > 1 else array for array in arrays])
 
     states = jax.tree.map(stack, *(nnx.state(block) for block in blocks))
-    all_keys = None if keys[0] is None else jnp.stack(keys)
+    drawn = [key for key in keys if key is not None]
+    all_keys = jnp.stack(drawn) if drawn else None
 
     def body(x: Array, turn: tuple[nnx.State, jax.Array | None]) -> tuple[Array, None]:
         state, key = turn

@@ -117,8 +117,11 @@ def attend_packed(
     if not visibility.causal or visibility.text is None:
         return whole
     text, slots = visibility.text, visibility.text.slots()
-    narrow = [jnp.take_along_axis(x, slots[:, :, None, None], axis=1) for x in (query, key, value)]
-    seen = kernel(*narrow, text.segment_ids, False)
+
+    def narrow(x: Array) -> Array:
+        return jnp.take_along_axis(x, slots[:, :, None, None], axis=1)
+
+    seen = kernel(narrow(query), narrow(key), narrow(value), text.segment_ids, False)
     placed = jnp.take_along_axis(seen, text.index[:, :, None, None], axis=1)
     return jnp.where(text.is_text[:, :, None, None], placed, whole)
 
@@ -166,11 +169,11 @@ def _splash(query: Array, key: Array, value: Array, segment_ids: Array, *, causa
         interpret=platform() != "tpu",
     )
 
-    def row(q: Array, k: Array, v: Array, ids: Array) -> Array:
+    def row(q: Array, k: Array, v: Array, ids: Array) -> Any:
         return run(q, k, v, segment_ids=splash.SegmentIds(q=ids, kv=ids))
 
-    first = [jnp.swapaxes(x, 1, 2) for x in (query * head_dim**-0.5, key, value)]
-    return jnp.swapaxes(jax.vmap(row)(*first, segment_ids), 1, 2).astype(value.dtype)
+    heads_first = jnp.swapaxes(query * head_dim**-0.5, 1, 2), jnp.swapaxes(key, 1, 2), jnp.swapaxes(value, 1, 2)
+    return jnp.swapaxes(jax.vmap(row)(*heads_first, segment_ids), 1, 2).astype(value.dtype)
 
 
 def _triton(query: Array, key: Array, value: Array, segment_ids: Array, *, causal: bool) -> Array:

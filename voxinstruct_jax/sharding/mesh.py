@@ -160,7 +160,7 @@ def place_batch(mesh: Mesh, batch: Any, total_rows: int = 0) -> Any:
     first = row_shares(mesh, rows)[0]
 
     def place(own: np.ndarray) -> jax.Array:
-        def part(index: tuple[slice, ...]) -> np.ndarray:
+        def part(index: Any) -> np.ndarray:
             start, stop, _ = index[0].indices(rows)
             return own[start - first : stop - first]
 
@@ -176,7 +176,8 @@ def row_shares(mesh: Mesh, rows: int) -> tuple[int, int]:
         ConfigError: They are no single stretch of rows: the mesh gives this process scattered ones.
     """
     sharding = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
-    spans = {index[0].indices(rows)[:2] for index in sharding.addressable_devices_indices_map((rows,)).values()}
+    places: Any = sharding.addressable_devices_indices_map((rows,)).values()
+    spans = {index[0].indices(rows)[:2] for index in places}
     first, last = min(start for start, _ in spans), max(stop for _, stop in spans)
     if sum(stop - start for start, stop in spans) != last - first:
         raise ConfigError(f"this mesh gives process {jax.process_index()} scattered rows; make tensor smaller")

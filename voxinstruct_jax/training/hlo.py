@@ -81,7 +81,7 @@ def traffic(text: str, num_devices: int, near: int) -> Traffic:
     """
     programs = _computations(text)
     runs: collections.Counter[tuple[str, str, int]] = collections.Counter()
-    sent: collections.Counter[tuple[str, str, int]] = collections.Counter()
+    sent: dict[tuple[str, str, int], float] = collections.defaultdict(float)
     hbm = 0.0
     for times, trips, shapes, item in _walk(programs, "ENTRY", 1, 0):
         found = _collective(item, num_devices, near)
@@ -114,7 +114,7 @@ def _computations(text: str) -> dict[str, list[_Instruction]]:
             if head[1]:
                 found["ENTRY"] = found[name]
         elif name and (match := _INSTRUCTION.match(line)):
-            found[name].append(_Instruction(*match.groups(), line))
+            found[name].append(_Instruction(match[1], match[2], match[3], match[4], line))
     return found
 
 

@@ -20,10 +20,12 @@ from voxinstruct_jax.layers.execution import Execution
 from voxinstruct_jax.sharding.chips import Chip, chip_of
 from voxinstruct_jax.sharding.mesh import MeshConfig, arrange
 from voxinstruct_jax.sharding.topology import described_devices
+from voxinstruct_jax.training.ar import ARExperiment
 from voxinstruct_jax.training.experiment import program_of
 from voxinstruct_jax.training.flops import BatchFlops
 from voxinstruct_jax.training.hlo import Traffic, traffic
 from voxinstruct_jax.training.language_model import TokenExperiment, abstract_batch
+from voxinstruct_jax.training.nar import NARExperiment
 from voxinstruct_jax.training.optimizer import make_optimizer
 from voxinstruct_jax.training.step import StepConfig, build_trainer
 
@@ -76,7 +78,7 @@ class Plan:
 
 
 def plan_step(
-    experiment: TokenExperiment,
+    experiment: ARExperiment | NARExperiment,
     topology: str,
     *,
     slices: int = 1,
@@ -130,8 +132,10 @@ def plan_step(
     useful = _useful_flops(program.flops, experiment, clip_slots)
     bounds = _bounds(chip, done / mesh.size, moved) if chip and compiled else {}
     step_s = _step_time(bounds) if bounds else None
-    mfu = tuple(useful / mesh.size / chip.flops / time for time in reversed(step_s)) if step_s and chip else None
-    hours = tuple(time * experiment.train.steps / 3600 for time in step_s) if step_s else None
+    mfu = hours = None
+    if step_s and chip:
+        mfu = _scaled((1 / step_s[1], 1 / step_s[0]), useful / mesh.size / chip.flops)
+        hours = _scaled(step_s, experiment.train.steps / 3600)
     return Plan(
         topology=topology if slices == 1 else f"{slices} x {topology}",
         devices=mesh.size,
@@ -153,7 +157,7 @@ def plan_step(
         step_s=step_s,
         mfu=mfu,
         hours=hours,
-        cost=tuple(time * price * mesh.size for time in hours) if hours and price else None,
+        cost=_scaled(hours, price * mesh.size) if hours and price else None,
         derived=derived,
     )
 
@@ -258,6 +262,10 @@ def _bounds(chip: Chip, flops: float, moved: Traffic) -> dict[str, float]:
 
 def _step_time(bounds: dict[str, float]) -> tuple[float, float]:
     return max(bounds.values()), max(bounds["compute"], bounds["hbm"]) + bounds["ici"] + bounds["dcn"]
+
+
+def _scaled(interval: tuple[float, float], factor: float) -> tuple[float, float]:
+    return interval[0] * factor, interval[1] * factor
 
 
 def _bytes_a_device(shapes: Any) -> int:
