@@ -30,7 +30,8 @@ def describe_batch(path: Path, step: int, overrides: list[str]) -> dict[str, Any
     chosen = [clip for row in batches.chosen(step) for clip in row]
     for clip in chosen:
         tally.add_example(clip.example, batches.frame_rate)
-    measured, summary, counted = measure_packing(batch), batches.planner.summary(), tally.summary()
+    measured = measure_packing(batch, rows=batches.config.rows)
+    summary, counted = batches.planner.summary(), tally.summary()
     return {
         "path": str(path),
         "kind": "batch",
