@@ -8,7 +8,6 @@ import dataclasses
 import json
 import signal
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -172,7 +171,7 @@ class _Meter:
         self.peak = chip.flops * trainer.mesh.size if chip else None
         self.tokens = self.flops = self.audio_s = 0.0
         self.since, self.waited = time.monotonic(), {"data": 0.0, "saving": 0.0}
-        self.measured: Counter[str] = Counter()
+        self.measured: dict[str, float] = {}
         self.steps = self.readings = 0
 
     @contextmanager
@@ -183,7 +182,8 @@ class _Meter:
 
     def count(self, batch: Any) -> None:
         self.steps += 1
-        self.measured.update(self.task.measure(batch))
+        for name, value in self.task.measure(batch).items():
+            self.measured[name] = self.measured.get(name, 0.0) + value
         self.tokens += self.task.count_tokens(batch)
         self.audio_s += self.task.count_audio_s(batch)
         self.flops += self.task.count_flops(batch) if self.task.count_flops else 0.0
@@ -200,7 +200,7 @@ class _Meter:
         self.readings += 1
         data_share = self.waited["data"] / seconds
         self.tokens = self.flops = self.audio_s = 0.0
-        self.steps, self.measured = 0, Counter()
+        self.steps, self.measured = 0, {}
         self.since, self.waited = time.monotonic(), dict.fromkeys(self.waited, 0.0)
         return {
             "tokens_per_s": tokens / seconds,
