@@ -33,6 +33,7 @@ from voxinstruct_jax.decoding.requests import ARRequest, Capacity, FinishReason,
 from voxinstruct_jax.decoding.rules import DecodingRules
 from voxinstruct_jax.decoding.sampling import SamplingConfig
 from voxinstruct_jax.guidance import Guidance, needed_branches
+from voxinstruct_jax.layers.dense import put_outputs_first
 from voxinstruct_jax.models.ar import ARConfig, ARModel
 from voxinstruct_jax.models.nar import NARConfig, NARModel
 from voxinstruct_jax.text.content import spoken_content
@@ -64,8 +65,9 @@ __all__ = [
 
 TEXT_WIDTHS = (64, 128, 256, 512)
 """Text slots of the compiled programs; a request takes the narrowest that holds it."""
-DURATIONS_S = (4, 8, 16, 32)
-"""Lengths of speech of the compiled programs."""
+ROOMS = (100, 200, 300, 400, 600, 800, 1200, 1600, 2400, 3200, 4800)
+"""Frames of the compiled programs; a request takes the fewest that hold it."""
+MAX_DURATION_S = 32
 PROMPT_DURATIONS_S = (0, 3, 6, 10)
 MAX_CHARACTERS = 2000
 UNKNOWN_CONTENT_S = 15.0
@@ -162,7 +164,7 @@ def load(path: str | os.PathLike[str] | None = None) -> "Voice":
     if not settings.is_file():
         raise InputError(f"{folder}: no voice here (it has no voice.json)")
     config = from_dict(VoiceConfig, json.loads(settings.read_text()))
-    ar = load_part(folder / "ar", ARConfig, ARModel)
+    ar = _laid_out_for_steps(load_part(folder / "ar", ARConfig, ARModel))
     nar = load_part(folder / "nar", NARConfig, NARModel)
     filled = nar.config.vocabulary.num_codebooks - 1
     if len(config.num_steps) != filled:
@@ -198,6 +200,15 @@ def load_part(folder: Path, config_class: type, model_class: Callable[..., T]) -
     graph, abstract = nnx.split(nnx.eval_shape(lambda: model_class(config, rngs=nnx.Rngs(0))))
     nnx.replace_by_pure_dict(abstract, arrays)
     return Loaded(graph, abstract, config)
+
+
+def _laid_out_for_steps(ar: Loaded[ARModel]) -> Loaded[ARModel]:
+    """On a CPU, the kernels of the AR model's blocks as steps of a few rows read them best."""
+    if jax.default_backend() != "cpu":
+        return ar
+    model = nnx.merge(ar.graph, ar.state)
+    put_outputs_first(model.backbone)
+    return Loaded(*nnx.split(model), ar.config)
 
 
 def load_codec(folder: Path) -> Loaded[Codec]:
@@ -345,7 +356,7 @@ class Voice:
             syllables = max(PronunciationTokenizer().text_length_units(f"“{content}”"), 1.0)
             shortest = max(1, int(syllables * self.config.min_s_per_syllable * rate))
             longest = syllables * self.config.max_s_per_syllable + self.config.margin_s
-        frames = int(min(longest if max_s is None else min(longest, max_s), DURATIONS_S[-1]) * rate)
+        frames = int(min(longest if max_s is None else min(longest, max_s), MAX_DURATION_S) * rate)
         frames = max(frames, 2)
         shortest = min(shortest, frames - 1)
         return Limits(
@@ -358,7 +369,7 @@ class Voice:
 
     def _decode(self, request: ARRequest, sampling: SamplingConfig) -> "_Spoken":
         branches = needed_branches(request.guidance)
-        room = _bucket(int(request.limits.max_acoustic), self._frames(DURATIONS_S))
+        room = _bucket(int(request.limits.max_acoustic), ROOMS)
         prompt_widths = self._frames(PROMPT_DURATIONS_S)
         prompt = request.prompt
         batch = batch_requests(
@@ -394,8 +405,7 @@ class Voice:
         rules = self.config.rules
         layout = masked_layout(vocabulary, spoken.language, semantic, spoken.first_codes, prompt_codes, rules)
         width = _bucket(len(text_tokens), TEXT_WIDTHS)
-        rooms = (*self._frames(DURATIONS_S), 2 * self._frames(DURATIONS_S)[-1])
-        audio_width = _bucket(layout.tokens.shape[1], tuple(2 * frames + 4 for frames in rooms))
+        audio_width = _bucket(layout.tokens.shape[1], tuple(2 * frames + 4 for frames in ROOMS))
         times = None
         if self.nar.config.timing == "aligned":
             heard = audio_times(len(semantic), len(spoken.first_codes), prompt_codes.shape[1])

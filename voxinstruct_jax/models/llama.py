@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from voxinstruct_jax.config import ConfigError
-from voxinstruct_jax.layers.attention import attend
+from voxinstruct_jax.layers.attention import attend, attend_to_cache
 from voxinstruct_jax.layers.dense import Dense
 from voxinstruct_jax.layers.dropout import split_key
 from voxinstruct_jax.layers.norms import RMSNorm
@@ -82,9 +82,9 @@ class LlamaConfig:
 class KVCache:
     """Keys (already rotated) and values of the slots written so far; others hold anything and must be masked."""
 
-    keys: tuple[Float[Array, "batch slot kv_heads head_dim"], ...]
-    """One array a layer."""
-    values: tuple[Float[Array, "batch slot kv_heads head_dim"], ...]
+    keys: tuple[Float[Array, "batch kv_heads slot head_dim"], ...]
+    """One array a layer; heads first, so that a step reads each head in one piece."""
+    values: tuple[Float[Array, "batch kv_heads slot head_dim"], ...]
     """One array a layer."""
 
 
@@ -97,7 +97,7 @@ def init_cache(config: LlamaConfig, batch: int, slots: int, dtype: DTypeLike = j
         slots: Positions that fit in.
         dtype: The computation type of the model.
     """
-    shape = (batch, slots, config.num_kv_heads, config.head_dim)
+    shape = (batch, config.num_kv_heads, slots, config.head_dim)
 
     def empty() -> tuple[jax.Array, ...]:
         # One buffer a layer: a donated cache must not hold the same buffer twice.
@@ -110,18 +110,20 @@ def init_cache(config: LlamaConfig, batch: int, slots: int, dtype: DTypeLike = j
 class LayerCache:
     """One layer's share of a `KVCache`, and the slot that the next position goes to."""
 
-    keys: Float[Array, "batch slot kv_heads head_dim"]
-    values: Float[Array, "batch slot kv_heads head_dim"]
+    keys: Float[Array, "batch kv_heads slot head_dim"]
+    values: Float[Array, "batch kv_heads slot head_dim"]
     slot: Int[Array, ""]
 
     def write(
         self, keys: Float[Array, "batch time kv_heads head_dim"], values: Float[Array, "batch time kv_heads head_dim"]
-    ) -> tuple[Float[Array, "batch slot kv_heads head_dim"], Float[Array, "batch slot kv_heads head_dim"]]:
-        """Returns all keys and values, those of the new positions written in."""
-        return (
-            jax.lax.dynamic_update_slice_in_dim(self.keys, keys.astype(self.keys.dtype), self.slot, axis=1),
-            jax.lax.dynamic_update_slice_in_dim(self.values, values.astype(self.values.dtype), self.slot, axis=1),
-        )
+    ) -> "LayerCache":
+        """Returns it with the new positions written in."""
+        both = (self.keys, keys), (self.values, values)
+        written = [
+            jax.lax.dynamic_update_slice_in_dim(old, new.swapaxes(1, 2).astype(old.dtype), self.slot, axis=2)
+            for old, new in both
+        ]
+        return LayerCache(keys=written[0], values=written[1], slot=self.slot)
 
 
 class LlamaAttention(nnx.Module):
@@ -145,13 +147,14 @@ class LlamaAttention(nnx.Module):
         *,
         dropout_key: jax.Array | None = None,
         cache: LayerCache | None = None,
-    ) -> tuple[Float[Array, "batch time dim"], Array, Array]:
-        """Returns the output, and the keys and values that were attended to."""
+    ) -> tuple[Float[Array, "batch time dim"], LayerCache | None]:
+        """Returns the output, and the cache with the new positions if there is one."""
         query, keys, values = rotate(self.query(x), *rotary), rotate(self.key(x), *rotary), self.value(x)
         if cache is not None:
-            keys, values = cache.write(keys, values)
+            cache = cache.write(keys, values)
+            return self.output(attend_to_cache(query, cache.keys, cache.values, mask)), cache
         y = attend(query, keys, values, mask, dropout_rate=self.dropout, dropout_key=dropout_key)
-        return self.output(y), keys, values
+        return self.output(y), None
 
 
 class SwiGLU(nnx.Module):
@@ -185,11 +188,11 @@ class LlamaBlock(nnx.Module):
         *,
         dropout_key: jax.Array | None = None,
         cache: LayerCache | None = None,
-    ) -> tuple[Float[Array, "batch time dim"], Array, Array]:
-        """Returns the output, and the keys and values that were attended to."""
-        y, keys, values = self.attention(self.attention_norm(x), rotary, mask, dropout_key=dropout_key, cache=cache)
+    ) -> tuple[Float[Array, "batch time dim"], LayerCache | None]:
+        """Returns the output, and the cache with the new positions if there is one."""
+        y, cache = self.attention(self.attention_norm(x), rotary, mask, dropout_key=dropout_key, cache=cache)
         x += y
-        return x + self.ffn(self.ffn_norm(x)), keys, values
+        return x + self.ffn(self.ffn_norm(x)), cache
 
 
 class Llama(nnx.Module):
@@ -222,7 +225,7 @@ class Llama(nnx.Module):
         """
         rotary = self._rotary(positions)
         for block, block_key in zip(self.blocks, split_key(key, self.config.num_layers), strict=True):
-            x, _, _ = block(x, rotary, mask, dropout_key=block_key)
+            x, _ = block(x, rotary, mask, dropout_key=block_key)
         return self.norm(x)
 
     def decode(
@@ -243,12 +246,11 @@ class Llama(nnx.Module):
             mask: True where a new position may see a slot, the new ones included.
         """
         rotary = self._rotary(positions)
-        all_keys, all_values = [], []
+        layers = []
         for block, keys, values in zip(self.blocks, cache.keys, cache.values, strict=True):
-            x, keys, values = block(x, rotary, mask, cache=LayerCache(keys=keys, values=values, slot=slot))
-            all_keys.append(keys)
-            all_values.append(values)
-        return self.norm(x), KVCache(keys=tuple(all_keys), values=tuple(all_values))
+            x, layer = block(x, rotary, mask, cache=LayerCache(keys=keys, values=values, slot=slot))
+            layers.append(layer)
+        return self.norm(x), KVCache(keys=tuple(x.keys for x in layers), values=tuple(x.values for x in layers))
 
     def _rotary(self, positions: Num[Array, "batch time"]) -> Rotary:
         return rotary_tables(positions, self.config.head_dim, self.config.rope_theta)
