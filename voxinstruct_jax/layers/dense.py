@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from voxinstruct_jax.layers.parameter import Axes, Initializer, make_param, normal
 
-__all__ = ["Dense", "TokenEmbedding", "put_outputs_first"]
+__all__ = ["Dense", "TokenEmbedding", "cast_kernels", "put_outputs_first"]
 
 FEW_ROWS = 16
 
@@ -60,11 +60,21 @@ def put_outputs_first(module: nnx.Module) -> None:
     The maps stay what they are, to rounding. Two to three times faster for the rows of one step of decoding, where the
     kernel's values are each used once a row; no slower for many rows. Turned weights fit no file.
     """
-    for _, part in nnx.iter_modules(module):
-        if isinstance(part, Dense) and not part.outputs_first:
+    for part in _linear_maps(module):
+        if not part.outputs_first:
             kernel, inputs = part.kernel[...], part.num_inputs
-            part.kernel = nnx.Param(jnp.transpose(kernel, (*range(inputs, kernel.ndim), *range(inputs))))
+            part.kernel.set_value(jnp.transpose(kernel, (*range(inputs, kernel.ndim), *range(inputs))))
             part.outputs_first = True
+
+
+def cast_kernels(module: nnx.Module, dtype: DTypeLike) -> None:
+    """Keeps the kernels of a module's linear maps in another type, in place; what they compute in is `Dense.dtype`."""
+    for part in _linear_maps(module):
+        part.kernel.set_value(part.kernel[...].astype(dtype))
+
+
+def _linear_maps(module: nnx.Module) -> list[Dense]:
+    return [part for _, part in nnx.iter_modules(module) if isinstance(part, Dense)]
 
 
 class TokenEmbedding(nnx.Module):
