@@ -197,9 +197,20 @@ def make_encodec(sizes: dict[str, int]) -> Callable[[], None]:
     """EnCodec's codes of a clip, eight codebooks."""
     from voxinstruct_jax.audio.encodec import Encodec, EncodecConfig
 
-    codec = Encodec(EncodecConfig.tiny() if sizes["small"] else EncodecConfig(), rngs=nnx.Rngs(0))
+    config = EncodecConfig.tiny() if sizes["small"] else EncodecConfig()
+    codec = draw(lambda: Encodec(config, rngs=nnx.Rngs(0)), seed=0)
     samples = _noise(24_000 * sizes["seconds"])
     return lambda: codec.encode(samples, num_codebooks=8).block_until_ready()
+
+
+def make_decoder(sizes: dict[str, int]) -> Callable[[], None]:
+    """EnCodec's own waveform of a clip's codes."""
+    from voxinstruct_jax.audio.encodec import Encodec, EncodecConfig
+
+    config = EncodecConfig.tiny() if sizes["small"] else EncodecConfig()
+    codec = draw(lambda: Encodec(config, rngs=nnx.Rngs(0)), seed=0)
+    codes = np.random.default_rng(0).integers(0, config.codebook_size, (1, 8, 75 * sizes["seconds"]))
+    return lambda: codec.decode(codes.astype(np.int32)).block_until_ready()
 
 
 def make_vocos(sizes: dict[str, int]) -> Callable[[], None]:
@@ -207,7 +218,7 @@ def make_vocos(sizes: dict[str, int]) -> Callable[[], None]:
     from voxinstruct_jax.audio.published_vocos import CodeVocos, CodeVocosConfig
 
     config = CodeVocosConfig.tiny() if sizes["small"] else CodeVocosConfig()
-    vocos = CodeVocos(config, rngs=nnx.Rngs(0))
+    vocos = draw(lambda: CodeVocos(config, rngs=nnx.Rngs(0)), seed=0)
     codes = np.random.default_rng(0).integers(0, config.codebook_size, (1, 8, 75 * sizes["seconds"]))
     return lambda: vocos(codes.astype(np.int32)).block_until_ready()
 
@@ -217,7 +228,8 @@ def make_hubert(sizes: dict[str, int]) -> Callable[[], None]:
     from voxinstruct_jax.audio.hubert import Hubert, HubertConfig
 
     tiny = HubertConfig(conv_dims=(32,) * 7, model_dim=48, num_layers=3, num_heads=4, ffn_dim=96, position_groups=4)
-    hubert = Hubert(tiny if sizes["small"] else HubertConfig(num_layers=9), rngs=nnx.Rngs(0))
+    config = tiny if sizes["small"] else HubertConfig(num_layers=9)
+    hubert = draw(lambda: Hubert(config, rngs=nnx.Rngs(0)), seed=0)
     samples = _noise(16_000 * sizes["seconds"])
     return lambda: hubert(samples, hubert.config.num_layers).block_until_ready()
 
@@ -227,6 +239,7 @@ PARTS = {
     "AR step, acoustic": make_ar,
     "NAR pass": make_nar,
     "EnCodec encode": make_encodec,
+    "EnCodec decode": make_decoder,
     "Vocos": make_vocos,
     "HuBERT": make_hubert,
 }

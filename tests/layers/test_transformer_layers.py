@@ -120,6 +120,14 @@ def test_rotary_by_hand():
     np.testing.assert_allclose(turned[0, 1, 0], expected, rtol=1e-5)
 
 
+def test_rotary_positions_may_lie_between_whole_ones():
+    """A moment of an aligned model: the angle is the position times the frequency, rounded to nothing."""
+    cos, sin = rotary_tables(jnp.array([[-1.5, 0.25, 7.75]]), 4, 10000.0)
+    angles = np.outer([-1.5, 0.25, 7.75], [1, 0.01])
+    np.testing.assert_allclose(cos[0], np.cos(angles), atol=1e-6)
+    np.testing.assert_allclose(sin[0], np.sin(angles), atol=1e-6)
+
+
 def test_rotary_products_depend_on_distance_only():
     query, key = draw(1, 1, 1, 8), draw(1, 1, 1, 8)
 
