@@ -187,8 +187,9 @@ def make_nar(sizes: dict[str, int]) -> Callable[[], None]:
 
     @jax.jit
     def run(state: nnx.State, batch: PackedBatch) -> jax.Array:
-        logits = nnx.merge(graph, state).predict(batch, text_rows, jnp.array([1]))
-        return jax.nn.softmax(logits[:, text_slots:]).max(-1)
+        places = jnp.arange(text_slots, width)[None]  # as `fill_codebooks` is called by a voice
+        logits = nnx.merge(graph, state).predict(batch, text_rows, jnp.array([1]), places=places)
+        return jax.nn.softmax(logits).max(-1)
 
     return lambda: run(state, batch).block_until_ready()
 

@@ -427,7 +427,7 @@ class Voice:
             times = np.concatenate([text_times(spoken.durations), heard]).astype(np.float32)
         batch = _one_clip(text_tokens, layout.tokens, layout.part_ids, times, width, audio_width)
         keys = jax.random.key(seed)[None]
-        settings = (self.config.num_steps, rules)
+        settings = (self.config.num_steps, rules, audio_width)
         filled = np.asarray(_fill(self.nar.graph, self.nar.state, batch, keys, settings))[0]
         frames = prompt_codes.shape[1] + len(spoken.first_codes)
         begin = len(text_tokens) + layout.tokens.shape[1] - 1 - frames
@@ -468,8 +468,9 @@ def _decode(graph: Any, state: Any, batch: Any, settings: Any) -> Any:
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
 def _fill(graph: Any, state: Any, batch: PackedBatch, keys: Any, settings: Any) -> Any:
-    num_steps, rules = settings
-    return fill_codebooks(nnx.merge(graph, state), batch, keys, num_steps=num_steps, rules=rules)
+    num_steps, rules, max_targets = settings
+    model = nnx.merge(graph, state)
+    return fill_codebooks(model, batch, keys, num_steps=num_steps, rules=rules, max_targets=max_targets)
 
 
 def open_units(voice: Path) -> tuple[SemanticUnits, FeatureSource]:

@@ -80,7 +80,10 @@ def _attend_heads(
 ) -> Float[Array, "batch kv_heads group time head_dim"]:
     scores = jnp.einsum("bkgth,bksh->bkgts", query, keys, preferred_element_type=jnp.float32)
     scores = jnp.where(mask[:, None, None], scores * query.shape[-1] ** -0.5, HIDDEN_SCORE)
-    return jnp.einsum("bkgts,bksh->bkgth", jax.nn.softmax(scores, axis=-1).astype(values.dtype), values)
+    # A softmax that divides after the product: there are far fewer outputs than scores.
+    shares = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
+    summed = jnp.einsum("bkgts,bksh->bkgth", shares.astype(values.dtype), values, preferred_element_type=jnp.float32)
+    return (summed / shares.sum(axis=-1, keepdims=True)).astype(values.dtype)
 
 
 def _attend_head_by_head(

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int, Num
+from jaxtyping import Array, Bool, Float, Int, Num, Shaped
 
 from voxinstruct_jax.config import ConfigError
 from voxinstruct_jax.layers.attention import attend, attend_to_cache
@@ -194,6 +194,24 @@ class LlamaBlock(nnx.Module):
         x += y
         return x + self.ffn(self.ffn_norm(x)), cache
 
+    def at_places(
+        self,
+        x: Float[Array, "batch time dim"],
+        rotary: Rotary,
+        mask: Bool[Array, "batch time source"],
+        places: Int[Array, "batch target"],
+    ) -> Float[Array, "batch target dim"]:
+        """Returns the output of some places; the others are seen and their own outputs not computed."""
+
+        def taken(values: Shaped[Array, "batch time width"]) -> Shaped[Array, "batch target width"]:
+            return jnp.take_along_axis(values, places[..., None], axis=1)
+
+        attention, normed = self.attention, self.attention_norm(x)
+        query = rotate(attention.query(taken(normed)), *(taken(table) for table in rotary))
+        key, value = rotate(attention.key(normed), *rotary), attention.value(normed)
+        x = taken(x) + attention.output(attend(query, key, value, taken(mask)))
+        return x + self.ffn(self.ffn_norm(x))
+
 
 class Llama(nnx.Module):
     """The stack of blocks and its final norm.
@@ -214,7 +232,8 @@ class Llama(nnx.Module):
         mask: Bool[Array, "batch time time"],
         *,
         key: jax.Array | None = None,
-    ) -> Float[Array, "batch time dim"]:
+        places: Int[Array, "batch target"] | None = None,
+    ) -> Float[Array, "batch time_or_target dim"]:
         """Runs whole rows.
 
         Args:
@@ -222,10 +241,14 @@ class Llama(nnx.Module):
             positions: Of the rotary embedding.
             mask: True where a query (first) may see a key (second).
             key: Of dropout; None = no dropout.
+            places: Where the output is wanted, without dropout; None = everywhere. It spares most of the last block.
         """
-        rotary = self._rotary(positions)
-        for block, block_key in zip(self.blocks, split_key(key, self.config.num_layers), strict=True):
+        rotary, keys = self._rotary(positions), split_key(key, self.config.num_layers)
+        whole = self.config.num_layers - (places is not None)
+        for block, block_key in zip(self.blocks[:whole], keys[:whole], strict=True):
             x, _ = block(x, rotary, mask, dropout_key=block_key)
+        if places is not None:
+            x = self.blocks[-1].at_places(x, rotary, mask, places)
         return self.norm(x)
 
     def decode(

@@ -145,10 +145,14 @@ class NARModel(nnx.Module):
         codebook: Int[Array, " batch"],
         *,
         key: jax.Array | None = None,
-    ) -> Float32[Array, "batch time head"]:
-        """As `__call__`, from text rows already in place: decoding encodes the text once for all its passes."""
+        places: Int[Array, "batch target"] | None = None,
+    ) -> Float32[Array, "batch time_or_target head"]:
+        """As `__call__`, from text rows already in place: decoding encodes the text once for all its passes.
+
+        With `places`, gives the logits of those alone, and takes no dropout in the last block.
+        """
         x = self.embed(batch.tokens, batch.part_ids, text_rows, codebook)
         positions = slot_positions(batch, self.config.timing)
-        hidden = self.backbone(x, positions, segment_mask(batch.segment_ids), key=key)
+        hidden = self.backbone(x, positions, segment_mask(batch.segment_ids), key=key, places=places)
         kernel = self.heads[...][codebook - 1].astype(hidden.dtype)
         return jnp.einsum("btd,bdv->btv", hidden, kernel, preferred_element_type=jnp.float32)
