@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -101,9 +102,9 @@ def draw(build, seed: int):  # noqa: ANN001, ANN201 - any module
     graph, state = nnx.split(nnx.eval_shape(build))
     random = np.random.default_rng(seed)
 
-    def leaf(shape: jax.ShapeDtypeStruct) -> np.ndarray:
+    def leaf(shape: jax.ShapeDtypeStruct) -> jax.Array:
         values = 0.02 * random.standard_normal(shape.shape, np.float32)
-        return values + (len(shape.shape) == 1)
+        return jnp.asarray(values + (len(shape.shape) == 1))
 
     return nnx.merge(graph, jax.tree.map(leaf, state))
 

@@ -1,7 +1,8 @@
 """The PyTorch side of `reference.py`: a worker that builds a part when it is first asked for and times one call a line.
 
-It reads names of parts from standard input and answers each with seconds. Networks are those of transformers and vocos,
-with random weights; the language models are called as the VoxInstruct release does, one branch after another.
+It reads names of parts from standard input and answers each with its seconds by the clock and of processor time.
+Networks are those of transformers and vocos, with random weights; the language models are called as the VoxInstruct
+release does, one branch after another.
 """
 
 import json
@@ -31,9 +32,9 @@ def main() -> int:
                 name, call = line.strip(), lambda: None  # the old part is freed before the new one is made
                 call = PARTS[name](sizes)
                 call()
-            start = time.perf_counter()
+            clock, processor = time.perf_counter(), time.process_time()
             call()
-            print(json.dumps(time.perf_counter() - start), flush=True)
+            print(json.dumps([time.perf_counter() - clock, time.process_time() - processor]), flush=True)
     return 0
 
 
@@ -91,13 +92,25 @@ def make_nar(sizes: dict) -> Callable[[], object]:
     return call
 
 
+def make_codec(sizes: dict) -> torch.nn.Module:
+    """EnCodec at 24 kHz."""
+    form = {} if sizes["small"] else {"num_filters": 32, "hidden_size": 128, "codebook_size": 1024}
+    return originals.encodec(**form, target_bandwidths=[1.5, 3.0, 6.0, 12.0, 24.0])
+
+
 def make_encodec(sizes: dict) -> Callable[[], object]:
     """Encoding at 6 kbit/s."""
-    form = {} if sizes["small"] else {"num_filters": 32, "hidden_size": 128, "codebook_size": 1024}
-    model = originals.encodec(**form, target_bandwidths=[1.5, 3.0, 6.0, 12.0, 24.0])
+    model = make_codec(sizes)
     samples = 0.1 * torch.randn(1, 1, 24_000 * sizes["seconds"])
     bandwidth = 3.0 if sizes["small"] else 6.0  # eight codebooks either way
     return lambda: model.encode(samples, bandwidth=bandwidth)
+
+
+def make_decoder(sizes: dict) -> Callable[[], object]:
+    """Eight codebooks to waveform."""
+    model = make_codec(sizes)
+    codes = torch.randint(0, model.config.codebook_size, (1, 1, 8, 75 * sizes["seconds"]))
+    return lambda: model.decode(codes, [None])
 
 
 def make_vocos(sizes: dict) -> Callable[[], object]:
@@ -130,6 +143,7 @@ PARTS = {
     "AR step, acoustic": lambda sizes: make_ar(sizes, 3),
     "NAR pass": make_nar,
     "EnCodec encode": make_encodec,
+    "EnCodec decode": make_decoder,
     "Vocos": make_vocos,
     "HuBERT": make_hubert,
 }

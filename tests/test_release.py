@@ -4,9 +4,11 @@ import importlib.util
 import json
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import voxinstruct_jax as vox
 from voxinstruct_jax.audio.waveform import read_audio
@@ -27,6 +29,17 @@ def load_script():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_a_voice_opens_in_bfloat16():
+    """The computation and the linear maps; tables, norms and the codec stay in float32."""
+    voice = vox.load(dtype="bfloat16")
+    for part in (voice.ar, voice.nar):
+        assert part.config.dtype == "bfloat16"
+        kernels = {str(x.dtype) for path, x in nnx.to_flat_state(part.state) if path[-1] == "kernel"}
+        others = {str(x.dtype) for path, x in nnx.to_flat_state(part.state) if path[-1] != "kernel"}
+        assert (kernels, others) == ({"bfloat16"}, {"float32"})
+    assert {str(x.dtype) for x in jax.tree.leaves(voice.codec.state)} == {"float32"}
 
 
 @pytest.mark.slow

@@ -33,7 +33,9 @@ from voxinstruct_jax.decoding.requests import ARRequest, Capacity, FinishReason,
 from voxinstruct_jax.decoding.rules import DecodingRules
 from voxinstruct_jax.decoding.sampling import SamplingConfig
 from voxinstruct_jax.guidance import Guidance, needed_branches
+from voxinstruct_jax.layers.dense import cast_kernels, put_outputs_first
 from voxinstruct_jax.models.ar import ARConfig, ARModel
+from voxinstruct_jax.models.llama import ComputeType
 from voxinstruct_jax.models.nar import NARConfig, NARModel
 from voxinstruct_jax.text.content import spoken_content
 from voxinstruct_jax.text.subword import SubwordRules, SubwordTokenizer
@@ -66,8 +68,9 @@ __all__ = [
 
 TEXT_WIDTHS = (64, 128, 256, 512)
 """Text slots of the compiled programs; a request takes the narrowest that holds it."""
-DURATIONS_S = (4, 8, 16, 32)
-"""Lengths of speech of the compiled programs."""
+ROOMS = (100, 200, 300, 400, 600, 800, 1200, 1600, 2400, 3200, 4800)
+"""Frames of the compiled programs; a request takes the fewest that hold it."""
+MAX_DURATION_S = 32
 PROMPT_DURATIONS_S = (0, 3, 6, 10)
 MAX_CHARACTERS = 2000
 UNKNOWN_CONTENT_S = 15.0
@@ -149,14 +152,17 @@ def embedded_release() -> Path:
     return Path(__file__).parent / "release"
 
 
-def load(path: str | os.PathLike[str] | None = None) -> "Voice":
+def load(path: str | os.PathLike[str] | None = None, *, dtype: ComputeType | None = None) -> "Voice":
     """Opens a voice.
 
     Args:
         path: A voice folder; None = the embedded release.
+        dtype: "bfloat16" computes the AR and the NAR model in it and keeps their linear maps in it: half the memory,
+            and faster where the hardware has it (TPU, GPU). None = as the models were made.
 
     Raises:
         InputError: A part is missing or damaged, or was made for another version of the text tokenizer.
+        ConfigError: There is no such `dtype`.
     """
     folder = Path(path) if path is not None else embedded_release()
     settings = folder / "voice.json"
@@ -165,7 +171,8 @@ def load(path: str | os.PathLike[str] | None = None) -> "Voice":
     config = from_dict(VoiceConfig, json.loads(settings.read_text()))
     shared: dict[Path, Any] = {}
     ar = load_part(folder / "ar", ARConfig, ARModel, shared)
-    nar = load_part(folder / "nar", NARConfig, NARModel, shared)
+    ar = _laid_out_for_steps(_in_precision(ar, ARModel, dtype))
+    nar = _in_precision(load_part(folder / "nar", NARConfig, NARModel, shared), NARModel, dtype)
     filled = nar.config.vocabulary.num_codebooks - 1
     if len(config.num_steps) != filled:
         raise InputError(f"{settings}: num_steps has {len(config.num_steps)} entries, the NAR model fills {filled}")
@@ -205,6 +212,26 @@ def load_part(
     graph, abstract = nnx.split(nnx.eval_shape(lambda: model_class(config, rngs=nnx.Rngs(0))))
     nnx.replace_by_pure_dict(abstract, arrays)
     return Loaded(graph, abstract, config)
+
+
+def _in_precision(part: Loaded[T], model_class: Callable[..., T], dtype: ComputeType | None) -> Loaded[T]:
+    """The same weights in a model that computes in `dtype`."""
+    if dtype is None or dtype == part.config.dtype:
+        return part
+    config = dataclasses.replace(part.config, dtype=dtype)
+    graph = nnx.graphdef(nnx.eval_shape(lambda: model_class(config, rngs=nnx.Rngs(0))))
+    model = nnx.merge(graph, part.state)
+    cast_kernels(model, dtype)
+    return Loaded(*nnx.split(model), config)
+
+
+def _laid_out_for_steps(ar: Loaded[ARModel]) -> Loaded[ARModel]:
+    """On a CPU, the kernels of the AR model's blocks as steps of a few rows read them best."""
+    if jax.default_backend() != "cpu":
+        return ar
+    model = nnx.merge(ar.graph, ar.state)
+    put_outputs_first(model.backbone)
+    return Loaded(*nnx.split(model), ar.config)
 
 
 def load_codec(folder: Path) -> Loaded[Codec]:
@@ -372,7 +399,7 @@ class Voice:
             syllables = max(PronunciationTokenizer().text_length_units(f"“{content}”"), 1.0)
             shortest = max(1, int(syllables * self.config.min_s_per_syllable * rate))
             longest = syllables * self.config.max_s_per_syllable + self.config.margin_s
-        frames = int(min(longest if max_s is None else min(longest, max_s), DURATIONS_S[-1]) * rate)
+        frames = int(min(longest if max_s is None else min(longest, max_s), MAX_DURATION_S) * rate)
         frames = max(frames, 2)
         shortest = min(shortest, frames - 1)
         return Limits(
@@ -385,7 +412,7 @@ class Voice:
 
     def _decode(self, request: ARRequest, sampling: SamplingConfig) -> "_Spoken":
         branches = needed_branches(request.guidance)
-        room = _bucket(int(request.limits.max_acoustic), self._frames(DURATIONS_S))
+        room = _bucket(int(request.limits.max_acoustic), ROOMS)
         prompt_widths = self._frames(PROMPT_DURATIONS_S)
         prompt = request.prompt
         batch = batch_requests(
@@ -421,15 +448,14 @@ class Voice:
         rules = self.config.rules
         layout = masked_layout(vocabulary, spoken.language, semantic, spoken.first_codes, prompt_codes, rules)
         width = _bucket(len(text_tokens), TEXT_WIDTHS)
-        rooms = (*self._frames(DURATIONS_S), 2 * self._frames(DURATIONS_S)[-1])
-        audio_width = _bucket(layout.tokens.shape[1], tuple(2 * frames + 4 for frames in rooms))
+        audio_width = _bucket(layout.tokens.shape[1], tuple(2 * frames + 4 for frames in ROOMS))
         times = None
         if self.nar.config.timing == "aligned":
             heard = audio_times(len(semantic), len(spoken.first_codes), prompt_codes.shape[1])
             times = np.concatenate([text_times(spoken.durations), heard]).astype(np.float32)
         batch = _one_clip(text_tokens, layout.tokens, layout.part_ids, times, width, audio_width)
         keys = jax.random.key(seed)[None]
-        settings = (self.config.num_steps, rules)
+        settings = (self.config.num_steps, rules, audio_width)
         filled = np.asarray(_fill(self.nar.graph, self.nar.state, batch, keys, settings))[0]
         frames = prompt_codes.shape[1] + len(spoken.first_codes)
         begin = len(text_tokens) + layout.tokens.shape[1] - 1 - frames
@@ -467,8 +493,9 @@ def _decode(graph: Any, state: Any, batch: Any, settings: Any) -> Any:
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
 def _fill(graph: Any, state: Any, batch: PackedBatch, keys: Any, settings: Any) -> Any:
-    num_steps, rules = settings
-    return fill_codebooks(nnx.merge(graph, state), batch, keys, num_steps=num_steps, rules=rules)
+    num_steps, rules, max_targets = settings
+    model = nnx.merge(graph, state)
+    return fill_codebooks(model, batch, keys, num_steps=num_steps, rules=rules, max_targets=max_targets)
 
 
 def open_units(voice: Path) -> tuple[SemanticUnits, FeatureSource]:

@@ -70,19 +70,20 @@ def test_revealing_follows_the_runs_of_the_release(run_number):
         np.testing.assert_array_equal(tokens, recorded["x_after_each_codebook"][codebook - 1])
 
 
-@functools.partial(jax.jit, static_argnames=("graph", "num_steps", "temperature"))
-def run(graph, state, batch, keys, num_steps, temperature):
-    return fill_codebooks(nnx.merge(graph, state), batch, keys, num_steps=num_steps, temperature=temperature)
+@functools.partial(jax.jit, static_argnames=("graph", "num_steps", "temperature", "max_targets"))
+def run(graph, state, batch, keys, num_steps, temperature, max_targets):
+    options = {"num_steps": num_steps, "temperature": temperature, "max_targets": max_targets}
+    return fill_codebooks(nnx.merge(graph, state), batch, keys, **options)
 
 
 def pack_clips(clips, *, time_width=24):
     return pack([[clip] for clip in clips], text_width=5, time_width=time_width, clip_ids=np.arange(len(clips)))
 
 
-def fill(model, clips, *, seeds=(0, 1), num_steps=STEPS, temperature=0.0, time_width=24):
+def fill(model, clips, *, seeds=(0, 1), num_steps=STEPS, temperature=0.0, time_width=24, max_targets=None):
     batch = jax.tree.map(jnp.asarray, pack_clips(clips, time_width=time_width))
     keys = jnp.stack([jax.random.key(seed) for seed in seeds])
-    tokens = np.asarray(run(*nnx.split(model), batch, keys, num_steps, temperature))
+    tokens = np.asarray(run(*nnx.split(model), batch, keys, num_steps, temperature, max_targets))
     return [row[0].layout for row in unpack(dataclasses.replace(batch, tokens=tokens))]
 
 
@@ -134,6 +135,14 @@ def test_filling_equals_a_plain_loop(nar_model, clips, vocabulary):
     assert vocabulary.acoustic_offset == 10
     for filled, clip in zip(fill(nar_model, clips), clips, strict=True):
         np.testing.assert_array_equal(filled.tokens, plain_fill(nar_model, clip, STEPS))
+
+
+@pytest.mark.parametrize("max_targets", [10, 13])
+def test_slots_that_hide_nothing_need_no_work(nar_model, clips, max_targets):
+    """The first clip hides nine frames and EOS2, the second two slots less."""
+    everywhere, spared = (fill(nar_model, clips, temperature=1.0, max_targets=most) for most in (None, max_targets))
+    for some, whole in zip(spared, everywhere, strict=True):
+        np.testing.assert_array_equal(some.tokens, whole.tokens)
 
 
 def test_filled_clips_are_whole_layouts_that_keep_what_was_known(nar_model, clips, vocabulary, codes):

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from voxinstruct_jax.layers import attention
 from voxinstruct_jax.layers.attention import attend, segment_mask
-from voxinstruct_jax.layers.dense import Dense, TokenEmbedding
+from voxinstruct_jax.layers.dense import FEW_ROWS, Dense, TokenEmbedding, cast_kernels, put_outputs_first
 from voxinstruct_jax.layers.dropout import dropout, split_key
 from voxinstruct_jax.layers.norms import RMSNorm
 from voxinstruct_jax.layers.packed_attention import TextRows, Visibility, visibility_mask
@@ -42,6 +43,20 @@ def test_attention_equals_the_formula(kv_heads):
     np.testing.assert_allclose(attend(query, key, value, mask), attend_by_loops(query, key, value, mask), atol=1e-5)
     expected = attend_by_loops(query, key, value, mask, bias)
     np.testing.assert_allclose(attend(query, key, value, mask, bias=bias), expected, atol=1e-5)
+
+
+def test_attention_head_by_head_equals_all_heads_at_once(monkeypatch):
+    """What a CPU does with many scores; two query heads share a key head."""
+    query, key, value = draw(2, 7, 4, 8), draw(2, 5, 2, 8), draw(2, 5, 2, 8)
+    mask = jnp.asarray(RANDOM.random((2, 7, 5)) < 0.6).at[:, :, 0].set(True)
+    at_once = attend(query, key, value, mask)
+    monkeypatch.setattr(attention, "MANY_SCORES", 0)
+    one_by_one = attend(query, key, value, mask)
+    assert "while" in jax.jit(attend).lower(query, key, value, mask).as_text()
+    np.testing.assert_allclose(one_by_one, at_once, atol=1e-6)
+    np.testing.assert_allclose(one_by_one, attend_by_loops(query, key, value, mask), atol=1e-5)
+    from_cache = attention.attend_to_cache(query, key.swapaxes(1, 2), value.swapaxes(1, 2), mask)
+    np.testing.assert_array_equal(from_cache, one_by_one)
 
 
 def test_hidden_keys_never_matter_even_when_not_finite_scores():
@@ -109,6 +124,14 @@ def test_rotary_by_hand():
     np.testing.assert_allclose(turned[0, 1, 0], expected, rtol=1e-5)
 
 
+def test_rotary_positions_may_lie_between_whole_ones():
+    """A moment of an aligned model: the angle is the position times the frequency, rounded to nothing."""
+    cos, sin = rotary_tables(jnp.array([[-1.5, 0.25, 7.75]]), 4, 10000.0)
+    angles = np.outer([-1.5, 0.25, 7.75], [1, 0.01])
+    np.testing.assert_allclose(cos[0], np.cos(angles), atol=1e-6)
+    np.testing.assert_allclose(sin[0], np.sin(angles), atol=1e-6)
+
+
 def test_rotary_products_depend_on_distance_only():
     query, key = draw(1, 1, 1, 8), draw(1, 1, 1, 8)
 
@@ -162,3 +185,28 @@ def test_freezing_takes_weights_out_of_the_gradient_and_keeps_their_axes():
     assert isinstance(module[0].kernel, FrozenParam)
     assert module[0].kernel.get_metadata()["out_sharding"] == ("embed", "mlp")
     np.testing.assert_array_equal(module[0].kernel[...], kernel)
+
+
+@pytest.mark.parametrize("rows", [1, FEW_ROWS + 1])
+@pytest.mark.parametrize(("inputs", "outputs"), [((6,), (2, 4)), ((2, 4), (6,)), ((6,), (5,))])
+def test_outputs_first_changes_the_kernel_and_not_the_map(inputs, outputs, rows):
+    dense = Dense(inputs, outputs, (None,) * (len(inputs) + len(outputs)), init=normal(1.0), rngs=nnx.Rngs(0))
+    x = draw(rows, 1, *inputs)
+    before = dense(x)
+    put_outputs_first(dense)
+    assert dense.kernel.shape == (*outputs, *inputs)
+    np.testing.assert_allclose(dense(x), before, atol=1e-5)
+    put_outputs_first(dense)
+    assert dense.kernel.shape == (*outputs, *inputs), "it is turned once"
+
+
+def test_kernels_can_be_kept_in_less_than_they_compute_in():
+    dense = Dense((64,), (32,), ("embed", "mlp"), init=normal(1.0), rngs=nnx.Rngs(0))
+    x, metadata = draw(3, 64), dense.kernel.get_metadata()
+    before = dense(x)
+    cast_kernels(dense, "bfloat16")
+    assert dense.kernel.dtype == jnp.bfloat16
+    assert dense.kernel.get_metadata() == metadata
+    assert dense(x).dtype == jnp.float32
+    drift = float(jnp.abs(dense(x) - before).max() / jnp.abs(before).max())
+    assert 0 < drift < 2**-7

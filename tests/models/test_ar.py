@@ -10,7 +10,7 @@ from flax import nnx
 
 from voxinstruct_jax.config import ConfigError, InputError, from_dict, to_dict
 from voxinstruct_jax.models.ar import ARConfig, ARModel
-from voxinstruct_jax.models.conditioning import NUM_DURATIONS, expected_durations, place_text
+from voxinstruct_jax.models.conditioning import NUM_DURATIONS, expected_durations, place_text, slot_positions
 from voxinstruct_jax.models.llama import LlamaConfig, init_cache
 from voxinstruct_jax.vocabulary import ACOUSTIC, SEMANTIC, Vocabulary
 
@@ -234,6 +234,7 @@ def decode_in_chunks(model, batch, row, chunks, *, gap):
         return module.logits(hidden), cache
 
     x, logits, start = embed(state), [], 0
+    all_positions = slot_positions(batch, model.config.timing)[row : row + 1]
     slots = 24
     cache = init_cache(model.config.backbone, 1, slots)
     num_text = int((batch.part_ids[row, :10] == 0).sum())
@@ -242,7 +243,7 @@ def decode_in_chunks(model, batch, row, chunks, *, gap):
         mask = (keys >= 0) & ((keys <= queries) | (keys < num_text))
         part = slice(start, start + size)
         slot = jnp.asarray(start + gap, jnp.int32)
-        out, cache = step(state, x[:, part], batch.positions[row : row + 1, part], cache, slot, jnp.asarray(mask[None]))
+        out, cache = step(state, x[:, part], all_positions[:, part], cache, slot, jnp.asarray(mask[None]))
         logits.append(out[0])
         start += size
     return np.concatenate(logits)
@@ -254,6 +255,15 @@ def test_cached_decoding_equals_the_whole_pass(model, forward, separate, clips, 
     length = clips[0].length
     decoded = decode_in_chunks(model, separate, 0, [6, 1, 1, 1, length - 9], gap=gap)
     np.testing.assert_allclose(decoded, forward(separate)[0, :length], atol=1e-4)
+
+
+def test_cached_decoding_at_moments_equals_the_whole_pass(aligned, aligned_forward, separate, clips):
+    """Also where they lie between frames, and at another place than in the whole frames of the fixture."""
+    moved = dataclasses.replace(separate, times=1.3 * separate.times - 0.85)
+    length = clips[0].length
+    decoded = decode_in_chunks(aligned, moved, 0, [6, 1, 1, length - 8], gap=3)
+    np.testing.assert_allclose(decoded, aligned_forward(moved)[0, :length], atol=1e-4)
+    assert np.abs(decoded - aligned_forward(separate)[0, :length]).max() > 1e-2
 
 
 def test_dropout_follows_its_key(forward, separate):

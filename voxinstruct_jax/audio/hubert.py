@@ -86,9 +86,14 @@ class TimeNorm(nnx.Module):
         self.bias = make_param(jnp.zeros(dim), (None,))
 
     def __call__(self, x: Float[Array, "batch time dim"], valid: Bool[Array, "batch time"]) -> Float[Array, "..."]:
-        weight = valid[..., None] / jnp.maximum(1, valid.sum(axis=1))[:, None, None]
-        centred = x - (x * weight).sum(axis=1, keepdims=True)
-        variance = (centred**2 * weight).sum(axis=1, keepdims=True)
+        weight = valid / jnp.maximum(1, valid.sum(axis=1))[:, None]
+
+        def mean(values: Float[Array, "batch time dim"]) -> Float[Array, "batch one dim"]:
+            # As a product: on CPU XLA works a sum over thousands of frames out anew for every element that needs it.
+            return jnp.einsum("bt,btd->bd", weight, values, precision="highest")[:, None]
+
+        centred = x - mean(x)
+        variance = mean(centred**2)
         return centred * jax.lax.rsqrt(variance + 1e-5) * self.scale[...] + self.bias[...]
 
 

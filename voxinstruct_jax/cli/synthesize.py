@@ -25,6 +25,7 @@ OTHER_SOUND_SUFFIXES = (".mp3", ".m4a", ".aac", ".opus")
 ONE_REQUEST = ("prompt", "prompt_transcript", "transcript", "language", "guidance", "max_duration_s")
 """Options of `--instruction`; in a request file they are columns."""
 DEFAULT_NAME = "speech.wav"
+DTYPES = ("float32", "bfloat16")
 SOME_FAILED = 1
 
 
@@ -53,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--requests", type=Path, help="JSONL or Parquet; a row: id, instruction, language? seed? ...")
     parser.add_argument("--out", type=Path, required=True, help="a folder, or a .wav, .flac or .ogg file for one")
     parser.add_argument("--voice", type=Path, help="voice folder (default: the embedded one)")
+    parser.add_argument("--dtype", choices=DTYPES, help="computation (default: the voice's; bfloat16: TPU, GPU)")
     parser.add_argument("--seed", type=int, default=0, help="of all randomness (default: 0)")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     one = parser.add_argument_group("with --instruction")
@@ -131,7 +133,7 @@ def _open_voice(options: argparse.Namespace):  # noqa: ANN202 - the type is impo
     from voxinstruct_jax.voice import load
 
     print("opening the voice; its first sentence takes longest, since programs are compiled", file=sys.stderr)
-    return load(options.voice)
+    return load(options.voice, dtype=options.dtype)
 
 
 def _columns(options: argparse.Namespace) -> dict[str, Any]:

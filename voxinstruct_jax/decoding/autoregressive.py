@@ -1,11 +1,11 @@
 """The autoregressive loop: instruction to semantic tokens and first-codebook codes, on the device from start to end.
 
-A batch of requests runs as `request x branch` rows, one row a guidance condition, request-major. Two passes prefill the
-cache (text and BOS; then language and voice prompt), one `while_loop` draws a token a request and feeds it to all of
-its branches. Every request is in its own stage: SEMANTIC until EOS1, ACOUSTIC (first the voice prompt's codes, fed as
-they are) until EOS2, DONE. The branch without semantic tokens is fed blanks in their place from the start, so no cache
-is ever built twice. An aligned model tells first how long each character lasts: that sets when each slot is spoken and
-how many frames there are. Read `decode_ar`, then `_advance`.
+A batch of requests runs as `request x branch` rows, one row a guidance condition, request-major. Three passes prefill
+the cache (text, once for all branches that see it; BOS; language and voice prompt), one `while_loop` draws a token a
+request and feeds it to all of its branches. Every request is in its own stage: SEMANTIC until EOS1, ACOUSTIC (first the
+voice prompt's codes, fed as they are) until EOS2, DONE. The branch without semantic tokens is fed blanks in their place
+from the start, so no cache is ever built twice. An aligned model tells first how long each character lasts: that sets
+when each slot is spoken and how many frames there are. Read `decode_ar`, then `_advance`.
 """
 
 import dataclasses
@@ -164,8 +164,7 @@ def _prefill(run: _Run, capacity: Capacity) -> _State:
     """Feeds text, BOS, language and prompt."""
     model, batch, num_branches = run.model, run.batch, len(run.branches)
     rows = len(batch.text_tokens)
-    cache = init_cache(model.config.backbone, *run.valid.shape, dtype=model.config.dtype)
-    hidden, cache = _feed_text(run, cache)
+    hidden, cache = _feed_bos(run, _feed_text(run))
     # The language is read off the plain condition: the paper guides semantic and acoustic tokens only.
     predicted = model.logits(hidden)[run.branches.index(Branch.COND) :: num_branches]
     predicted = jnp.argmax(mask_logits(predicted, language_mask(model.config.vocabulary)), axis=-1)
@@ -198,29 +197,46 @@ def _empty_result(
     )
 
 
-def _feed_text(run: _Run, cache: KVCache) -> tuple[Float[Array, "row dim"], KVCache]:
-    """Feeds the text slots and BOS; returns the last hidden state."""
+def _feed_text(run: _Run) -> KVCache:
+    """Feeds the text slots; returns a cache with room for all that follows.
+
+    Text sees text alone, so branches with the same text have the same keys and values: they are computed once.
+    """
     model, batch = run.model, run.batch
     rows, width = batch.text_tokens.shape[:2]
-    kept = jnp.array([branch != Branch.TEXT_FREE for branch in run.branches], run.text_rows.dtype)
-    text_rows = (run.text_rows[:, None] * kept[:, None, None]).reshape(rows * len(run.branches), width, -1)
-    text_rows = jnp.pad(text_rows, ((0, 0), (0, 1), (0, 0)))
-
-    slot = jnp.arange(width + 1)
-    is_bos = slot == width
-    bos = jnp.where(is_bos, model.config.vocabulary.bos, 0)
-    positions: Num[Array, "batch slot"] = jnp.where(is_bos, batch.text_lengths[:, None], slot)
+    without_text = [branch == Branch.TEXT_FREE for branch in run.branches]
+    kinds = sorted(set(without_text))
+    text_rows = jnp.stack([jnp.zeros_like(run.text_rows) if empty else run.text_rows for empty in kinds], axis=1)
+    positions: Num[Array, "batch slot"] = jnp.broadcast_to(jnp.arange(width), (rows, width))
     if run.aligned:
-        positions = jnp.pad(text_times(run.durations), ((0, 0), (0, 1)), constant_values=_BOS_TIME)
-    keys = jnp.arange(run.valid.shape[1])
-    in_reach = jnp.where(is_bos[:, None], keys <= width, keys < width)
+        positions = text_times(run.durations)
+    nothing, slot = jnp.zeros((rows * len(kinds), width), jnp.int32), jnp.arange(width)
+    x = model.embed(nothing, nothing + TEXT, text_rows.reshape(*nothing.shape, -1))
+    in_text = slot < batch.text_lengths[:, None]
+    mask = jnp.broadcast_to(in_text[:, None], (rows, width, width))
     if model.config.text_attention == "causal":
-        in_reach &= keys <= slot[:, None]
-    part_ids = jnp.broadcast_to(jnp.where(is_bos, SEMANTIC, TEXT), (rows, width + 1))
-    tokens = _branch_tokens(run, jnp.broadcast_to(bos, part_ids.shape), part_ids)
-    x = model.embed(tokens, run.by_branch(part_ids), text_rows)
-    hidden, cache = model.decode(x, run.by_branch(positions), cache, jnp.int32(0), run.valid[:, None] & in_reach)
-    return hidden[:, -1], cache
+        mask &= slot <= slot[:, None]
+    mask, positions = (jnp.repeat(part, len(kinds), axis=0) for part in (mask, positions))
+    cache = init_cache(model.config.backbone, len(nothing), width, dtype=model.config.dtype)
+    _, cache = model.decode(x, positions, cache, jnp.int32(0), mask)
+    chosen = np.add.outer(np.arange(rows) * len(kinds), [kinds.index(empty) for empty in without_text]).reshape(-1)
+    room = ((0, 0), (0, 0), (0, run.valid.shape[1] - width), (0, 0))
+    return jax.tree.map(lambda layer: jnp.pad(layer[chosen], room), cache)
+
+
+def _feed_bos(run: _Run, cache: KVCache) -> tuple[Float[Array, "row dim"], KVCache]:
+    """Feeds BOS; returns its hidden state."""
+    batch = run.batch
+    rows, width = batch.text_tokens.shape[:2]
+    part_ids = jnp.full((rows, 1), SEMANTIC, jnp.int32)
+    positions: Num[Array, "batch slot"] = batch.text_lengths[:, None]
+    if run.aligned:
+        positions = jnp.full((rows, 1), _BOS_TIME)
+    bos = jnp.full((rows, 1), run.model.config.vocabulary.bos)
+    x = _embed_audio(run.model, _branch_tokens(run, bos, part_ids), run.by_branch(part_ids))
+    mask = run.valid & (jnp.arange(run.valid.shape[1]) <= width)
+    hidden, cache = run.model.decode(x, run.by_branch(positions), cache, jnp.int32(width), mask[:, None])
+    return hidden[:, 0], cache
 
 
 def _feed_prefix(

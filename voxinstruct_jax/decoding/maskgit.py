@@ -98,6 +98,7 @@ def fill_codebooks(
     num_steps: tuple[int, ...],
     temperature: float = 0.0,
     rules: DecodingRules = FIXED,
+    max_targets: int | None = None,
 ) -> Int32[Array, "batch codebook time"]:
     """Fills the hidden tokens (0) of codebooks 2 and up; pure, to be called inside `jax.jit`.
 
@@ -110,6 +111,7 @@ def fill_codebooks(
         num_steps: Static; passes of each codebook from the second on. 1 guesses a codebook in one go.
         temperature: Static; 0 takes the most likely token, as the release. Confidence is always that at 1.
         rules: Static; where the release is followed in its faults.
+        max_targets: Static; no row hides more slots. It spares work at the others; None = as many as there are slots.
 
     Returns:
         The tokens with nothing hidden in the acoustic part; EOS2 stands in all rows.
@@ -130,22 +132,27 @@ def fill_codebooks(
     text_rows = model.embed_text(jnp.asarray(batch.text_tokens), jnp.asarray(batch.text_segment_ids))
     text_rows = place_text(text_rows, batch, jnp.zeros(batch.part_ids.shape, bool))
     hidden = (batch.tokens == vocabulary.pad) & ((batch.part_ids == ACOUSTIC) & (batch.segment_ids > 0))[:, None]
-    classes, positions = _allowed_classes(vocabulary, batch, rules), jnp.asarray(batch.positions)
+    # Hidden slots first, in their order; what is left over of `max_targets` stands at slots that nothing changes.
+    places = jnp.argsort(~hidden.any(axis=1), axis=1, stable=True)[:, :max_targets]
+    hidden = jnp.take_along_axis(hidden, places[:, None], axis=2)
+    classes = jnp.take_along_axis(_allowed_classes(vocabulary, batch, rules), places[..., None], axis=1)
+    positions = jnp.take_along_axis(jnp.asarray(batch.positions), places, axis=1)
+    rows = jnp.arange(len(places))[:, None]
 
     def step(
         tokens: Int32[Array, "batch codebook time"], now: tuple[Int[Array, ""], Int[Array, ""], Int[Array, " target"]]
     ) -> tuple[Int32[Array, "batch codebook time"], None]:
         codebook, number, totals = now
-        row = jnp.take(tokens, codebook, axis=1)
+        row = jnp.take_along_axis(jnp.take(tokens, codebook, axis=1), places, axis=1)
         masked = (row == vocabulary.pad) & jnp.take(hidden, codebook, axis=1)
         num_hidden = jnp.take(hidden, codebook, axis=1).sum(axis=-1)
         count = totals[num_hidden] - (num_hidden - masked.sum(axis=-1))
         rows_codebook = jnp.broadcast_to(codebook, masked.shape[:1])
-        logits = model.predict(dataclasses.replace(batch, tokens=tokens), text_rows, rows_codebook)
+        logits = model.predict(dataclasses.replace(batch, tokens=tokens), text_rows, rows_codebook, places=places)
         folded = fold_keys(keys, _STAGE, codebook, number)
         guesses, confidence = _guess(mask_logits(logits, classes), folded, positions, temperature)
         row = jnp.where(reveal(confidence, masked, count), guesses + vocabulary.acoustic_offset, row)
-        return tokens.at[:, codebook].set(row), None
+        return tokens.at[rows, codebook, places].set(row), None
 
     return jax.lax.scan(step, jnp.asarray(batch.tokens), _schedule(num_steps, batch.part_ids.shape[1]))[0]
 

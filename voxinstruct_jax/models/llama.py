@@ -12,15 +12,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int, Num
+from jaxtyping import Array, Bool, Float, Int, Num, Shaped
 
 from voxinstruct_jax.config import ConfigError
-from voxinstruct_jax.layers.attention import attend
+from voxinstruct_jax.layers.attention import attend, attend_to_cache
 from voxinstruct_jax.layers.dense import AdaptedDense, Dense
 from voxinstruct_jax.layers.dropout import split_key
 from voxinstruct_jax.layers.execution import Execution, keep, run_blocks
 from voxinstruct_jax.layers.norms import RMSNorm
-from voxinstruct_jax.layers.packed_attention import Visibility, attend_packed, resolve_backend
+from voxinstruct_jax.layers.packed_attention import Visibility, attend_packed, resolve_backend, visibility_mask
 from voxinstruct_jax.layers.parameter import normal
 from voxinstruct_jax.layers.rotary import rotary_tables, rotate
 from voxinstruct_jax.sharding.mesh import constrain
@@ -102,9 +102,9 @@ class LlamaConfig:
 class KVCache:
     """Keys (already rotated) and values of the slots written so far; others hold anything and must be masked."""
 
-    keys: tuple[Float[Array, "batch slot kv_heads head_dim"], ...]
-    """One array a layer."""
-    values: tuple[Float[Array, "batch slot kv_heads head_dim"], ...]
+    keys: tuple[Float[Array, "batch kv_heads slot head_dim"], ...]
+    """One array a layer; heads first, so that a step reads each head in one piece."""
+    values: tuple[Float[Array, "batch kv_heads slot head_dim"], ...]
     """One array a layer."""
 
 
@@ -117,7 +117,7 @@ def init_cache(config: LlamaConfig, batch: int, slots: int, dtype: DTypeLike = j
         slots: Positions that fit in.
         dtype: The computation type of the model.
     """
-    shape = (batch, slots, config.num_kv_heads, config.head_dim)
+    shape = (batch, config.num_kv_heads, slots, config.head_dim)
 
     def empty() -> tuple[jax.Array, ...]:
         # One buffer a layer: a donated cache must not hold the same buffer twice.
@@ -130,18 +130,20 @@ def init_cache(config: LlamaConfig, batch: int, slots: int, dtype: DTypeLike = j
 class LayerCache:
     """One layer's share of a `KVCache`, and the slot that the next position goes to."""
 
-    keys: Float[Array, "batch slot kv_heads head_dim"]
-    values: Float[Array, "batch slot kv_heads head_dim"]
+    keys: Float[Array, "batch kv_heads slot head_dim"]
+    values: Float[Array, "batch kv_heads slot head_dim"]
     slot: Int[Array, ""]
 
     def write(
         self, keys: Float[Array, "batch time kv_heads head_dim"], values: Float[Array, "batch time kv_heads head_dim"]
-    ) -> tuple[Float[Array, "batch slot kv_heads head_dim"], Float[Array, "batch slot kv_heads head_dim"]]:
-        """Returns all keys and values, those of the new positions written in."""
-        return (
-            jax.lax.dynamic_update_slice_in_dim(self.keys, keys.astype(self.keys.dtype), self.slot, axis=1),
-            jax.lax.dynamic_update_slice_in_dim(self.values, values.astype(self.values.dtype), self.slot, axis=1),
-        )
+    ) -> "LayerCache":
+        """Returns it with the new positions written in."""
+        both = (self.keys, keys), (self.values, values)
+        written = [
+            jax.lax.dynamic_update_slice_in_dim(old, new.swapaxes(1, 2).astype(old.dtype), self.slot, axis=2)
+            for old, new in both
+        ]
+        return LayerCache(keys=written[0], values=written[1], slot=self.slot)
 
 
 class LlamaAttention(nnx.Module):
@@ -185,11 +187,11 @@ class LlamaAttention(nnx.Module):
         rotary: Rotary,
         mask: Bool[Array, "batch time slot"],
         cache: LayerCache,
-    ) -> tuple[Float[Array, "batch time dim"], Array, Array]:
-        """Runs new positions; returns the output, and all keys and values."""
+    ) -> tuple[Float[Array, "batch time dim"], LayerCache]:
+        """Runs new positions; returns the output, and the cache with them."""
         query, keys, values = self._project(x, rotary)
-        keys, values = cache.write(keys, values)
-        return self.output(attend(query, keys, values, mask)), keys, values
+        cache = cache.write(keys, values)
+        return self.output(attend_to_cache(query, cache.keys, cache.values, mask)), cache
 
     def _project(self, x: Float[Array, "batch time dim"], rotary: Rotary) -> tuple[Array, Array, Array]:
         query, key, value = (
@@ -237,11 +239,29 @@ class LlamaBlock(nnx.Module):
 
     def decode(
         self, x: Float[Array, "batch time dim"], rotary: Rotary, mask: Bool[Array, "batch time slot"], cache: LayerCache
-    ) -> tuple[Float[Array, "batch time dim"], Array, Array]:
-        """Runs new positions; returns the output, and all keys and values."""
-        y, keys, values = self.attention.decode(self.attention_norm(x), rotary, mask, cache)
+    ) -> tuple[Float[Array, "batch time dim"], LayerCache]:
+        """Runs new positions; returns the output, and the cache with them."""
+        y, cache = self.attention.decode(self.attention_norm(x), rotary, mask, cache)
         x += y
-        return x + self.ffn(self.ffn_norm(x)), keys, values
+        return x + self.ffn(self.ffn_norm(x)), cache
+
+    def at_places(
+        self,
+        x: Float[Array, "batch time dim"],
+        rotary: Rotary,
+        mask: Bool[Array, "batch time source"],
+        places: Int[Array, "batch target"],
+    ) -> Float[Array, "batch target dim"]:
+        """Returns the output of some places; the others are seen and their own outputs not computed."""
+
+        def taken(values: Shaped[Array, "batch time width"]) -> Shaped[Array, "batch target width"]:
+            return jnp.take_along_axis(values, places[..., None], axis=1)
+
+        attention, normed = self.attention, self.attention_norm(x)
+        query = rotate(attention.query(taken(normed)), *(taken(table) for table in rotary))
+        key, value = rotate(attention.key(normed), *rotary), attention.value(normed)
+        x = taken(x) + attention.output(attend(query, key, value, taken(mask)))
+        return x + self.ffn(self.ffn_norm(x))
 
 
 class Llama(nnx.Module):
@@ -271,7 +291,8 @@ class Llama(nnx.Module):
         visibility: Visibility,
         *,
         key: jax.Array | None = None,
-    ) -> Float[Array, "batch time dim"]:
+        places: Int[Array, "batch target"] | None = None,
+    ) -> Float[Array, "batch time_or_target dim"]:
         """Runs whole packed rows.
 
         Args:
@@ -279,15 +300,19 @@ class Llama(nnx.Module):
             positions: Of the rotary embedding.
             visibility: Who sees whom.
             key: Of dropout; None = no dropout.
+            places: Where the output is wanted, without dropout; None = everywhere. It spares most of the last block.
         """
-        rotary = self._rotary(positions)
+        rotary, keys = self._rotary(positions), split_key(key, self.config.num_layers)
+        whole = self.config.num_layers - (places is not None)
 
         def apply(block: Any, x: Array, block_key: jax.Array | None) -> Array:
             return block(x, rotary, visibility, dropout_key=block_key)
 
         x = constrain(x, "batch", None, None)
-        keys = split_key(key, self.config.num_layers)
-        return self.norm(run_blocks(self.blocks, x, keys, apply, self.execution, dtype=self.dtype))
+        x = run_blocks(self.blocks[:whole], x, keys[:whole], apply, self.execution, dtype=self.dtype)
+        if places is not None:
+            x = self.blocks[-1].at_places(x, rotary, visibility_mask(visibility), places)
+        return self.norm(x)
 
     def decode(
         self,
@@ -307,12 +332,11 @@ class Llama(nnx.Module):
             mask: True where a new position may see a slot, the new ones included.
         """
         rotary = self._rotary(positions)
-        all_keys, all_values = [], []
+        layers = []
         for block, keys, values in zip(self.blocks, cache.keys, cache.values, strict=True):
-            x, keys, values = block.decode(x, rotary, mask, LayerCache(keys=keys, values=values, slot=slot))
-            all_keys.append(keys)
-            all_values.append(values)
-        return self.norm(x), KVCache(keys=tuple(all_keys), values=tuple(all_values))
+            x, layer = block.decode(x, rotary, mask, LayerCache(keys=keys, values=values, slot=slot))
+            layers.append(layer)
+        return self.norm(x), KVCache(keys=tuple(x.keys for x in layers), values=tuple(x.values for x in layers))
 
     def _rotary(self, positions: Num[Array, "batch time"]) -> Rotary:
         return rotary_tables(positions, self.config.head_dim, self.config.rope_theta)

@@ -149,9 +149,13 @@ class NARModel(nnx.Module):
         codebook: Int[Array, " batch"],
         *,
         key: jax.Array | None = None,
-    ) -> Float32[Array, "batch time head"]:
-        """As `__call__`, from text rows already in place: decoding encodes the text once for all its passes."""
-        return self.logits(self.hidden(batch, text_rows, codebook, key=key), codebook)
+        places: Int[Array, "batch target"] | None = None,
+    ) -> Float32[Array, "batch time_or_target head"]:
+        """As `__call__`, from text rows already in place: decoding encodes the text once for all its passes.
+
+        With `places`, gives the logits of those alone, and takes no dropout in the last block.
+        """
+        return self.logits(self.hidden(batch, text_rows, codebook, key=key, places=places), codebook)
 
     def hidden(
         self,
@@ -160,11 +164,12 @@ class NARModel(nnx.Module):
         codebook: Int[Array, " batch"],
         *,
         key: jax.Array | None = None,
-    ) -> Float[Array, "batch time dim"]:
+        places: Int[Array, "batch target"] | None = None,
+    ) -> Float[Array, "batch time_or_target dim"]:
         """What `predict` makes its logits from."""
         x = self.embed(batch.tokens, batch.part_ids, text_rows, codebook)
         visibility = Visibility(segment_ids=batch.segment_ids, causal=False)
-        return self.backbone(x, slot_positions(batch, self.config.timing), visibility, key=key)
+        return self.backbone(x, slot_positions(batch, self.config.timing), visibility, key=key, places=places)
 
     def logits(
         self, hidden: Float[Array, "batch time dim"], codebook: Int[Array, " batch"]
