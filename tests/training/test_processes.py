@@ -54,7 +54,7 @@ def start(settings, folder, count):
 
 
 def wait_for_step(folder, step):
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 900
     while time.monotonic() < deadline:
         if any(row["step"] >= step for row in metrics(folder)):
             return
