@@ -86,10 +86,10 @@ def test_features_come_at_50_hz_in_pieces_of_whole_even_seconds(monkeypatch, num
     seconds = []
 
     def encode(weights, samples, layer):
-        seconds.append(len(samples) / 16_000)
-        return np.zeros((len(samples) // 320, 4), np.float32)
+        seconds.append(samples.shape[1] / 16_000)
+        return np.zeros((len(samples), samples.shape[1] // 320, 4), np.float32)
 
     monkeypatch.setattr(whisper, "_encode", encode)
     found = WhisperEncoder({}, 4).features(np.zeros(num_samples, np.float32))
     assert found.shape == (frames, 4)
-    assert seconds == pieces
+    assert sorted(seconds) == sorted(pieces)

@@ -120,7 +120,7 @@ def test_its_parts_prepare_a_corpus_each_at_its_own_rate(folders, tmp_path, caps
     write_manifest(tmp_path / "manifest.jsonl", rows)
     out = ["--out", str(tmp_path / "shards"), "--voice", str(folders / "fixed")]
     assert main(["prepare", str(tmp_path / "manifest.jsonl"), *out]) == 0
-    assert "3 of 3 clips" in capsys.readouterr().out
+    assert "3 clips (3 en)" in capsys.readouterr().out
     reader = ShardReader(tmp_path / "shards")
     assert (reader.index.frame_rate, reader.index.semantic_rate) == (75.0, 50.0)
     codec = load_codec(folders / "fixed" / "codec")

@@ -138,6 +138,9 @@ class Loudness:
         pieces = np.pad(samples, (0, -len(samples) % 320)).reshape(-1, 320)
         return np.sqrt(np.mean(pieces**2, axis=1, keepdims=True)).astype(np.float32)
 
+    def features_of(self, clips, batch_size):
+        return [self.features(clip) for clip in clips]
+
 
 def test_the_task_gives_each_crop_the_units_of_its_frames_and_reads_them_once(data, tmp_path, monkeypatch):
     level = np.repeat([0.1, 0.4, 0.2, 0.2, 0.4], 1920)  # two frames each; the last one is cut short

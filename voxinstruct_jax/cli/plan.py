@@ -15,7 +15,7 @@ __all__ = ["run"]
 
 EXAMPLE = "example: voxinstruct plan configs/pretrain_ar.py --topology v5e:16x16 --mesh.fsdp 16 --data.batch.rows 1024"
 DOES_NOT_FIT = 1
-MOST_TRIES = 4
+MOST_TRIES = 2
 GIB = 2**30
 
 

@@ -87,9 +87,11 @@ def locked(folder: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {os.uname().nodename}")
         file.flush()
-        yield
-        if (folder / "index.json").exists():
-            (folder / LOCK).unlink(missing_ok=True)  # whoever comes now finds a finished run
+        try:
+            yield
+        finally:
+            if (folder / "index.json").exists():
+                (folder / LOCK).unlink(missing_ok=True)  # whoever comes now finds a finished run
 
 
 def claim(folder: Path, identity: Mapping[str, str]) -> None:
