@@ -168,7 +168,9 @@ def make_ar(sizes: dict[str, int]) -> Callable[[], None]:
 def make_nar(sizes: dict[str, int]) -> Callable[[], None]:
     """One pass of the NAR model."""
     config = NARConfig(backbone=_backbone(sizes), text_encoder=TextEncoderConfig.tiny((8,)))
-    graph, state = nnx.split(draw(lambda: NARModel(config, rngs=nnx.Rngs(0)), seed=0))
+    model = draw(lambda: NARModel(config, rngs=nnx.Rngs(0)), seed=0)
+    put_outputs_first(model.backbone)
+    graph, state = nnx.split(model)
     width, text_slots = sizes["text_slots"] + sizes["nar_width"], sizes["text_slots"]
     parts = np.where(np.arange(width) < text_slots, TEXT, SEMANTIC)[None]
     random = np.random.default_rng(0)

@@ -171,8 +171,8 @@ def load(path: str | os.PathLike[str] | None = None, *, dtype: ComputeType | Non
     config = from_dict(VoiceConfig, json.loads(settings.read_text()))
     shared: dict[Path, Any] = {}
     ar = load_part(folder / "ar", ARConfig, ARModel, shared)
-    ar = _laid_out_for_steps(_in_precision(ar, ARModel, dtype))
-    nar = _in_precision(load_part(folder / "nar", NARConfig, NARModel, shared), NARModel, dtype)
+    ar = _laid_out(_in_precision(ar, ARModel, dtype))
+    nar = _laid_out(_in_precision(load_part(folder / "nar", NARConfig, NARModel, shared), NARModel, dtype))
     filled = nar.config.vocabulary.num_codebooks - 1
     if len(config.num_steps) != filled:
         raise InputError(f"{settings}: num_steps has {len(config.num_steps)} entries, the NAR model fills {filled}")
@@ -225,13 +225,13 @@ def _in_precision(part: Loaded[T], model_class: Callable[..., T], dtype: Compute
     return Loaded(*nnx.split(model), config)
 
 
-def _laid_out_for_steps(ar: Loaded[ARModel]) -> Loaded[ARModel]:
-    """On a CPU, the kernels of the AR model's blocks as steps of a few rows read them best."""
+def _laid_out(part: Loaded[T]) -> Loaded[T]:
+    """On a CPU, the kernels of an AR or NAR model's blocks as it reads them best."""
     if jax.default_backend() != "cpu":
-        return ar
-    model = nnx.merge(ar.graph, ar.state)
+        return part
+    model: Any = nnx.merge(part.graph, part.state)
     put_outputs_first(model.backbone)
-    return Loaded(*nnx.split(model), ar.config)
+    return Loaded(*nnx.split(model), part.config)
 
 
 def load_codec(folder: Path) -> Loaded[Codec]:
