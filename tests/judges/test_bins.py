@@ -12,6 +12,7 @@ from voxinstruct_jax.judges.bins import (
     Bins,
     Bounds,
     Value,
+    carry_bins,
     classify,
     fit_bins,
     group,
@@ -124,3 +125,14 @@ def test_a_missing_or_torn_file_is_refused(tmp_path):
     (tmp_path / "bins.json").write_text('{"corpus": "x"')
     with pytest.raises(InputError, match="no valid boundaries"):
         load_bins(tmp_path / "bins.json")
+
+
+def test_boundaries_go_along_into_another_folder(tmp_path):
+    bins = fit_bins([], {}, "none")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    carry_bins(tmp_path / "a", tmp_path / "b")
+    assert not (tmp_path / "b" / "bins.json").exists()
+    save_bins(tmp_path / "a" / "bins.json", bins)
+    carry_bins(tmp_path / "a", tmp_path / "b")
+    assert load_bins(tmp_path / "b" / "bins.json").fingerprint == bins.fingerprint

@@ -69,6 +69,7 @@ def run(arguments: list[str]) -> int:
 def _prepare(options: argparse.Namespace, voice: Path) -> dict[str, Any]:
     from voxinstruct_jax.data.manifest import ManifestRows
     from voxinstruct_jax.data.prepare import prepare
+    from voxinstruct_jax.judges.bins import carry_bins
 
     rows, encoders = ManifestRows(options.manifest), _encoders(voice)
     reader = prepare(
@@ -80,6 +81,8 @@ def _prepare(options: argparse.Namespace, voice: Path) -> dict[str, Any]:
         rejected=rows.rejected,
         progress=not options.json,
     )
+    if "://" not in options.manifest:
+        carry_bins(Path(options.manifest).parent, options.out)
     with (options.out / "rejected.jsonl").open(encoding="utf-8") as file:
         kinds = Counter(_kind(json.loads(line)["reason"]) for line in file)
     return {

@@ -29,6 +29,7 @@ __all__ = [
     "group",
     "load_bins",
     "save_bins",
+    "carry_bins",
 ]
 
 FORMAT_VERSION = 1
@@ -148,6 +149,16 @@ def save_bins(path: str | os.PathLike[str], bins: Bins) -> None:
     partial = target.with_name(target.name + ".partial")
     partial.write_text(json.dumps(to_dict(bins), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     partial.replace(target)
+
+
+def carry_bins(source: Path, target: Path) -> None:
+    """Copies a folder's `bins.json`, if it has one, into another folder: boundaries go where what they made goes.
+
+    Raises:
+        InputError: The file is damaged.
+    """
+    if (source / "bins.json").is_file():
+        save_bins(target / "bins.json", load_bins(source / "bins.json"))
 
 
 def load_bins(path: str | os.PathLike[str]) -> Bins:
