@@ -6,7 +6,7 @@ It starts from the weights of the stage before: `voxinstruct convert runs/pretra
 
 Run: voxinstruct train configs/instruct_ar.py --out runs/instruct_ar --train.init-from weights/pretrain_ar
 Hardware: accelerators; the paper used 8 A100. `voxinstruct plan configs/instruct_ar.py --topology v5e:4x4` says more.
-Cost: 800,000 steps of 32 clips (paper); docs/pods.md has times by pod.
+Cost: 800,000 steps of 32 clips (paper); docs/pods.md has what was planned.
 Expect: after all three stages WER 2.5 on GigaSpeech-s, English (VoxInstruct, table 2).
 Measured: not yet run; compiled for pods, see docs/pods.md.
 """

@@ -2,7 +2,7 @@
 
 Run: voxinstruct train configs/pretrain_ar_huge.py --out runs/pretrain_ar_huge --data.shards shards
 Hardware: a pod; `voxinstruct plan configs/pretrain_ar_huge.py --topology v5p:4x4x8 --mesh.fsdp 16` says more.
-Cost: docs/pods.md has times by pod.
+Cost: docs/pods.md has what was planned.
 Expect: not known; no run of this size is published for this model.
 Measured: not yet run; compiled for pods, see docs/pods.md.
 """

@@ -5,7 +5,7 @@ attention kernels have no dropout, so there is none here.
 
 Run: voxinstruct train configs/pretrain_nar.py --out runs/pretrain_nar --data.shards shards
 Hardware: accelerators; the paper used 8 A100. `voxinstruct plan configs/pretrain_nar.py --topology v5e:4x4` says more.
-Cost: 1,000,000 steps of 64 clips (paper); docs/pods.md has times by pod.
+Cost: 1,000,000 steps of 64 clips (paper); docs/pods.md has what was planned.
 Expect: after all three stages WER 2.5 on GigaSpeech-s, English (VoxInstruct, table 2).
 Measured: not yet run; compiled for pods, see docs/pods.md.
 """

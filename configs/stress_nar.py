@@ -6,7 +6,7 @@ It starts from the weights of the stage before: `voxinstruct convert runs/instru
 
 Run: voxinstruct train configs/stress_nar.py --out runs/stress_nar --train.init-from weights/instruct_nar
 Hardware: accelerators; the paper used 8 A100. `voxinstruct plan configs/stress_nar.py --topology v5e:4x4` says more.
-Cost: 100,000 steps of 32 clips (paper); docs/pods.md has times by pod.
+Cost: 100,000 steps of 32 clips (paper); docs/pods.md has what was planned.
 Expect: after all three stages WER 2.5 on GigaSpeech-s, English (VoxInstruct, table 2).
 Measured: not yet run; compiled for pods, see docs/pods.md.
 """
