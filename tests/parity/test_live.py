@@ -158,8 +158,11 @@ def test_forms_of_files(tmp_path, dtype, stored):
 
 def test_the_program_of_encodec(tmp_path):
     pytest.importorskip("encodec")
-    from encodec import modules, quantization
-    from encodec.model import EncodecModel
+    try:
+        from encodec import modules, quantization
+        from encodec.model import EncodecModel
+    except OSError as error:  # a torchaudio built for a GPU that is not here
+        pytest.skip(f"encodec cannot be imported: {error}")
 
     from voxinstruct_jax.interop.encodec import load_encodec
 
