@@ -10,25 +10,10 @@ Expect: after all three stages WER 2.5 on GigaSpeech-s, English (VoxInstruct, ta
 Measured: not yet run; compiled for pods, see docs/pods.md.
 """
 
-import dataclasses
-
-from voxinstruct_jax.data.batches import BatchConfig
-from voxinstruct_jax.layers.execution import Execution
-from voxinstruct_jax.models.ar import ARConfig
-from voxinstruct_jax.models.llama import LlamaConfig
-from voxinstruct_jax.training.ar import ARExperiment
-from voxinstruct_jax.training.language_model import TokenData
-from voxinstruct_jax.training.optimizer import OptimizerConfig
+from voxinstruct_jax.training.paper import paper_ar, paper_data
 from voxinstruct_jax.training.task import TrainConfig
 
-experiment = ARExperiment(
-    model=dataclasses.replace(
-        ARConfig.paper(), backbone=dataclasses.replace(LlamaConfig.paper(), dropout=0.0), dtype="bfloat16"
-    ),
-    data=TokenData(
-        shards="shards", batch=BatchConfig(text_width=512, time_width=2560, rows=16, description_free_ratio=1.0)
-    ),
-    optimizer=OptimizerConfig(peak_lr=1e-4, warmup_steps=10_000, decay="inverse_sqrt"),
-    train=TrainConfig(steps=1_000_000, log_every=100, save_every=10_000),
-    execution=Execution(remat="names"),
+experiment = paper_ar(
+    paper_data("shards", rows=16, description_free_ratio=1.0),
+    TrainConfig(steps=1_000_000, log_every=100, save_every=10_000),
 )

@@ -8,28 +8,13 @@ Run: voxinstruct train configs/stress_ar.py --out runs/stress_ar --train.init-fr
 Hardware: accelerators; the paper used 8 A100. `voxinstruct plan configs/stress_ar.py --topology v5e:4x4` says more.
 Cost: 100,000 steps of 32 clips (paper); docs/pods.md has what was planned.
 Expect: after all three stages WER 2.5 on GigaSpeech-s, English (VoxInstruct, table 2).
-Measured: not yet run; compiled for pods, see docs/pods.md.
+Measured: not yet run.
 """
 
-import dataclasses
-
-from voxinstruct_jax.data.batches import BatchConfig
-from voxinstruct_jax.layers.execution import Execution
-from voxinstruct_jax.models.ar import ARConfig
-from voxinstruct_jax.models.llama import LlamaConfig
-from voxinstruct_jax.training.ar import ARExperiment
-from voxinstruct_jax.training.language_model import TokenData
-from voxinstruct_jax.training.optimizer import OptimizerConfig
+from voxinstruct_jax.training.paper import paper_ar, paper_data
 from voxinstruct_jax.training.task import TrainConfig
 
-experiment = ARExperiment(
-    model=dataclasses.replace(
-        ARConfig.paper(), backbone=dataclasses.replace(LlamaConfig.paper(), dropout=0.0), dtype="bfloat16"
-    ),
-    data=TokenData(
-        shards="shards/stress", batch=BatchConfig(text_width=512, time_width=2560, rows=8, description_free_ratio=0.1)
-    ),
-    optimizer=OptimizerConfig(peak_lr=1e-4, warmup_steps=10_000, decay="inverse_sqrt"),
-    train=TrainConfig(steps=100_000, log_every=100, save_every=10_000),
-    execution=Execution(remat="names"),
+experiment = paper_ar(
+    paper_data("shards/stress", rows=8, description_free_ratio=0.1),
+    TrainConfig(steps=100_000, log_every=100, save_every=10_000),
 )

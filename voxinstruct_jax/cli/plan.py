@@ -59,7 +59,7 @@ def run(arguments: list[str]) -> int:
     found = dataclasses.asdict(plan) | {"config": options.config, "changes": rest}
     found["suggestion"] = None if plan.fits else _what_fits(experiment, options.topology, plan.devices, settings)
     if options.html:
-        from voxinstruct_jax.training.plan_page import write_plan_page
+        from voxinstruct_jax.evaluation.plan_page import write_plan_page
 
         write_plan_page(options.html, found)
     print(json.dumps(found, indent=1) if options.json else "\n".join(_lines(found)))

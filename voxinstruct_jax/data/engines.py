@@ -4,10 +4,8 @@ A unit is done by a function that leaves its result in a file, whole or not at a
 process that is killed costs the unit that it was at. Start at `open_engine`.
 """
 
-import contextlib
 import multiprocessing
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -15,6 +13,7 @@ from importlib import import_module, util
 from typing import Any, Literal, TypeVar
 
 from voxinstruct_jax.config import InputError, VoxError
+from voxinstruct_jax.data.processes import ONE_THREAD, end_with_parent, environment
 
 __all__ = ["Engine", "EngineName", "open_engine"]
 
@@ -27,7 +26,6 @@ EngineName = Literal["local", "ray"]
 UNITS_AHEAD = 2
 """Units waiting for each worker; the rest stays in the manifest."""
 ATTEMPTS = 3
-_ONE_THREAD: dict[str, str] = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 def open_engine(name: EngineName, workers: int) -> Engine[Any]:
@@ -54,10 +52,8 @@ def _run_local(
     for attempt in range(ATTEMPTS):
         try:
             with (
-                _one_thread_each(),
-                ProcessPoolExecutor(
-                    workers, multiprocessing.get_context("spawn"), initializer=_end_with_parent
-                ) as pool,
+                environment(ONE_THREAD),
+                ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=end_with_parent) as pool,
             ):
                 _feed(lambda unit: pool.submit(function, unit), iter(units()), tick, workers * UNITS_AHEAD)
             return
@@ -87,27 +83,6 @@ def _collect(running: "set[Future[int]]", tick: Callable[[], None]) -> "set[Futu
     return running
 
 
-@contextlib.contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Workers share the cores as processes: libraries that start threads of their own would fight over them."""
-    before = {name: os.environ.get(name) for name in _ONE_THREAD}
-    os.environ.update(_ONE_THREAD)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
-
-
-def _end_with_parent() -> None:
-    """A worker ends with its parent, even one that is killed."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
-
-
 def _run_ray(
     function: Callable[[T], int], units: Callable[[], Iterable[T]], tick: Callable[[], None], workers: int
 ) -> None:
@@ -117,7 +92,7 @@ def _run_ray(
         _connect(ray, workers)
     try:
         # Ray runs a task again elsewhere when its worker or its machine is lost.
-        options = {"num_cpus": 1, "max_retries": ATTEMPTS - 1, "runtime_env": {"env_vars": _ONE_THREAD}}
+        options = {"num_cpus": 1, "max_retries": ATTEMPTS - 1, "runtime_env": {"env_vars": ONE_THREAD}}
         remote = ray.remote(_counted).options(**options)
         _hand_out(ray, lambda unit: remote.remote(function, unit), iter(units()), tick)
     finally:

@@ -27,7 +27,6 @@ import multiprocessing
 import os
 import re
 import sys
-import threading
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -50,6 +49,7 @@ from voxinstruct_jax.data.kokoro import (
     language_spans,
     voice_names,
 )
+from voxinstruct_jax.data.processes import end_with_parent
 from voxinstruct_jax.data.progress import progress_bar
 
 __all__ = ["Clip", "classify", "finished_ids", "main", "make_clip", "plan_clips", "recipes", "split_of"]
@@ -386,9 +386,7 @@ class _Workshop:
 @functools.cache
 def _workshop(voices: Path, out: Path) -> _Workshop:
     """Loads a process's workshop once; a worker ends with its parent, even one that is killed."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    end_with_parent()
     return _Workshop(speaker=Kokoro(voices), names=voice_names(voices), out=out)
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from voxinstruct_jax.config import InputError, VoxError
 from voxinstruct_jax.data.prepare import Encoders, Engine, ShardTask, prepare_shard
-from voxinstruct_jax.data.workers import MAX_ATTEMPTS, ONE_CORE
+from voxinstruct_jax.data.processes import ONE_CORE
+from voxinstruct_jax.data.workers import MAX_ATTEMPTS
 
 __all__ = ["on_ray"]
 

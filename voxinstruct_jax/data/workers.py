@@ -7,7 +7,6 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -18,13 +17,12 @@ from typing import Any
 
 from voxinstruct_jax.config import InputError, VoxError
 from voxinstruct_jax.data.prepare import Encoders, Engine, ShardTask, prepare_shard
+from voxinstruct_jax.data.processes import ONE_CORE, end_with_parent, environment
 
 __all__ = ["count_cores", "in_processes"]
 
 MAX_ATTEMPTS = 3
 """A shard whose worker died this often is given up."""
-ONE_CORE = {"NPROC": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-"""NPROC is what XLA's thread pool obeys."""
 
 
 def count_cores() -> int:
@@ -104,7 +102,7 @@ class _Crew:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_work, args=(theirs, self._open_encoders, self._folder), daemon=True)
-        with _environment(ONE_CORE):
+        with environment(ONE_CORE):
             process.start()
         theirs.close()
         self._workers.append(_Worker(process, ours))
@@ -150,7 +148,7 @@ class _Crew:
 def _work(connection: Any, open_encoders: Callable[[], Encoders], folder: Path) -> None:
     """A worker's life: takes tasks until the connection or its parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    end_with_parent()
     try:
         encoders = open_encoders()
         while True:
@@ -163,25 +161,3 @@ def _work(connection: Any, open_encoders: Callable[[], Encoders], folder: Path) 
         connection.send((InputError if isinstance(error, VoxError) else OSError, str(error)))
     except Exception:
         connection.send((RuntimeError, traceback.format_exc()))
-
-
-def _die_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-@contextlib.contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    """Sets variables that a process started meanwhile inherits."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

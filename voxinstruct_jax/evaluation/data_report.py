@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from voxinstruct_jax.config import InputError
+from voxinstruct_jax.evaluation.pages import write_page
 from voxinstruct_jax.evaluation.speech_plot import draw_histogram, draw_tokens
 
 __all__ = ["DataExample", "write_data_report"]
@@ -70,16 +71,7 @@ def write_data_report(
     Raises:
         InputError: The folder cannot be written.
     """
-    import jinja2
-
     place = Path(folder)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("voxinstruct_jax.evaluation"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     try:
         (place / "audio").mkdir(parents=True, exist_ok=True)
         plots = [
@@ -90,10 +82,7 @@ def write_data_report(
             for name, one in histograms.items()
         ]
         cards = [_card(example, number, place) for number, example in enumerate(examples, 1)]
-        page = environment.get_template("data.html").render(title=title, facts=facts, plots=plots, cards=cards)
-        partial = place / f".{PAGE}.part"
-        partial.write_text(page, "utf-8")
-        partial.replace(place / PAGE)
+        write_page(place / PAGE, "data.html", title=title, facts=facts, plots=plots, cards=cards)
     except OSError as error:
         raise InputError(f"{place}: the page cannot be written ({error}); choose another folder") from error
     return place / PAGE

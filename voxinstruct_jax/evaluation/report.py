@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from voxinstruct_jax.audio.waveform import read_audio
 from voxinstruct_jax.config import InputError
+from voxinstruct_jax.evaluation.pages import write_page
 from voxinstruct_jax.evaluation.speech_plot import draw_speech
 
 __all__ = ["ReportItem", "ReportSection", "write_report"]
@@ -90,16 +91,7 @@ def write_report(
     Raises:
         InputError: The folder cannot be written.
     """
-    import jinja2
-
     place = Path(folder)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("voxinstruct_jax.evaluation"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     try:
         place.mkdir(parents=True, exist_ok=True)
         number, shown = 0, []
@@ -109,13 +101,8 @@ def write_report(
                 number += 1
                 cards.append(_card(item, number, place))
             shown.append({"title": section.title, "paragraphs": _paragraphs(section.introduction), "cards": cards})
-        page = environment.get_template("report.html").render(
-            title=title, paragraphs=_paragraphs(introduction), sections=shown
-        )
         report = place / "report.html"
-        partial = place / ".report.html.part"
-        partial.write_text(page, "utf-8")
-        partial.replace(report)
+        write_page(report, "report.html", title=title, paragraphs=_paragraphs(introduction), sections=shown)
     except OSError as error:
         raise InputError(f"{place}: the report cannot be written ({error}); choose another folder") from error
     return report

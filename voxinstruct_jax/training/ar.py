@@ -6,7 +6,6 @@ import functools
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from voxinstruct_jax.config import ConfigError, InputError
@@ -15,12 +14,12 @@ from voxinstruct_jax.layers.execution import Execution
 from voxinstruct_jax.models.ar import ARConfig, ARModel
 from voxinstruct_jax.models.conditioning import NUM_DURATIONS
 from voxinstruct_jax.sharding.mesh import MeshConfig
-from voxinstruct_jax.training.flops import language_model_flops
 from voxinstruct_jax.training.language_model import (
     TokenData,
     clip_uniform,
     row_keys,
     token_losses,
+    token_program,
     token_task,
 )
 from voxinstruct_jax.training.optimizer import OptimizerConfig
@@ -128,16 +127,8 @@ def ar_targets(batch: PackedBatch) -> tuple[Int[Array, "batch time"], Int[Array,
 
 def ar_program(experiment: ARExperiment) -> Program:
     """Model, objective and operations of the experiment."""
-    model = experiment.model
-
-    def build(rngs: nnx.Rngs) -> ARModel:
-        return ARModel(model, execution=experiment.execution, rngs=rngs)
-
-    return Program(
-        build_model=build,
-        objective=functools.partial(ar_loss, experiment.objective),
-        flops=language_model_flops(model.backbone, model.text_encoder, model.vocabulary.size, causal=True),
-    )
+    objective = functools.partial(ar_loss, experiment.objective)
+    return token_program(experiment, ARModel, objective, experiment.model.vocabulary.size, causal=True)
 
 
 def ar_task(experiment: ARExperiment) -> Task:

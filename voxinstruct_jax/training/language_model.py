@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
@@ -19,11 +20,12 @@ from voxinstruct_jax.data.mixture import Mixture
 from voxinstruct_jax.data.packing import TIME_FIELDS
 from voxinstruct_jax.data.plan import BatchConfig, PackingSummary
 from voxinstruct_jax.data.shards import ShardReader
+from voxinstruct_jax.layers.execution import Execution
 from voxinstruct_jax.sharding.mesh import BATCH_AXES, MeshConfig, build_mesh, row_shares
 from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
-from voxinstruct_jax.training.flops import batch_flops
+from voxinstruct_jax.training.flops import batch_flops, language_model_flops
 from voxinstruct_jax.training.optimizer import OptimizerConfig
-from voxinstruct_jax.training.step import StepConfig
+from voxinstruct_jax.training.step import Objective, StepConfig
 from voxinstruct_jax.training.task import Program, Task, TrainConfig, identity
 from voxinstruct_jax.vocabulary import ACOUSTIC, PackedBatch
 
@@ -38,6 +40,7 @@ __all__ = [
     "open_batches",
     "row_keys",
     "token_losses",
+    "token_program",
     "token_task",
 ]
 
@@ -79,7 +82,34 @@ class TokenExperiment(Protocol):
     @property
     def step(self) -> StepConfig: ...
     @property
+    def execution(self) -> Execution: ...
+    @property
     def mesh(self) -> MeshConfig: ...
+
+
+def token_program(
+    experiment: TokenExperiment,
+    model_class: Callable[..., nnx.Module],
+    objective: Objective,
+    head_size: int,
+    *,
+    causal: bool,
+) -> Program:
+    """Puts together what an experiment computes in a step.
+
+    Args:
+        experiment: Its settings.
+        model_class: Takes the model's configuration, `execution` and `rngs`.
+        objective: Of the train step.
+        head_size: Classes of the head that a slot is multiplied with.
+        causal: Whether a slot sees earlier ones only.
+    """
+    model = experiment.model
+    return Program(
+        build_model=lambda rngs: model_class(model, execution=experiment.execution, rngs=rngs),
+        objective=objective,
+        flops=language_model_flops(model.backbone, model.text_encoder, head_size, causal=causal),
+    )
 
 
 def token_task(kind: str, experiment: TokenExperiment, program: Program) -> Task:

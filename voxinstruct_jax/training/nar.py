@@ -5,7 +5,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from voxinstruct_jax.config import ConfigError
@@ -14,12 +13,12 @@ from voxinstruct_jax.layers.execution import Execution
 from voxinstruct_jax.models.conditioning import place_text
 from voxinstruct_jax.models.nar import NARConfig, NARModel
 from voxinstruct_jax.sharding.mesh import MeshConfig
-from voxinstruct_jax.training.flops import language_model_flops
 from voxinstruct_jax.training.language_model import (
     TokenData,
     clip_uniform,
     row_keys,
     token_losses,
+    token_program,
     token_task,
 )
 from voxinstruct_jax.training.optimizer import OptimizerConfig
@@ -129,16 +128,8 @@ def draw_masks(config: NARObjective, model: NARConfig, batch: PackedBatch, key: 
 
 def nar_program(experiment: NARExperiment) -> Program:
     """Model, objective and operations of the experiment."""
-    model = experiment.model
-
-    def build(rngs: nnx.Rngs) -> NARModel:
-        return NARModel(model, execution=experiment.execution, rngs=rngs)
-
-    return Program(
-        build_model=build,
-        objective=functools.partial(nar_loss, experiment.objective),
-        flops=language_model_flops(model.backbone, model.text_encoder, model.vocabulary.nar_head_size, causal=False),
-    )
+    objective = functools.partial(nar_loss, experiment.objective)
+    return token_program(experiment, NARModel, objective, experiment.model.vocabulary.nar_head_size, causal=False)
 
 
 def nar_task(experiment: NARExperiment) -> Task:

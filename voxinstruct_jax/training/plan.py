@@ -112,14 +112,7 @@ def plan_step(
         config=experiment.step,
     )
     done, derived = _executed_flops(experiment, mesh)
-    options = {} if effort is None else {"exec_time_optimization_effort": effort}
-    compiled, why_not = None, ""
-    try:
-        compiled = trainer.lower(batch).compile(compiler_options=options or None)
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        why_not = _first_sentence(str(error))
+    compiled, why_not = _compile(trainer.lower(batch), effort)
     chip = chip_of(mesh.devices.flat[0].device_kind)
     near = mesh.size // slices
     moved = traffic(compiled.as_text(), mesh.size, near) if compiled else Traffic((), 0.0)
@@ -160,6 +153,17 @@ def plan_step(
         cost=_scaled(hours, price * mesh.size) if hours and price else None,
         derived=derived,
     )
+
+
+def _compile(lowered: Any, effort: float | None) -> tuple[Any, str]:
+    """Returns the compiled program, or None and why there is no memory for it."""
+    options = {} if effort is None else {"exec_time_optimization_effort": effort}
+    try:
+        return lowered.compile(compiler_options=options or None), ""
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return None, _first_sentence(str(error))
 
 
 def suggestions(experiment: Any, devices: int) -> Iterator[tuple[str, Any]]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from voxinstruct_jax.config import InputError
+from voxinstruct_jax.evaluation.pages import write_page
 
 __all__ = ["write_plan_page"]
 
@@ -19,22 +20,14 @@ def write_plan_page(path: Path, plan: Mapping[str, Any]) -> None:
     Raises:
         InputError: It cannot be written.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("voxinstruct_jax.training"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("plan.html").render(
-        plan=plan, gib=lambda size: f"{size / 2**30:.2f}", ms=lambda seconds: f"{seconds * 1e3:.1f} ms"
-    )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(page, encoding="utf-8")
-        partial.replace(path)
+        write_page(
+            path,
+            "plan.html",
+            plan=plan,
+            gib=lambda size: f"{size / 2**30:.2f}",
+            ms=lambda seconds: f"{seconds * 1e3:.1f} ms",
+        )
     except OSError as error:
         raise InputError(f"{path}: the page cannot be written ({error}); choose another place") from error

@@ -1,0 +1,55 @@
+"""The paper's training settings, once for all stages and sizes; the experiments of `configs/` say what differs.
+
+Source:
+    VoxInstruct, section 5.1: peak learning rate 1e-4, 10,000 warm-up steps. The release drops .1 of attention
+    probabilities; fused attention kernels have no dropout, so there is none here.
+"""
+
+import dataclasses
+
+from voxinstruct_jax.data.plan import BatchConfig
+from voxinstruct_jax.layers.execution import Execution
+from voxinstruct_jax.models.ar import ARConfig
+from voxinstruct_jax.models.llama import LlamaConfig
+from voxinstruct_jax.models.nar import NARConfig
+from voxinstruct_jax.training.ar import ARExperiment
+from voxinstruct_jax.training.language_model import TokenData
+from voxinstruct_jax.training.nar import NARExperiment
+from voxinstruct_jax.training.optimizer import OptimizerConfig
+from voxinstruct_jax.training.task import TrainConfig
+
+__all__ = ["paper_ar", "paper_data", "paper_nar"]
+
+OPTIMIZER = OptimizerConfig(peak_lr=1e-4, warmup_steps=10_000, decay="inverse_sqrt")
+EXECUTION = Execution(remat="names")
+
+
+def paper_ar(
+    data: TokenData, train: TrainConfig, *, backbone: LlamaConfig | None = None, execution: Execution = EXECUTION
+) -> ARExperiment:
+    """An AR experiment with the paper's settings.
+
+    Args:
+        data: From `paper_data`, or any other.
+        train: Its length and what it leaves behind.
+        backbone: Of another size than the paper's.
+        execution: How a step is run.
+    """
+    model = dataclasses.replace(ARConfig.paper(), backbone=_without_dropout(backbone), dtype="bfloat16")
+    return ARExperiment(model=model, data=data, optimizer=OPTIMIZER, train=train, execution=execution)
+
+
+def paper_nar(data: TokenData, train: TrainConfig) -> NARExperiment:
+    """A NAR experiment with the paper's settings; see `paper_ar`."""
+    model = dataclasses.replace(NARConfig.paper(), backbone=_without_dropout(None), dtype="bfloat16")
+    return NARExperiment(model=model, data=data, optimizer=OPTIMIZER, train=train, execution=EXECUTION)
+
+
+def paper_data(shards: str, *, rows: int, description_free_ratio: float) -> TokenData:
+    """Rows of 2,560 slots, each of some four clips, 512 of them at most text."""
+    batch = BatchConfig(text_width=512, time_width=2560, rows=rows, description_free_ratio=description_free_ratio)
+    return TokenData(shards=shards, batch=batch)
+
+
+def _without_dropout(backbone: LlamaConfig | None) -> LlamaConfig:
+    return dataclasses.replace(backbone or LlamaConfig.paper(), dropout=0.0)
