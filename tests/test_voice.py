@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from voxinstruct_jax.config import InputError
 from voxinstruct_jax.text.content import spoken_content
+from voxinstruct_jax.voice import Utterance
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +62,12 @@ def test_an_aligned_voice_continues_the_sound_of_a_prompt_whatever_it_says(speak
     assert found.samples.shape == (found.acoustic.shape[1] * 960,)
     assert same_tokens(found, speak('Say "well"', prompt=prompt))
     assert not same_tokens(found, speak('Say "well"'))
+
+
+def test_many_utterances_are_spoken_as_one_by_one_and_a_bad_one_is_told(speak, tiny_aligned_voice):
+    asked = [Utterance(instruction=text, seed=1, max_duration_s=0.4) for text in ('"Well"', "...", '"Two"')]
+    found = dict(tiny_aligned_voice.synthesize_many(iter(asked)))
+    assert sorted(found) == [0, 1, 2]
+    assert isinstance(found[1], InputError)
+    assert same_tokens(found[0], speak('"Well"'))
+    assert same_tokens(found[2], speak('"Two"'))

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from voxinstruct_jax.guidance import Guidance
-    from voxinstruct_jax.voice import Audio, Voice, load
+    from voxinstruct_jax.voice import Audio, Utterance, Voice, load
 
-__all__ = ["Audio", "Guidance", "Voice", "__version__", "load"]
+__all__ = ["Audio", "Guidance", "Utterance", "Voice", "__version__", "load"]
 
 __version__ = "0.1.0"
 
-_HOMES = {"Audio": "voice", "Guidance": "guidance", "Voice": "voice", "load": "voice"}
+_HOMES = {"Audio": "voice", "Guidance": "guidance", "Utterance": "voice", "Voice": "voice", "load": "voice"}
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,7 @@ import functools
 import json
 import os
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -26,7 +26,7 @@ from voxinstruct_jax.audio.semantic import FeatureSource, SemanticUnits, load_un
 from voxinstruct_jax.audio.waveform import check_samples, read_audio, resample, write_audio
 from voxinstruct_jax.audio.whisper import load_whisper_encoder
 from voxinstruct_jax.checkpoints.weights import load_weights, read_settings
-from voxinstruct_jax.config import ConfigError, InputError, from_dict
+from voxinstruct_jax.config import ConfigError, InputError, VoxError, from_dict
 from voxinstruct_jax.decoding.autoregressive import decode_ar
 from voxinstruct_jax.decoding.maskgit import fill_codebooks, masked_layout
 from voxinstruct_jax.decoding.requests import ARRequest, Capacity, FinishReason, Limits, batch_requests
@@ -53,6 +53,7 @@ from voxinstruct_jax.vocabulary import (
 __all__ = [
     "Audio",
     "Loaded",
+    "Utterance",
     "Voice",
     "VoiceConfig",
     "check_instruction",
@@ -136,6 +137,20 @@ class Audio:
         """
         tag = f"synthetic speech; voxinstruct_jax; model {self.model}; seed {self.seed}"
         write_audio(path, self.samples, self.sample_rate, tag=tag)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Utterance:
+    """One thing to speak; the arguments of `Voice.synthesize`, which says what each means."""
+
+    instruction: str
+    prompt: str | os.PathLike[str] | None = None
+    prompt_transcript: str | None = None
+    transcript: str | None = None
+    language: str | None = None
+    guidance: Guidance | None = None
+    seed: int = 0
+    max_duration_s: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -355,6 +370,22 @@ class Voice:
             notes=tuple(notes),
             model=self.name,
         )
+
+    def synthesize_many(self, utterances: Iterable[Utterance]) -> Iterator[tuple[int, Audio | VoxError]]:
+        """Speaks many; each comes as soon as it is done.
+
+        Args:
+            utterances: Read as they are needed, a bounded number ahead.
+
+        Yields:
+            The utterance's place in the input, from 0, and what was spoken or why not; in the order they are finished.
+        """
+        for place, utterance in enumerate(utterances):
+            fields = {item.name: getattr(utterance, item.name) for item in dataclasses.fields(utterance)}
+            try:
+                yield place, self.synthesize(**fields)
+            except VoxError as error:
+                yield place, error
 
     def encode(self, samples: Num[np.ndarray, " sample"]) -> Int32[np.ndarray, "codebook frame"]:
         """Returns the codec's codes of samples at `sample_rate`; errors as in `encode_clip`."""
