@@ -113,7 +113,7 @@ def write_instructions(
     return written
 
 
-def write_instruction(
+def write_instruction(  # noqa: PLR0913 - all that one instruction is made of
     attributes: Mapping[str, str | list[int]],
     content: str,
     language: str,
@@ -122,15 +122,19 @@ def write_instruction(
     generator: np.random.Generator,
     *,
     prosody_words: bool = True,
+    tell_all: bool = False,
 ) -> Instruction:
-    """Writes one instruction of a given language, form and position; see `write_instructions`."""
+    """Writes one instruction of a given language, form and position; see `write_instructions`.
+
+    With `tell_all` nothing goes unsaid, as tests need it that score every attribute asked for.
+    """
     wording = load_wording(language)
     if not content.strip():
         raise InputError("the content of an instruction is empty: give it words to be spoken")
-    told = _told(attributes, wording, generator)
+    told = _told(attributes, wording, generator, tell_all=tell_all)
     if prosody_words:
         told = _with_prosody_word(told, attributes, generator)
-    stress = _stress(attributes.get("stress"), content, wording, generator)
+    stress = _stress(attributes.get("stress"), content, wording, generator, tell_all=tell_all)
     write = _write_labels if form == "labels" else _write_sentences
     before, after, frame, template = write(told, stress, wording, form, position, generator)
     return Instruction(
@@ -147,7 +151,7 @@ def write_instruction(
 
 
 def _told(
-    attributes: Mapping[str, str | list[int]], wording: Wording, generator: np.random.Generator
+    attributes: Mapping[str, str | list[int]], wording: Wording, generator: np.random.Generator, *, tell_all: bool
 ) -> dict[str, str]:
     """Draws which attributes the instruction speaks of; stress is drawn apart."""
     told = {}
@@ -159,7 +163,7 @@ def _told(
             raise InputError(f"attribute {name}: {value!r} is not one of {', '.join(values)}")
         plain = value in ("normal", "neutral")
         share = _TOLD_GENDER_SHARE if name == "gender" else _TOLD_NORMAL_SHARE if plain else _TOLD_SHARE
-        if generator.random() < share:
+        if generator.random() < share or tell_all:
             told[name] = value
     return told
 
@@ -181,14 +185,16 @@ def _with_prosody_word(
     return kept | {word.says: word.value}
 
 
-def _stress(stress: str | list[int] | None, content: str, wording: Wording, generator: np.random.Generator) -> str:
+def _stress(
+    stress: str | list[int] | None, content: str, wording: Wording, generator: np.random.Generator, *, tell_all: bool
+) -> str:
     """Draws a name for the stressed words; empty where they go unsaid."""
     if stress is None:
         return ""
     if isinstance(stress, str):
         raise InputError(f"attribute stress: expected a list of word indices, got {stress!r}")
     runs = stressed_runs(content, stress)
-    if not runs or generator.random() >= _TOLD_SHARE:
+    if not runs or (generator.random() >= _TOLD_SHARE and not tell_all):
         return ""
     return name_stressed(content, runs, wording.stress, generator)
 
