@@ -129,9 +129,8 @@ def test_a_listener_answers_in_a_browser_and_the_answers_are_read(items, tmp_pat
         assert all(one.score == -other.score == -3 for one, other in list(pairwise(ratings))[::2])
     else:
         assert [rating.score for rating in ratings] == [5, 5]
-    with pytest.raises(InputError, match="answers of test"):
-        other = json.loads(answers.read_text()) | {"test": "else"}
-        answers.write_text(json.dumps(other))
+    answers.write_text(json.dumps(json.loads(answers.read_text()) | {"test": "else"}))
+    with pytest.raises(InputError, match="answers of test else"):
         read_ratings(key, [answers])
 
 
