@@ -1,6 +1,6 @@
 """Writes the test sets that come with the package (`voxinstruct testset` lists them); run once, the files are frozen.
 
-    python benchmarks/make_test_sets.py EN.tsv ZH.tsv --out voxinstruct_jax/evaluation/sets
+    python benchmarks/make_test_sets.py EN.tsv ZH.tsv --out voxinstruct_jax/evaluation/shipped_sets
 
 A sentence file has `language<TAB>text` a line; only sentences of the generated corpus' test split are taken, so no
 voice trained on that corpus has heard them. Instructions come from the grammar with nothing unsaid. Every value is

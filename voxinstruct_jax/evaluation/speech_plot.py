@@ -4,6 +4,7 @@ Source: VoxInstruct, figure 3.
 """
 
 import contextlib
+import html
 import io
 import re
 import warnings
@@ -24,7 +25,7 @@ from voxinstruct_jax.judges.pitch import (
     pitch_track,
 )
 
-__all__ = ["draw_histogram", "draw_speech", "draw_tokens"]
+__all__ = ["draw_histogram", "draw_intervals", "draw_speech", "draw_tokens"]
 
 _INK = "#123456"  # stands for the page's text colour, which changes between light and dark
 _PITCH, _ENERGY, _STRESS = "#35d0ff", "#e08a1e", "#ff4fa3"
@@ -38,6 +39,7 @@ def draw_speech(
     *,
     salt: str,
     stress_s: tuple[float, float] | None = None,
+    words: Sequence[tuple[str, float, float]] = (),
 ) -> str:
     """Draws an utterance as inline SVG whose axes take the colour of the page's text.
 
@@ -46,6 +48,7 @@ def draw_speech(
         sample_rate: Hz.
         salt: Different for each figure of a page, so that ids inside the SVGs differ.
         stress_s: Start and end of the stressed word, s.
+        words: With start and end, s: written over the spectrogram.
 
     Returns:
         An `<svg>` element.
@@ -62,6 +65,7 @@ def draw_speech(
         if stress_s is not None:
             for axis in (mel_axis, energy_axis):
                 axis.axvspan(*stress_s, facecolor="none", edgecolor=_STRESS, linewidth=1.5, linestyle="--")
+        _write_spans([mel_axis, energy_axis], words)
         drawn = _svg(figure)
     return _inline(drawn, _describe(samples, sample_rate, pitch, energy))
 
@@ -105,12 +109,7 @@ def draw_tokens(
         for axis, (name, track) in zip(axes[num_axes - len(shown) :], shown.items(), strict=True):
             axis.stairs(track, np.arange(len(track) + 1) / frame_rate, color=_ENERGY, linewidth=1.0, baseline=None)
             axis.set_ylabel(name)
-        for text, start_s, stop_s in spans:
-            for axis in axes:
-                axis.axvline(start_s, color=_STRESS, linewidth=0.5, alpha=0.6)
-            shown_text = text.replace("$", r"\$")  # foreign: no mathematics of Matplotlib
-            above = axes[0].get_xaxis_transform()
-            axes[0].text((start_s + stop_s) / 2, 1.02, shown_text, transform=above, ha="center", fontsize=7)
+        _write_spans(axes, spans)
         axes[-1].set_xlim(0, end_s)
         axes[-1].set_xlabel("time (s)")
         return _inline(_svg(figure), f"Spectrogram and tokens over {end_s:.1f} s: {', '.join(shown) or 'no tokens'}")
@@ -138,6 +137,28 @@ def draw_histogram(edges: Sequence[float], counts: Mapping[str, Sequence[int]], 
             axis.legend(frameon=False)
         total = int(below.sum())
         return _inline(_svg(figure), f"Histogram of {total} clips over {unit}")
+
+
+def draw_intervals(points: Sequence[tuple[str, float, float | None, float | None]], unit: str, *, salt: str) -> str:
+    """Draws values with their intervals as inline SVG, one line each.
+
+    Args:
+        points: Label, value, low and high edge (None where there is no interval).
+        unit: What the values are.
+        salt: As in `draw_speech`.
+    """
+    with _styled(salt):
+        figure = _figure(height=0.7 + 0.26 * len(points))
+        axis = figure.subplots()
+        for line, (_, value, low, high) in enumerate(points):
+            if low is not None and high is not None:
+                axis.plot([low, high], [line, line], color=_ENERGY, linewidth=2.0, solid_capstyle="round")
+            axis.plot([value], [line], "o", color=_PITCH, markersize=5)
+        axis.set_yticks(range(len(points)), labels=[label.replace("$", r"\$") for label, *_ in points])
+        axis.invert_yaxis()
+        axis.set_xlabel(unit.replace("$", r"\$"))
+        axis.grid(visible=True, axis="x", color=_INK, alpha=0.2, linewidth=0.5)
+        return _inline(_svg(figure), f"{len(points)} values of {html.escape(unit)} with their intervals")
 
 
 @contextlib.contextmanager
@@ -183,6 +204,16 @@ def _draw_mel(axis: Any, samples: Float[np.ndarray, " sample"], sample_rate: int
         interpolation="nearest",
     )
     axis.set_ylabel("mel band")
+
+
+def _write_spans(axes: Sequence[Any], spans: Sequence[tuple[str, float, float]]) -> None:
+    """Writes each text over the first axis, in the middle of its time, and a line through all where it begins."""
+    for text, start_s, stop_s in spans:
+        for axis in axes:
+            axis.axvline(start_s, color=_STRESS, linewidth=0.5, alpha=0.6)
+        shown = text.replace("$", r"\$")  # foreign: no mathematics of Matplotlib
+        above = axes[0].get_xaxis_transform()
+        axes[0].text((start_s + stop_s) / 2, 1.02, shown, transform=above, ha="center", fontsize=7)
 
 
 def _draw_pitch(mel_axis: Any, pitch: PitchTrack) -> None:

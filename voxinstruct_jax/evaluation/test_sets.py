@@ -61,7 +61,7 @@ def read_set(name: str) -> list[dict[str, Any]]:
     Raises:
         ConfigError: There is no such set.
     """
-    path = files("voxinstruct_jax.evaluation") / "sets" / f"{name}.jsonl"
+    path = files("voxinstruct_jax.evaluation") / "shipped_sets" / f"{name}.jsonl"
     if not path.is_file():
         raise ConfigError(f"{name}: no such test set; known: {', '.join(SETS)}")
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
