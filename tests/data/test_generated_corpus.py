@@ -33,6 +33,7 @@ def test_every_sentence_has_a_clip_and_every_kind_its_share():
     for kind in ("joined", "switched"):
         assert 0.05 < sum(clip.kind == kind for clip in clips) / total < 0.16, kind
     assert {clip.transcript for clip in clips if clip.kind == "word"} >= {"Another", "我们"}
+    assert 0.1 < sum(clip.kind == "stressed" for clip in clips) / total < 0.2
     assert len({clip.id for clip in clips}) == total
 
 

@@ -4,16 +4,17 @@
 
 A sentence file has `language<TAB>text` a line (en, zh). DIR gets `audio/X/ID.flac` (24 kHz mono, 16 bit) and a row a
 clip in `manifest.jsonl`: the manifest's own columns plus `split`, `kind`, `measured` and `control`. Besides plain
-sentences there are clips of two or three sentences, of single words, and code-switched ones (a Mandarin voice speaks
-both languages). Stop it at any time and start it again: a clip depends on its text, its kind and the seed only, and
-none is made twice.
+sentences there are clips of two or three sentences, of single words, code-switched ones (a Mandarin voice speaks both
+languages), and ones with a stressed word: Kokoro knows no stress, so it is edited in (`data.prosody_edit`), at word
+times that the embedded voice's phone model finds. Stop it at any time and start it again: a clip depends on its text,
+its kind and the seed only, and none is made twice.
 
 Splits don't leak: sentences fall to train, dev or test by a hash of their letters, and voices are dealt to the splits
 as well. A held-out voice is a blend that is never heard in training; its two parts may be. A test word can stand in a
 training sentence.
 
-Needs the `corpus` extra and, once, npm. espeak-ng, which phonemises the English, is GPL-3: it makes data here and is
-never needed to train or to speak. Read `plan_clips`, then `make_clip`.
+Needs the `corpus`, `asr` and `prepare` extras and, once, npm. espeak-ng, which phonemises the English, is GPL-3: it
+makes data here and is never needed to train or to speak. Read `plan_clips`, then `make_clip`.
 """
 
 import argparse
@@ -51,11 +52,15 @@ from voxinstruct_jax.data.kokoro import (
 )
 from voxinstruct_jax.data.processes import end_with_parent
 from voxinstruct_jax.data.progress import progress_bar
+from voxinstruct_jax.data.prosody_edit import Emphasis, StressedClip, stress_words
+from voxinstruct_jax.data.word_stress import stress_units
+from voxinstruct_jax.data.word_times import WordAligner, open_word_aligner
+from voxinstruct_jax.text.words import split_words
 
 __all__ = ["Clip", "classify", "finished_ids", "main", "make_clip", "plan_clips", "recipes", "split_of"]
 
 Split = Literal["train", "dev", "test"]
-Kind = Literal["sentence", "joined", "switched", "word"]
+Kind = Literal["sentence", "joined", "switched", "word", "stressed"]
 
 HOP = SAMPLE_RATE // 100
 INSTRUCTIONS_A_CLIP = 4
@@ -63,6 +68,14 @@ _HELD_OUT = {"dev": 0.03, "test": 0.03}  # share of sentences
 _HELD_OUT_BLENDS = 0.1  # share of blends, for dev and test each
 _BLEND_WEIGHTS = (0.3, 0.4, 0.5, 0.6, 0.7)
 _EXTRA_KINDS: tuple[tuple[Kind, float], ...] = (("joined", 0.16), ("switched", 0.14), ("word", 0.14))  # a sentence
+_STRESSED_SHARE = 0.2  # of sentences that are spoken once more, with a stressed word
+_STRESSED_LENGTHS = (3, 24)  # words
+_SHORTEST_STRESSED_S = 0.12
+_EMPHASES = (  # from plain to strong; weaker ones lie within what voices do unasked (docs/stress.md)
+    Emphasis(semitones=5.0, gain_db=5.0, stretch=1.4),
+    Emphasis(semitones=6.0, gain_db=6.0, stretch=1.5),
+    Emphasis(semitones=7.0, gain_db=6.0, stretch=1.6),
+)
 _MAX_JOINED = {"en": 200, "zh": 60}  # characters; Kokoro speaks some 500 phonemes at once
 _SPEEDS = (0.7, 1.35)  # outside, Kokoro is no longer clear
 _SHIFTED_SHARE, _SEMITONES = 0.4, 3.5
@@ -170,6 +183,10 @@ def _extras(
         yield "switched", (text, others[0][int(generator.integers(len(others[0])))])
     if "word" in drawn and (words := _words(text, language)):
         yield "word", (words[int(generator.integers(len(words)))],)
+    # A draw of its own: the clips above stay what they were before there were stressed ones.
+    stressed = _generator(f"{seed}\tstressed\t{text}".encode()).random() < _STRESSED_SHARE
+    if stressed and _STRESSED_LENGTHS[0] <= len(split_words(text)) <= _STRESSED_LENGTHS[1]:
+        yield "stressed", (text,)
 
 
 def recipes(names: Iterable[str], split: Split, language: str, gender: str) -> list[Recipe]:
@@ -198,7 +215,7 @@ def classify(value: float, bounds: tuple[float, float], names: tuple[str, str, s
     return names[int(value >= bounds[0]) + int(value > bounds[1])]
 
 
-def make_clip(clip: Clip, speaker: Kokoro, names: Sequence[str], out: Path) -> dict[str, Any]:
+def make_clip(clip: Clip, speaker: Kokoro, names: Sequence[str], out: Path, aligner: WordAligner) -> dict[str, Any]:
     """Speaks one clip, writes its audio and returns its manifest row.
 
     Args:
@@ -206,9 +223,10 @@ def make_clip(clip: Clip, speaker: Kokoro, names: Sequence[str], out: Path) -> d
         speaker: The speech model.
         names: Voice packs at hand.
         out: Folder of the corpus.
+        aligner: Finds the words of clips with a stressed one.
 
     Raises:
-        InputError: Nothing can be spoken, or it came out silent.
+        InputError: Nothing can be spoken, it came out silent, or no word of it can be stressed.
     """
     generator = _generator(clip.digest)
     voice_language = "zh" if clip.kind == "switched" else clip.language  # only Mandarin packs speak both well
@@ -222,9 +240,15 @@ def make_clip(clip: Clip, speaker: Kokoro, names: Sequence[str], out: Path) -> d
     level = float(generator.uniform(*_LEVELS_DBFS[int(generator.integers(len(_LEVELS_DBFS)))]))
     samples, phonemes = _speak(clip, speaker, recipe, speed, generator)
     samples, f0_hz = _shift_pitch(samples, semitones)
+    stressed: tuple[int, ...] = ()
+    if clip.kind == "stressed":
+        edited, stressed = _stress(samples, clip, aligner, generator)
+        samples = edited.samples
     samples = _set_level(samples, level)
     measured = _measure(samples, f0_hz, count_syllables(clip.transcript, phonemes))
     attributes = _attributes(measured, gender, voice_language, count_syllables(clip.transcript, phonemes))
+    if stressed:
+        attributes["stress"] = list(stressed)
     audio = f"audio/{clip.digest.hex()[0]}/{clip.id}.flac"
     write_audio(out / audio, samples, SAMPLE_RATE, tag=f"synthetic speech; Kokoro-82M; seed {clip.seed}; {clip.id}")
     written = write_instructions(
@@ -257,6 +281,23 @@ def _speak(
         spoken.append(phonemes)
         pieces.append(np.zeros(int(generator.uniform(0.02, 0.2) * SAMPLE_RATE)))
     return np.concatenate(pieces[:-1]), " ".join(spoken)
+
+
+def _stress(
+    samples: Float[np.ndarray, " sample"], clip: Clip, aligner: WordAligner, generator: np.random.Generator
+) -> tuple[StressedClip, tuple[int, ...]]:
+    """Edits a stress into one word of the clip; returns the clip and the numbers of its stressed words."""
+    times = aligner.word_times(samples.astype(np.float32), SAMPLE_RATE, clip.transcript)
+    units = [
+        unit
+        for unit in stress_units(clip.transcript)
+        if times is not None and times[unit[-1]][1] - times[unit[0]][0] > _SHORTEST_STRESSED_S
+    ]
+    if times is None or len(units) < 2:
+        raise InputError("no word of the clip can be stressed: its words are too short or were not found")
+    chosen = units[int(generator.integers(len(units)))]
+    emphasis = _EMPHASES[int(generator.integers(len(_EMPHASES)))]
+    return stress_words(samples, SAMPLE_RATE, times, chosen, emphasis), chosen
 
 
 def _active_frames(samples: Float[np.ndarray, " sample"]) -> tuple[Int[np.ndarray, " active"], float]:
@@ -304,10 +345,13 @@ def _measure(samples: Float[np.ndarray, " sample"], f0_hz: float, syllables: Map
 
 def _attributes(
     measured: Mapping[str, float], gender: str, voice_language: str, syllables: Mapping[str, int]
-) -> dict[str, str]:
+) -> dict[str, str | list[int]]:
     """Names the measured values; what cannot be told from this clip is left out."""
     levels = ("low", "normal", "high")
-    attributes = {"gender": gender, "energy": classify(measured["active_dbfs"], _ACTIVE_DBFS, levels)}
+    attributes: dict[str, str | list[int]] = {
+        "gender": gender,
+        "energy": classify(measured["active_dbfs"], _ACTIVE_DBFS, levels),
+    }
     if measured["f0_hz"]:
         attributes["pitch"] = classify(measured["f0_hz"], _PITCH_HZ[voice_language, gender], levels)
     total = sum(syllables.values())
@@ -375,10 +419,11 @@ class _Workshop:
     speaker: Kokoro
     names: Sequence[str]
     out: Path
+    aligner: WordAligner
 
     def make(self, clip: Clip) -> dict[str, Any]:
         try:
-            return make_clip(clip, self.speaker, self.names, self.out)
+            return make_clip(clip, self.speaker, self.names, self.out, self.aligner)
         except Exception as error:  # one bad sentence must not end the job; it is named in failed.jsonl
             return {"id": clip.id, "transcript": clip.transcript, "error": f"{type(error).__name__}: {error}"}
 
@@ -387,7 +432,8 @@ class _Workshop:
 def _workshop(voices: Path, out: Path) -> _Workshop:
     """Loads a process's workshop once; a worker ends with its parent, even one that is killed."""
     end_with_parent()
-    return _Workshop(speaker=Kokoro(voices), names=voice_names(voices), out=out)
+    aligner = open_word_aligner(Path(__file__).parents[1] / "release")
+    return _Workshop(speaker=Kokoro(voices), names=voice_names(voices), out=out, aligner=aligner)
 
 
 def _make(clip: Clip, voices: Path, out: Path) -> dict[str, Any]:
