@@ -5,16 +5,26 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import soundfile
+from flax import nnx
 
 from voxinstruct_jax.audio.codec import CodecConfig, CodecTraining, MelCodec
+from voxinstruct_jax.audio.discriminators import DiscriminatorConfig, SpectrumDiscriminators
 from voxinstruct_jax.checkpoints.weights import save_weights
 from voxinstruct_jax.config import ConfigError
 from voxinstruct_jax.data.segments import SegmentBatch
 from voxinstruct_jax.sharding.mesh import MeshConfig, build_mesh
 from voxinstruct_jax.training import codec
-from voxinstruct_jax.training.codec import CodecExperiment, CodecObjective, SegmentData, codec_loss, codec_task
+from voxinstruct_jax.training.codec import (
+    CodecExperiment,
+    CodecObjective,
+    SegmentData,
+    codec_loss,
+    codec_program,
+    codec_task,
+)
 from voxinstruct_jax.training.optimizer import OptimizerConfig, make_optimizer
 from voxinstruct_jax.training.step import build_trainer, loss_of
 
@@ -210,3 +220,82 @@ def test_a_tiny_codec_learns_a_handful_of_tones():
         losses.append(float(metrics["mel_l1"]))
     assert losses[-1] < 0.5 * losses[0]
     assert int(state.step) == 60
+
+
+TINY_DISCRIMINATOR = DiscriminatorConfig(windows=(256,), channels=4, num_layers=3)
+
+
+@pytest.fixture(scope="module")
+def adversaries(noise):
+    """Losses of a codec with discriminators for the noise, and a function that gives the gradient of each."""
+    experiment = CodecExperiment(
+        model=CodecConfig.tiny(),
+        discriminator=TINY_DISCRIMINATOR,
+        objective=CodecObjective(
+            stft_windows=(256,), mel_weight=0.0, stft_weight=0.0, commitment_weight=0.0, adversarial_weight=1.0
+        ),
+    )
+    program = codec_program(experiment)
+    graph, params, rest = nnx.split(program.build_model(nnx.Rngs(0)), nnx.Param, ...)
+
+    def run(params):
+        model = nnx.merge(graph, params, jax.tree.map(jnp.copy, rest))
+        parts, metrics = program.objective(model, noise, jax.random.key(0))
+        return {"loss": loss_of(parts)} | {name: mean.value for name, mean in metrics.items()}
+
+    def gradient_of(name):
+        return nnx.to_pure_dict(jax.jit(jax.grad(lambda params: run(params)[name]))(params))
+
+    return jax.jit(run)(params), gradient_of
+
+
+def largest(tree):
+    return max((float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(tree)), default=0.0)
+
+
+def test_both_sides_of_the_game_are_in_one_loss(adversaries):
+    metrics, gradient_of = adversaries
+    fooled = metrics["adversarial_loss"] + 2 * metrics["feature_loss"]
+    assert metrics["loss"] == pytest.approx(float(fooled + metrics["discriminator_loss"]), rel=1e-5)
+    gradients = gradient_of("loss")
+    assert all(largest(gradients[part]) > 0 for part in ("discriminator", "vocos", "encoder"))
+
+
+def test_each_side_of_the_game_sees_the_other_as_a_constant(adversaries):
+    _, gradient_of = adversaries
+    own = gradient_of("discriminator_loss")
+    assert largest(own.pop("discriminator")) > 0
+    assert largest(own) == 0
+    for name in ("adversarial_loss", "feature_loss"):
+        others = gradient_of(name)
+        assert largest(others.pop("discriminator")) == 0
+        assert largest(others) > 0
+
+
+def test_discriminators_learn_to_tell_noise_from_tones():
+    networks = SpectrumDiscriminators(TINY_DISCRIMINATOR, rngs=nnx.Rngs(0))
+    graph, params = nnx.split(networks, nnx.Param)
+    rng = np.random.default_rng(0)
+    time = np.arange(1920) / 24_000
+    optimizer = optax.adam(1e-2)
+
+    @jax.jit
+    def step(params, moments, real, made):
+        def cost(params):
+            judge = nnx.merge(graph, params)
+            parts = [jax.nn.relu(1 - sign * x).mean() for sign, sound in ((1, real), (-1, made)) for j in judge(sound)
+                     for x in j.logits]  # fmt: skip
+            return sum(parts) / len(parts)
+
+        loss, gradients = jax.value_and_grad(cost)(params)
+        updates, moments = optimizer.update(gradients, moments)
+        return optax.apply_updates(params, updates), moments, loss
+
+    moments, losses = optimizer.init(params), []
+    for _ in range(30):
+        tones = 0.3 * np.sin(2 * np.pi * rng.uniform(100, 400, (4, 1)) * time)
+        noise = 0.1 * rng.standard_normal((4, 1920))
+        params, moments, loss = step(params, moments, jnp.float32(tones), jnp.float32(noise))
+        losses.append(float(loss))
+    assert losses[0] > 0.8
+    assert losses[-1] < 0.3

@@ -89,6 +89,7 @@ def export_run(source: Path, out: Path, *, dtype: str, card: Path | None = None)
     store.close()
     text = card.read_text() if card else f"# {kind}\n\nExported from step {steps[0]} of a training run.\n"
     weights: Any = _merge(state.get("ema") or state["params"], state["rest"])
+    weights.pop("discriminator", None)  # of adversarial training; no part of the codec
     save_weights(out, weights, {"kind": kind, "model": settings["model"], "step": steps[0]}, card=text, dtype=dtype)
     return steps[0]
 

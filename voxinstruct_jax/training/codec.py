@@ -1,4 +1,7 @@
-"""Training of the project's own codec by spectral distances."""
+"""Training of the project's own codec: spectral distances, then discriminators too.
+
+The second stage starts from the first one's weights (`--train.init-from`), with `objective.adversarial_weight` above 0.
+"""
 
 import dataclasses
 import functools
@@ -8,9 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from voxinstruct_jax.audio.codec import CodecConfig, MelCodec
+from voxinstruct_jax.audio.discriminators import DiscriminatorConfig, Judgement, SpectrumDiscriminators
 from voxinstruct_jax.audio.semantic import load_units
 from voxinstruct_jax.audio.spectrogram import MelConfig, log_mel, stft
 from voxinstruct_jax.audio.waveform import read_audio
@@ -25,7 +30,15 @@ from voxinstruct_jax.training.step import Mean, StepConfig
 from voxinstruct_jax.training.task import Program, Task, TrainConfig, identity
 from voxinstruct_jax.training.units import FEATURE_SAMPLE_RATE, clip_units
 
-__all__ = ["CodecExperiment", "CodecObjective", "SegmentData", "codec_loss", "codec_task"]
+__all__ = [
+    "AdversarialCodec",
+    "CodecExperiment",
+    "CodecObjective",
+    "SegmentData",
+    "codec_loss",
+    "codec_program",
+    "codec_task",
+]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,6 +51,14 @@ class CodecObjective:
     commitment_weight: float = 0.25
     unit_weight: float = 0.0
     """Of the cross-entropy of semantic units given the first codebook."""
+    adversarial_weight: float = 0.0
+    """Of what the discriminators think of the reconstruction; 0 = there are none."""
+    feature_weight: float = 2.0
+    """Of the distance between the discriminators' features of speech and reconstruction."""
+
+    def __post_init__(self) -> None:
+        if min(dataclasses.astuple(self)[1:]) < 0:
+            raise ConfigError("objective: no weight may be below 0")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,12 +79,34 @@ class CodecExperiment:
     """Trains the codec."""
 
     model: CodecConfig = dataclasses.field(default_factory=CodecConfig.small)
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    """Of adversarial training."""
     objective: CodecObjective = CodecObjective()
     data: SegmentData = SegmentData()
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
     step: StepConfig = StepConfig()
     mesh: MeshConfig = MeshConfig()
+
+
+class AdversarialCodec(MelCodec):
+    """A codec with the discriminators that it is trained against; exported without them."""
+
+    def __init__(self, config: CodecConfig, discriminator: DiscriminatorConfig, *, rngs: nnx.Rngs) -> None:
+        super().__init__(config, rngs=rngs)
+        self.discriminator = SpectrumDiscriminators(discriminator, rngs=rngs)
+
+
+def codec_program(experiment: CodecExperiment) -> Program:
+    """What is computed in a step."""
+    config, discriminator = experiment.model, experiment.discriminator
+
+    def build(rngs: nnx.Rngs) -> MelCodec:
+        if experiment.objective.adversarial_weight:
+            return AdversarialCodec(config, discriminator, rngs=rngs)
+        return MelCodec(config, rngs=rngs)
+
+    return Program(build_model=build, objective=functools.partial(codec_loss, experiment.objective))
 
 
 def codec_loss(
@@ -93,6 +136,11 @@ def codec_loss(
     if config.unit_weight and result.unit_logits is not None:
         metrics["unit_loss"] = _unit_loss(result.unit_logits, batch.units)
         loss += config.unit_weight * metrics["unit_loss"]
+    if isinstance(model, AdversarialCodec):
+        judged = _adversarial_losses(model.discriminator, batch.samples, result.samples)
+        metrics |= judged
+        fooled = judged["adversarial_loss"] + config.feature_weight * judged["feature_loss"]
+        loss += config.adversarial_weight * fooled + judged["discriminator_loss"]
     # every crop is as long as any other, so parts of a batch weigh the same
     one = jnp.ones(())
     return [Mean(loss, one)], {name: Mean(value, one) for name, value in metrics.items()}
@@ -124,10 +172,7 @@ def codec_task(experiment: CodecExperiment) -> Task:
     )
     rows = dataclasses.replace(data, manifest="", cache="", units="")
     return Task(
-        program=Program(
-            build_model=lambda rngs: MelCodec(config, rngs=rngs),
-            objective=functools.partial(codec_loss, experiment.objective),
-        ),
+        program=codec_program(experiment),
         batches=batches,
         count_tokens=lambda batch: batch.samples.size // config.hop_length,
         count_audio_s=lambda batch: batch.samples.size / config.sample_rate,
@@ -145,6 +190,7 @@ def codec_task(experiment: CodecExperiment) -> Task:
             objective=experiment.objective,
             optimizer=experiment.optimizer,
             batch=rows,
+            **({"discriminator": experiment.discriminator} if experiment.objective.adversarial_weight else {}),
         ),
     )
 
@@ -182,6 +228,42 @@ def _unit_loss(logits: Float[Array, "batch frame unit"], units: Int[Array, "batc
     known = units >= 0
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(units, 0))
     return jnp.sum(loss * known) / jnp.maximum(jnp.sum(known), 1)
+
+
+def _adversarial_losses(
+    discriminator: SpectrumDiscriminators, real: Float[Array, "batch sample"], made: Float[Array, "batch sample"]
+) -> dict[str, Float[Array, ""]]:
+    """Losses of both sides in one pass: each sees the other as a constant.
+
+    Source:
+        Hinge losses and feature matching as EnCodec (Défossez et al. 2022), section 3.4: relu(1 - D(x)) +
+        relu(1 + D(y)) for the discriminators, relu(1 - D(y)) for the codec, and the L1 distance of the features of
+        y and x over the mean magnitude of those of x.
+    """
+    graph, state = nnx.split(discriminator)
+    constant = nnx.merge(graph, jax.tree.map(jax.lax.stop_gradient, state))
+    of_real, of_made = discriminator(real), discriminator(jax.lax.stop_gradient(made))
+    seen, wanted = constant(made), jax.lax.stop_gradient(of_real)
+    return {
+        "discriminator_loss": _hinge(of_real, 1.0) + _hinge(of_made, -1.0),
+        "adversarial_loss": _hinge(seen, 1.0),
+        "feature_loss": _mean(
+            [
+                jnp.mean(jnp.abs(a - b)) / (jnp.mean(jnp.abs(b)) + 1e-5)
+                for one, other in zip(seen, wanted, strict=True)
+                for a, b in zip(one.features, other.features, strict=True)
+            ]
+        ),
+    }
+
+
+def _hinge(judged: list[Judgement], sign: float) -> Float[Array, ""]:
+    """0 where every verdict is beyond `sign`."""
+    return _mean([jnp.mean(jax.nn.relu(1 - sign * logits)) for each in judged for logits in each.logits])
+
+
+def _mean(values: list[Float[Array, ""]]) -> Float[Array, ""]:
+    return sum(values, jnp.zeros(())) / len(values)
 
 
 def _mel_distance(a: Array, b: Array, mel: MelConfig) -> Float[Array, ""]:

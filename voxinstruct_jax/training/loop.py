@@ -34,8 +34,8 @@ __all__ = ["TrainResult", "train"]
 Report = Callable[[int, int, dict[str, float | None]], None]
 """(step, steps, values of a logged step) → None; draws the progress."""
 PROFILED_STEPS = 5
-ADAPTERS = ("lora_down", "lora_up")
-"""Names of `AdaptedDense`'s own weights."""
+OPTIONAL = ("lora_down", "lora_up", "discriminator")
+"""Parts that weights to start from may lack: adapters of `AdaptedDense`, what a codec is trained against."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -316,10 +316,10 @@ def _start_from(folder: str, trainer: Trainer) -> TrainState:
 
 
 def _take(like: Any, arrays: Any) -> Any:
-    """Those arrays that stand where `like` has one, and are shaped like it; adapters that are missing stay fresh."""
+    """Those arrays that stand where `like` has one, and are shaped like it; `OPTIONAL` parts that lack stay fresh."""
     if isinstance(like, dict):
         return {
-            key: value if key in ADAPTERS and key not in arrays else _take(value, arrays[key])
+            key: value if key in OPTIONAL and key not in arrays else _take(value, arrays[key])
             for key, value in like.items()
         }
     if like.shape != arrays.shape:
