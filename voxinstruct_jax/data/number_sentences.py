@@ -2,11 +2,12 @@
 
     python -m voxinstruct_jax.data.number_sentences en --count 1000 > numbers_en.tsv
 
-The frames stand in `wording/number_frames.toml`; what fills them is written in digits and read out by the same normaliser
+The frames stand in `wording/number_frames.toml`; what fills them is written in digits and read out by the normaliser
 that reads a user's text, so a voice hears in training what it will have to say.
 """
 
 import argparse
+import calendar
 import re
 import sys
 import tomllib
@@ -22,9 +23,6 @@ from voxinstruct_jax.text.normalizer import normalize
 __all__ = ["LANGUAGES", "main", "write_sentences"]
 
 LANGUAGES = ("en", "zh")
-_MONTHS = (
-    "January February March April May June July August September October November December"
-).split()  # fmt: skip
 
 
 def write_sentences(language: str, count: int, seed: int) -> list[str]:
@@ -70,7 +68,7 @@ def _fill(slot: str, language: str, wording: Mapping[str, Sequence[str]], genera
         "int": lambda: between(100, 9999) if generator.random() < 0.5 else between(10, 999),
         "year": lambda: between(1700, 2030),
         "clock": lambda: f"{between(1, 12)}:{between(0, 59):02d}",
-        "date": lambda: f"{month}月{day}日" if mandarin else f"{_MONTHS[month - 1]} {day}",
+        "date": lambda: f"{month}月{day}日" if mandarin else f"{calendar.month_name[month]} {day}",
         "money": lambda: f"￥{money}" if mandarin else f"${money}",
         "percent": lambda: f"{between(1, 99)}%" if generator.random() < 0.6 else f"{between(1, 99)}.{between(1, 9)}%",
         "decimal": lambda: f"{between(0, 20)}.{between(1, 99)}",
