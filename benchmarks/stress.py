@@ -119,16 +119,14 @@ def variants(row: dict[str, Any], folder: Path, aligner: WordAligner) -> Iterato
     if not row["edit"]:
         return
     random = np.random.default_rng(int.from_bytes(hashlib.sha256(row["id"].encode()).digest()[:8], "big"))
-    units = [
-        unit for unit in stress_units(text, row["language"]) if times[unit[-1]][1] - times[unit[0]][0] > SHORTEST_S
-    ]
+    units = [unit for unit in stress_units(text) if times[unit[-1]][1] - times[unit[0]][0] > SHORTEST_S]
     strength = list(STRENGTHS)[int(random.integers(len(STRENGTHS)))]
     for place in random.permutation(len(units))[:2]:
         edited = stress_words(samples, RATE, times, units[place], STRENGTHS[strength])
         found = aligner.word_times(edited.samples, RATE, text)
         if found is not None:
             yield common | {"kind": strength, "stressed": units[place], "prosody": prosody(edited.samples, found)}
-    if row["language"] == "en" and row["split"] == "test":
+    if units and row["language"] == "en" and row["split"] == "test":
         yield from emphasised(common, units, aligner, random)
 
 

@@ -35,6 +35,9 @@ class Folder(ShardReader):
     def __len__(self):
         return self.count
 
+    def __reduce__(self):
+        return Folder, (self.count,)
+
 
 def planner(count, **changes):
     return Planner([Folder(count)], dataclasses.replace(CONFIG, **changes), Mixture(), aligned=False)

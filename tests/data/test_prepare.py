@@ -154,7 +154,7 @@ def test_a_folder_of_another_run_is_refused_by_what_differs(reader, rows, encode
 
 def test_a_folder_that_another_run_is_making_is_refused(tmp_path, rows, encoders):
     with (
-        locked(tmp_path / "out"),
+        locked(str(tmp_path / "out")),
         pytest.raises(InputError, match=rf"process {os.getpid()} on .* is preparing it; wait for it or stop it"),
     ):
         prepare(rows, tmp_path / "out", encoders, progress=False)
@@ -344,7 +344,7 @@ def test_a_store_that_does_not_answer_stops_the_run_and_sets_no_row_aside(tmp_pa
     import fsspec
     from fsspec.implementations.memory import MemoryFileSystem
 
-    monkeypatch.setattr("voxinstruct_jax.data.clips.RETRY_DELAYS_S", (0.0, 0.0))
+    monkeypatch.setattr("voxinstruct_jax.data.store.RETRY_DELAYS_S", (0.0, 0.0))
     memory = fsspec.filesystem("memory")
     remote = []
     for row in rows[:4]:

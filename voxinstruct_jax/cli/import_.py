@@ -9,8 +9,8 @@ from voxinstruct_jax.cli.options import parse_known
 from voxinstruct_jax.config import ConfigError, to_dict
 from voxinstruct_jax.data.filters import REJECTED_FILE, FilterConfig, Summary, filter_rows, write_rows
 from voxinstruct_jax.data.importers import FORMATS, ImportOptions, import_rows
-from voxinstruct_jax.data.importers.source import absolute
 from voxinstruct_jax.data.progress import count_items
+from voxinstruct_jax.data.store import absolute
 
 __all__ = ["run"]
 

@@ -26,7 +26,7 @@ def run(arguments: list[str]) -> int:
         description="Say what a manifest, request file, shard folder, weights, voice, training run, result folder or "
         "configuration holds. Example: voxinstruct inspect configs/instruct_ar_small.py",
     )
-    parser.add_argument("path", type=Path, help="file or folder")
+    parser.add_argument("path", type=_local, help="file or folder; of shards also a URL")
     parser.add_argument("--json", action="store_true", help="print it as JSON")
     parser.add_argument("--batch", type=int, metavar="STEP", help="of a configuration: the batch of this step, from 0")
     parser.add_argument(
@@ -51,6 +51,14 @@ def run(arguments: list[str]) -> int:
     else:
         print("\n".join(_lines(found)))
     return DAMAGED if found.get("damage") else 0
+
+
+def _local(path: str) -> Path:
+    """The path, or where shards from a store lie on this machine."""
+    from voxinstruct_jax.data.shards import ShardReader
+    from voxinstruct_jax.data.store import is_remote
+
+    return ShardReader(path).fetch() if is_remote(path) else Path(path)
 
 
 def describe(path: Path) -> dict[str, Any]:

@@ -3,8 +3,10 @@
 import argparse
 import functools
 import json
+import posixpath
 import re
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +33,7 @@ def run(arguments: list[str]) -> int:
         "Example: voxinstruct prepare corpus/manifest.jsonl --out shards",
     )
     parser.add_argument("manifest", help="JSONL or Parquet; a row: id, audio, language, transcript, instruction(s) ...")
-    parser.add_argument("--out", type=Path, help="folder of shards; goes on where it stopped")
+    parser.add_argument("--out", help="folder of shards, or a URL such as s3://…; goes on where it stopped")
     parser.add_argument("--voice", type=Path, help="voice folder whose codec and units encode (default: embedded)")
     parser.add_argument("--shard-size", type=int, default=500, help="clips a shard (default: 500)")
     parser.add_argument(
@@ -67,9 +69,9 @@ def run(arguments: list[str]) -> int:
 
 
 def _prepare(options: argparse.Namespace, voice: Path) -> dict[str, Any]:
+    from voxinstruct_jax.data import store
     from voxinstruct_jax.data.manifest import ManifestRows
     from voxinstruct_jax.data.prepare import prepare
-    from voxinstruct_jax.judges.bins import carry_bins
 
     rows, encoders = ManifestRows(options.manifest), _encoders(voice)
     reader = prepare(
@@ -81,10 +83,9 @@ def _prepare(options: argparse.Namespace, voice: Path) -> dict[str, Any]:
         rejected=rows.rejected,
         progress=not options.json,
     )
-    if "://" not in options.manifest:
-        carry_bins(Path(options.manifest).parent, options.out)
-    with (options.out / "rejected.jsonl").open(encoding="utf-8") as file:
-        kinds = Counter(_kind(json.loads(line)["reason"]) for line in file)
+    _carry_bins(posixpath.dirname(options.manifest), options.out)
+    rejected = store.read(store.join(options.out, "rejected.jsonl")).splitlines()
+    kinds = Counter(_kind(json.loads(line)["reason"]) for line in rejected)
     return {
         "clips": len(reader),
         "hours": reader.index.hours,
@@ -94,6 +95,20 @@ def _prepare(options: argparse.Namespace, voice: Path) -> dict[str, Any]:
         "rejected": dict(kinds.most_common()),
         "fingerprint": reader.fingerprint,
     }
+
+
+def _carry_bins(source: str, out: str) -> None:
+    """Puts the manifest's boundaries, if it has any, beside the shards."""
+    from voxinstruct_jax.data import store
+    from voxinstruct_jax.judges.bins import carry_bins
+
+    with store.staged(out) as place:
+        if not store.is_remote(source):
+            carry_bins(Path(source), place)
+        elif "bins.json" in store.names(source):
+            with tempfile.TemporaryDirectory() as here:
+                store.write(store.join(here, "bins.json"), store.read(store.join(source, "bins.json")))
+                carry_bins(Path(here), place)
 
 
 def _engine(options: argparse.Namespace, voice: Path):  # noqa: ANN202 - the type is imported only when the command runs
@@ -118,14 +133,14 @@ def _kind(reason: str) -> str:
     return re.sub(r"\d+(\.\d+)?", "N", re.split(r"[;:(]", text)[0].strip())
 
 
-def _describe(out: Path, result: dict[str, Any]) -> str:
+def _describe(out: str, result: dict[str, Any]) -> str:
     languages = ", ".join(f"{count} {name}" for name, count in result["languages"].items())
     lines = [
         f"{out}: {result['clips']} clips ({languages}), {result['hours']:.2f} h in {result['shards']} shards, "
         f"{result['bytes'] / 1e6:.1f} MB"
     ]
     if result["rejected"]:
-        lines.append(f"set aside: {sum(result['rejected'].values())}, listed in {out / 'rejected.jsonl'}")
+        lines.append(f"set aside: {sum(result['rejected'].values())}, listed in {out.rstrip('/')}/rejected.jsonl")
         lines += [f"{count:8} {kind}" for kind, count in result["rejected"].items()]
     return "\n".join(lines)
 

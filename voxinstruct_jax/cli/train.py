@@ -26,6 +26,7 @@ def run(arguments: list[str]) -> int:
     options, rest = parse_known(parser, arguments)
     experiment = load_experiment(options.config)
     experiment = override(experiment, ["--help"] if options.options else rest, program=f"train {options.config}")
+    from voxinstruct_jax.data.shards import local_folder
     from voxinstruct_jax.judges.bins import carry_bins
     from voxinstruct_jax.sharding.cluster import PREEMPTED, join_cluster
     from voxinstruct_jax.training.experiment import build_task
@@ -43,7 +44,7 @@ def run(arguments: list[str]) -> int:
         print(task.summary, flush=True)
     result = train(task, experiment, out, report=_Progress())
     for folder in getattr(experiment.data, "folders", ()):
-        carry_bins(Path(folder), out)
+        carry_bins(local_folder(folder), out)
     if result.stopped:
         print(f"stopped at step {result.step}, saved; the same command goes on from there", file=sys.stderr)
         return PREEMPTED if result.stopped == signal.SIGTERM else INTERRUPTED

@@ -1,7 +1,6 @@
 """The sound of one manifest row: from a local file or a store, the whole of it or a part."""
 
 import contextlib
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,14 +10,13 @@ from jaxtyping import Float
 from voxinstruct_jax.audio.waveform import read_audio
 from voxinstruct_jax.config import InputError
 from voxinstruct_jax.data.manifest import Row
+from voxinstruct_jax.data.store import is_remote, patiently
 
 __all__ = ["MAX_DURATION_S", "MIN_DURATION_S", "read_clip"]
 
 MIN_DURATION_S = 0.2
 MAX_DURATION_S = 120.0
 """Longer than any row of training; an hour in one clip would also take gigabytes to encode."""
-RETRY_DELAYS_S = (1.0, 5.0, 25.0)
-"""Between attempts to read from a store that does not answer."""
 BLOCK_BYTES = 2**19
 """Fetched at a time; the stores' own default is some 50 MB."""
 
@@ -32,26 +30,22 @@ def read_clip(row: Row, sample_rate: int) -> Float[np.ndarray, " sample"]:
         InputError: There is no such sound, or it is damaged, too short or too long.
         ConnectionError: The store does not answer or refuses; other rows would fail as this one.
     """
-    if "://" not in row.audio:
+    if not is_remote(row.audio):
         return _read(row.audio, row, sample_rate)
-    for delay_s in (*RETRY_DELAYS_S, None):
-        try:
-            with _opened(row.audio) as file:
-                try:
-                    return _read(file, row, sample_rate)
-                except InputError:
-                    if file.error is None:
-                        raise
-                    raise file.error from None
-        except FileNotFoundError as error:
-            raise InputError(f"{row.audio}: no such audio file") from error
-        except InputError:
-            raise
-        except Exception as error:  # every store has errors of its own
-            if delay_s is None or isinstance(error, PermissionError):
-                raise ConnectionError(f"{row.audio}: cannot be reached ({error}); check your access to it") from error
-            time.sleep(delay_s)
-    raise AssertionError("the last attempt returns or raises")
+
+    def fetched() -> np.ndarray:
+        with _opened(row.audio) as file:
+            try:
+                return _read(file, row, sample_rate)
+            except InputError:
+                if file.error is None:
+                    raise
+                raise file.error from None
+
+    try:
+        return patiently(row.audio, fetched)
+    except FileNotFoundError as error:
+        raise InputError(f"{row.audio}: no such audio file") from error
 
 
 def _read(source: Any, row: Row, sample_rate: int) -> Float[np.ndarray, " sample"]:

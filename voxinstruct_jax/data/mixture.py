@@ -24,6 +24,8 @@ Source: VoxInstruct, section 5.1."""
 ANY_KIND = ""
 SHARE_UNIT = 2**40
 """Shares are whole numbers of this part, so that every host counts alike."""
+CHOSEN_RECORDS = 2**18
+"""Looked at together."""
 FITTING_ROUNDS = 2000
 SHUFFLE_ROUNDS = 4
 
@@ -184,12 +186,20 @@ def _records(stream: Stream, first: int, last: int, seed: tuple[int, ...]) -> In
 
 
 def _members(reader: ShardReader, kind: str, language: str) -> Int32[np.ndarray, " member"] | None:
-    chosen = np.ones(len(reader), bool)
-    if kind in ("instruction", "fine_grained"):
-        chosen &= (reader.lengths.num_variants > 1) & (reader.stressed == (kind == "fine_grained"))
-    if language:
-        chosen &= reader.languages == sorted(reader.index.languages).index(language)
-    return None if chosen.all() else np.flatnonzero(chosen).astype(np.int32)
+    if not language and kind not in ("instruction", "fine_grained"):
+        return None
+    found = [np.zeros(0, np.int32)]
+    for first in range(0, len(reader), CHOSEN_RECORDS):  # a mask of all records would be larger than what is chosen
+        records = np.arange(first, min(first + CHOSEN_RECORDS, len(reader)), dtype=np.int32)
+        chosen = np.ones(len(records), bool)
+        if kind in ("instruction", "fine_grained"):
+            described = reader.lengths.num_variants_of(records) > 1
+            chosen &= described & (reader.stressed[records] == (kind == "fine_grained"))
+        if language:
+            chosen &= reader.languages[records] == sorted(reader.index.languages).index(language)
+        found.append(records[chosen])
+    members = np.concatenate(found)
+    return None if len(members) == len(reader) else members
 
 
 def _language_weights(readers: Sequence[ShardReader], mixture: Mixture) -> dict[str, float]:

@@ -18,6 +18,8 @@ from voxinstruct_jax.vocabulary import ACOUSTIC, TEXT, Layout, PackedBatch, audi
 
 __all__ = ["Clip", "RowPlan", "SpeakerIndex", "draw_prompts", "pack", "plan_rows", "unpack"]
 
+SORTED_RECORDS = 2**18
+"""At a time."""
 MAX_LOOKS = 64
 """Rows with enough of the scarcer room that are asked for enough of the other before a new one is opened."""
 TIME_FIELDS = ("part_ids", "segment_ids", "positions", "text_index", "prompted")
@@ -64,10 +66,21 @@ class SpeakerIndex:
 
     @staticmethod
     def of(speakers: Int32[np.ndarray, " record"]) -> "SpeakerIndex":
-        """Sorts the records of a folder."""
-        order = np.argsort(speakers, kind="stable").astype(np.int32)
-        counts = np.bincount(speakers, minlength=1)
-        return SpeakerIndex(order=order, starts=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
+        """Sorts the records of a folder, piece by piece: the places of a large sort would take more than the result."""
+        pieces = range(0, len(speakers), SORTED_RECORDS)
+        counts = np.zeros(int(speakers.max(initial=0)) + 1, np.int64)
+        for first in pieces:
+            counts += np.bincount(speakers[first : first + SORTED_RECORDS], minlength=len(counts))
+        starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        order, free = np.zeros(len(speakers), np.int32), starts[:-1].copy()
+        for first in pieces:
+            piece = speakers[first : first + SORTED_RECORDS]
+            records = np.argsort(piece, kind="stable")
+            names, begins, sizes = np.unique(piece[records], return_index=True, return_counts=True)
+            within = np.arange(len(piece)) - np.repeat(begins, sizes)
+            order[np.repeat(free[names], sizes) + within] = first + records
+            free[names] += sizes
+        return SpeakerIndex(order=order, starts=starts)
 
 
 def draw_prompts(

@@ -13,18 +13,18 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from voxinstruct_jax.config import InputError
+from voxinstruct_jax.data import store
 from voxinstruct_jax.data.clips import read_clip
 from voxinstruct_jax.data.durations import quoted
 from voxinstruct_jax.data.manifest import Rejection, Row
 from voxinstruct_jax.data.progress import progress_bar
-from voxinstruct_jax.data.shard_parts import ShardPart, assemble, claim, is_done, locked, record, scan, text_arrays
+from voxinstruct_jax.data.shard_parts import ShardPart, assemble, claim, finished, locked, record, scan, text_arrays
 from voxinstruct_jax.data.shards import Example, ShardReader, is_stressed, write_index, write_shard
 from voxinstruct_jax.text.tokenizer import TextTokenizer, content_rows
 from voxinstruct_jax.vocabulary import deduplicate
@@ -117,7 +117,7 @@ class ShardTask:
     rows: tuple[Row, ...]
 
 
-Engine = Callable[[Iterator[ShardTask], Path, Callable[[], None]], None]
+Engine = Callable[[Iterator[ShardTask], str, Callable[[], None]], None]
 """Makes every shard of an iterator in a folder by `prepare_shard`, and calls a function after each row."""
 
 
@@ -134,11 +134,11 @@ def prepare(
     """Encodes a manifest into the folder `out`, or goes on where an earlier run stopped.
 
     Bad rows are listed in `rejected.jsonl` with the reason; the rest goes on. Memory does not grow with the number of
-    rows, but for some hundred bytes a row while the index is written.
+    rows.
 
     Args:
         rows: A list, or `manifest.ManifestRows`; iterated twice. Row k goes into shard k // shard_size.
-        out: Local or shared folder, new or of the same run.
+        out: Local or shared folder, or one in a store (a URL); new or of the same run.
         encoders: What makes the tokens.
         engine: Where shards are made; None = one after another in this process, by `encoders`.
         shard_size: Rows a shard. An hour of speech takes 1.3 to 1.6 MB.
@@ -149,27 +149,25 @@ def prepare(
         InputError: The folder holds another run (other rows, encoders or shard size) or is being written by another
             process; no row could be used; the disk is full or a store does not answer (run again to go on).
     """
-    folder = Path(out)
+    folder = store.absolute(os.fspath(out))
     count, rows_fingerprint = scan(rows)
     identity = {"rows": rows_fingerprint, "shard_size": str(shard_size), **encoders.all_fingerprints}
     try:
         with locked(folder):
-            claim(folder, identity)
-            if not (folder / "index.json").exists():
-                numbers = range(-(-count // shard_size))
-                done = {number for number in numbers if is_done(folder, number)}
-                finished = sum(min(shard_size, count - number * shard_size) for number in done)
-                with progress_bar("Preparing", count, done=finished, visible=progress) as tick:
+            if not claim(folder, identity):
+                done = finished(folder)
+                rows_done = sum(min(shard_size, count - number * shard_size) for number in done)
+                with progress_bar("Preparing", count, done=rows_done, visible=progress) as tick:
                     (engine or _in_this_process(encoders))(_tasks(rows, shard_size, done), folder, tick)
                 rates = encoders.frame_rate, encoders.semantic_rate or encoders.frame_rate
-                assemble(folder, len(numbers), encoders.all_fingerprints, rates, rejected)
+                assemble(folder, -(-count // shard_size), encoders.all_fingerprints, rates, rejected)
     except OSError as error:
         raise InputError(f"{error}; finished shards are kept: mend it and run the same command again") from error
-    return ShardReader(folder)
+    return ShardReader(out)
 
 
 def prepare_shard(
-    rows: Sequence[Row], folder: Path, number: int, encoders: Encoders, *, tick: Callable[[], None] = lambda: None
+    rows: Sequence[Row], folder: str, number: int, encoders: Encoders, *, tick: Callable[[], None] = lambda: None
 ) -> ShardPart:
     """Encodes the rows of one shard and records it as finished.
 
@@ -198,8 +196,10 @@ def prepare_shard(
             tick()
     outcomes = [found[place] for place in range(len(rows))]
     examples = [outcome for outcome in outcomes if isinstance(outcome, Example)]
+    with store.staged(folder) as place:
+        entry = write_shard(place / f"shard-{number:05d}.array_record", examples)
     part = ShardPart(
-        entry=write_shard(folder / f"shard-{number:05d}.array_record", examples),
+        entry=entry,
         duration_s=num_samples / encoders.sample_rate,
         num_codebooks=max((len(example.codes) for example in examples), default=0),
         largest_code=max((int(example.codes.max()) for example in examples), default=0),
@@ -234,12 +234,12 @@ def recount_text(folder: str | os.PathLike[str], tokenizer: TextTokenizer) -> Sh
     text = [_count_text(reader[record], tokenizer) for record in range(len(reader))]
     lengths = dataclasses.replace(reader.lengths, **text_arrays(text))
     fingerprints = {**reader.index.fingerprints, "tokenizer": tokenizer.fingerprint}
-    write_index(reader.folder, dataclasses.replace(reader.index, fingerprints=fingerprints), lengths)
+    write_index(folder, dataclasses.replace(reader.index, fingerprints=fingerprints), lengths)
     return ShardReader(folder)
 
 
 def _in_this_process(encoders: Encoders) -> Engine:
-    def run(tasks: Iterator[ShardTask], folder: Path, tick: Callable[[], None]) -> None:
+    def run(tasks: Iterator[ShardTask], folder: str, tick: Callable[[], None]) -> None:
         for task in tasks:
             prepare_shard(task.rows, folder, task.number, encoders, tick=tick)
 

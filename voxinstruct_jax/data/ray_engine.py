@@ -1,11 +1,10 @@
-"""Shards made by a Ray cluster: one task a shard, written to a folder that all nodes see.
+"""Shards made by a Ray cluster: one task a shard, written to a store, or a folder that all nodes see.
 
 A task whose worker or node is lost is run again by Ray; what the first one wrote has no name yet, or the same bytes.
 """
 
 import functools
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from voxinstruct_jax.config import InputError, VoxError
@@ -40,7 +39,7 @@ def on_ray(
             "Ray is missing; run with `uv run --extra ray` in a clone, or install voxinstruct-jax[ray]"
         ) from error
 
-    def run(tasks: Iterator[ShardTask], folder: Path, tick: Callable[[], None]) -> None:
+    def run(tasks: Iterator[ShardTask], folder: str, tick: Callable[[], None]) -> None:
         ours = not ray.is_initialized()
         if ours:
             _connect(ray, address)
@@ -50,9 +49,7 @@ def on_ray(
             remote = ray.remote(_prepare_remotely).options(
                 max_retries=MAX_ATTEMPTS - 1, runtime_env=environment, **options
             )
-            _hand_out(
-                ray, tasks, lambda task: remote.remote(task, str(folder.resolve()), open_encoders, arguments), tick
-            )
+            _hand_out(ray, tasks, lambda task: remote.remote(task, folder, open_encoders, arguments), tick)
         finally:
             if ours:
                 ray.shutdown()
@@ -98,7 +95,7 @@ def _prepare_remotely(
 ) -> str | None:
     """Makes a shard; returns why it cannot be made, which Ray would not better by trying again."""
     try:
-        prepare_shard(task.rows, Path(folder), task.number, _opened(open_encoders, arguments))
+        prepare_shard(task.rows, folder, task.number, _opened(open_encoders, arguments))
     except (VoxError, OSError) as error:
         return str(error)
     return None

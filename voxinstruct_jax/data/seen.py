@@ -26,7 +26,8 @@ class Seen:
             merged = np.fromiter(self._newest, np.uint64, len(self._newest))
             while self._sorted and len(self._sorted[-1]) <= len(merged):
                 merged = np.concatenate([self._sorted.pop(), merged])
-            self._sorted.append(np.sort(merged))
+            merged.sort()
+            self._sorted.append(merged)
             self._newest.clear()
         return True
 

@@ -19,7 +19,7 @@ from jaxtyping import Float32, Int, Int16, Int32, Int64
 from voxinstruct_jax.audio.waveform import read_audio
 from voxinstruct_jax.config import InputError, VoxError
 from voxinstruct_jax.data.progress import progress_bar
-from voxinstruct_jax.data.shards import write_json
+from voxinstruct_jax.data.store import write_json
 from voxinstruct_jax.vocabulary import HostOrDevice
 
 __all__ = ["AudioCache", "FrameUnits", "SegmentBatch", "SegmentBatches", "build_cache"]

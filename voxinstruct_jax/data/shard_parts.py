@@ -1,7 +1,7 @@
 """The folder of a run of `prepare` while it is made: whose it is, which shards are finished, and the index at the end.
 
-`prepare.json` names the run, `parts/` has a record of each finished shard, `prepare.lock` keeps a second process out.
-Files appear whole or not at all, the index last.
+`prepare.json` names the run, `parts/` has a record of each finished shard, `prepare.lock` keeps a second process out
+(not in a store: there two runs make the same files). Files appear whole or not at all, the index last.
 """
 
 import contextlib
@@ -10,8 +10,7 @@ import hashlib
 import itertools
 import json
 import os
-import shutil
-import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int32
 
 from voxinstruct_jax.config import InputError, from_dict, to_dict
+from voxinstruct_jax.data import store
 from voxinstruct_jax.data.manifest import Rejection, Row
-from voxinstruct_jax.data.shards import Lengths, ShardEntry, ShardIndex, write_index, write_json
+from voxinstruct_jax.data.shards import Lengths, ShardEntry, ShardIndex, write_index
 
-__all__ = ["ShardPart", "assemble", "claim", "is_done", "locked", "record", "scan", "text_arrays"]
+__all__ = ["ShardPart", "assemble", "claim", "finished", "locked", "record", "scan", "text_arrays"]
 
 FORMAT_VERSION = 2
 LOCK = "prepare.lock"
@@ -67,14 +66,18 @@ def scan(rows: Iterable[Row]) -> tuple[int, str]:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: str) -> Iterator[None]:
     """Makes the folder and keeps it for this process; the system frees it however the process ends.
 
     Raises:
         InputError: Another process has it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("a+") as file:
+    if store.is_remote(folder):
+        yield
+        return
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    lock = Path(folder) / LOCK
+    with lock.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -90,50 +93,53 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            if (folder / "index.json").exists():
-                (folder / LOCK).unlink(missing_ok=True)  # whoever comes now finds a finished run
+            if (Path(folder) / "index.json").exists():
+                lock.unlink(missing_ok=True)  # whoever comes now finds a finished run
 
 
-def claim(folder: Path, identity: Mapping[str, str]) -> None:
-    """Names the run in an empty folder, or checks that the folder holds this very run.
+def claim(folder: str, identity: Mapping[str, str]) -> bool:
+    """Names the run in an empty folder, or checks that the folder holds this very run; returns whether it is finished.
 
     Raises:
         InputError: It holds something else, or a run that differs; the message says in what.
     """
     identity = {"format_version": str(FORMAT_VERSION), **identity}
-    path = folder / "prepare.json"
-    if not path.exists():
-        if any(not item.name.endswith(".partial") and item.name != LOCK for item in folder.iterdir()):
+    path, there = store.join(folder, "prepare.json"), store.names(folder)
+    if "prepare.json" not in there:
+        if any(not name.endswith(".partial") and name != LOCK for name in there):
             raise InputError(f"{folder}: holds other files; give an empty folder")
-        write_json(path, identity)
-    found = json.loads(path.read_text(encoding="utf-8"))
+        store.write_json(path, identity)
+    found = json.loads(store.read(path))
     differing = [name for name in identity if found.get(name) != identity[name]]
     if differing:
         raise InputError(f"{folder}: holds a run with other {', '.join(differing)}; give an empty folder")
-    for partial in folder.rglob("*.partial*"):
-        partial.unlink(missing_ok=True)
+    if not store.is_remote(folder):
+        for partial in list(Path(folder).rglob("*.partial*")):
+            store.remove(str(partial))
+    return "index.json" in there
 
 
-def is_done(folder: Path, number: int) -> bool:
-    """Whether the shard of this number is recorded as finished."""
-    return _part_path(folder, number).exists()
+def finished(folder: str) -> set[int]:
+    """Numbers of the shards that are recorded as finished."""
+    recorded = store.names(store.join(folder, "parts"))
+    return {int(name[len("shard-") : -len(".json")]) for name in recorded if name.endswith(".json")}
 
 
-def record(folder: Path, number: int, part: ShardPart) -> None:
+def record(folder: str, number: int, part: ShardPart) -> None:
     """Records a shard, whose file is written, as finished."""
-    path = _part_path(folder, number)
-    path.parent.mkdir(exist_ok=True)
-    write_json(path, to_dict(part))
+    if not store.is_remote(folder):
+        Path(folder, "parts").mkdir(exist_ok=True)
+    store.write_json(_part_path(folder, number), to_dict(part))
 
 
 def assemble(
-    folder: Path,
+    folder: str,
     num_shards: int,
     fingerprints: Mapping[str, str],
     rates: tuple[float, float],
     rejected: Sequence[Rejection] = (),
 ) -> None:
-    """Writes `rejected.jsonl` and the index of finished shards.
+    """Writes `rejected.jsonl` and the index of finished shards; memory does not grow with the number of clips.
 
     Args:
         folder: Of the run; each shard is recorded.
@@ -143,35 +149,54 @@ def assemble(
         rejected: Rows set aside before, listed first.
 
     Raises:
-        InputError: Every row was set aside.
+        InputError: Every row was set aside; or a finished shard is gone, which the same command then makes again.
     """
     _write_rejected(folder, num_shards, rejected)
-    columns = _Columns()
     entries, seconds, languages, largest = [], 0.0, Counter[str](), np.zeros(3, int)
-    for part in _parts(folder, num_shards):
-        if part.entry is not None:
-            entries.append(part.entry)
-        seconds += part.duration_s
-        languages.update(part.languages)
-        largest = np.maximum(largest, (part.num_codebooks, part.largest_code, part.largest_semantic_token))
-        columns.add(part)
-    if not entries:
-        raise InputError(f"{folder}: all rows were set aside, see rejected.jsonl; mend them and give an empty folder")
-    num_codebooks, largest_code, largest_semantic_token = largest.tolist()
-    index = ShardIndex(
-        fingerprints=dict(fingerprints),
-        frame_rate=rates[0],
-        semantic_rate=rates[1],
-        num_examples=sum(entry.num_examples for entry in entries),
-        hours=seconds / 3600,
-        num_codebooks=num_codebooks,
-        largest_code=largest_code,
-        largest_semantic_token=largest_semantic_token,
-        languages=dict(sorted(languages.items())),
-        shards=tuple(entries),
-    )
-    write_index(folder, index, columns.lengths())
-    shutil.rmtree(folder / "parts")
+    with _scratch(folder) as scratch:
+        columns = _Columns(Path(scratch))
+        for part in _parts(folder, num_shards):
+            if part.entry is not None:
+                entries.append(part.entry)
+            seconds += part.duration_s
+            languages.update(part.languages)
+            largest = np.maximum(largest, (part.num_codebooks, part.largest_code, part.largest_semantic_token))
+            columns.add(part)
+        if not entries:
+            raise InputError(
+                f"{folder}: all rows were set aside, see rejected.jsonl; mend them and give an empty folder"
+            )
+        _check_shards(folder, entries)
+        num_codebooks, largest_code, largest_semantic_token = largest.tolist()
+        index = ShardIndex(
+            fingerprints=dict(fingerprints),
+            frame_rate=rates[0],
+            semantic_rate=rates[1],
+            num_examples=sum(entry.num_examples for entry in entries),
+            hours=seconds / 3600,
+            num_codebooks=num_codebooks,
+            largest_code=largest_code,
+            largest_semantic_token=largest_semantic_token,
+            languages=dict(sorted(languages.items())),
+            shards=tuple(entries),
+        )
+        write_index(folder, index, columns.lengths())
+    store.remove(store.join(folder, "parts"))
+
+
+def _check_shards(folder: str, entries: Sequence[ShardEntry]) -> None:
+    """Forgets finished shards that are not there any more, and says so."""
+    there = store.sizes(folder)
+    gone = [entry.name for entry in entries if there.get(entry.name) != entry.num_bytes]
+    for name in gone:
+        store.remove(store.join(folder, "parts", Path(name).stem + ".json"))
+    if gone:
+        raise InputError(f"{folder}: {', '.join(gone)} is missing or cut short; run the same command again to make it")
+
+
+def _scratch(folder: str) -> "tempfile.TemporaryDirectory[str]":
+    """A folder for what is large and gone at the end: beside the shards, where there is room, if they are local."""
+    return tempfile.TemporaryDirectory(suffix=".partial", dir=None if store.is_remote(folder) else folder)
 
 
 def text_arrays(text: Iterable[Sequence[int]]) -> dict[str, np.ndarray]:
@@ -184,57 +209,70 @@ def text_arrays(text: Iterable[Sequence[int]]) -> dict[str, np.ndarray]:
 
 
 class _Columns:
-    """Gathers the lengths of all records, a few bytes each."""
+    """Gathers the lengths of all records in files: a number is in memory for each speaker, not for each record."""
 
-    def __init__(self) -> None:
-        self._arrays: dict[str, list[np.ndarray]] = {"frames": [], "semantic": [], "speakers": [], "text": []}
-        self._variants = [np.zeros(1, np.int64)]
+    DTYPES = {  # noqa: RUF012 - never changed
+        "frames": np.int32,
+        "semantic": np.int32,
+        "text": np.int32,
+        "text_offsets": np.int64,
+        "speakers": np.int32,
+        "languages": np.int8,
+        "stressed": np.bool_,
+    }
+    PIECE = 2**20
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._speakers: dict[str, int] = {"": 0}
-        self._languages: list[str] = []
-        self._stressed: list[np.ndarray] = []
+        self._languages: dict[str, int] = {}
+        self._num_text = 0
+        self._put("text_offsets", [0])
 
     def add(self, part: ShardPart) -> None:
-        numbers = [self._speakers.setdefault(name, len(self._speakers)) for name in part.speakers]
         text = text_arrays(part.text)
-        found = {"frames": part.frames, "semantic": part.semantic, "speakers": numbers, "text": text["text"]}
-        for name, values in found.items():
-            self._arrays[name].append(np.array(values, np.int32))
-        self._variants.append(np.diff(text["text_offsets"]))
-        self._languages.extend(map(sys.intern, part.languages))
-        self._stressed.append(np.array(part.stressed, bool))
+        for name in ("frames", "semantic", "stressed"):
+            self._put(name, getattr(part, name))
+        self._put("text", text["text"])
+        self._put("text_offsets", text["text_offsets"][1:] + self._num_text)
+        self._num_text += len(text["text"])
+        self._put("speakers", [self._speakers.setdefault(name, len(self._speakers)) for name in part.speakers])
+        self._put("languages", [self._languages.setdefault(name, len(self._languages)) for name in part.languages])
 
     def lengths(self) -> Lengths:
-        names = {name: number for number, name in enumerate(sorted({*self._languages}))}
-        arrays = {name: np.concatenate(pieces) for name, pieces in self._arrays.items()}
-        arrays["speakers"] = self._in_order_of_names()[arrays["speakers"]]
-        return Lengths(
-            **arrays,
-            text_offsets=np.cumsum(np.concatenate(self._variants)),
-            languages=np.array([names[name] for name in self._languages], np.int8),
-            stressed=np.concatenate(self._stressed),
-        )
+        """All columns, on disk; speakers ("" keeps 0) and languages by their place among the sorted names."""
+        arrays = {name: self._mapped(name) for name in self.DTYPES}
+        for name, numbers in (("speakers", self._speakers), ("languages", self._languages)):
+            final = np.zeros(len(numbers), self.DTYPES[name])
+            for place, value in enumerate(sorted(numbers)):
+                final[numbers[value]] = place
+            for first in range(0, len(arrays[name]), self.PIECE):
+                piece = slice(first, first + self.PIECE)
+                arrays[name][piece] = final[arrays[name][piece]]
+        return Lengths(**arrays)
 
-    def _in_order_of_names(self) -> Int32[np.ndarray, " speaker"]:
-        """The final number of each speaker; "" sorts first and keeps 0."""
-        final = np.zeros(len(self._speakers), np.int32)
-        for number, name in enumerate(sorted(self._speakers)):
-            final[self._speakers[name]] = number
-        return final
+    def _put(self, name: str, values: Sequence[int] | np.ndarray) -> None:
+        with (self._folder / name).open("ab") as file:
+            file.write(np.asarray(values, self.DTYPES[name]).tobytes())
 
-
-def _write_rejected(folder: Path, num_shards: int, first: Sequence[Rejection]) -> None:
-    partial = folder / "rejected.jsonl.partial"
-    with partial.open("w", encoding="utf-8") as file:
-        for rejections in itertools.chain([first], (part.rejected for part in _parts(folder, num_shards))):
-            file.writelines(json.dumps(to_dict(item), ensure_ascii=False) + "\n" for item in rejections)
-    partial.replace(folder / "rejected.jsonl")
+    def _mapped(self, name: str) -> np.ndarray:
+        return np.asarray(np.memmap(self._folder / name, self.DTYPES[name], "r+"))
 
 
-def _parts(folder: Path, num_shards: int) -> Iterator[ShardPart]:
+def _write_rejected(folder: str, num_shards: int, first: Sequence[Rejection]) -> None:
+    with store.staged(folder) as place:
+        partial = place / "rejected.jsonl.partial"
+        with partial.open("w", encoding="utf-8") as file:
+            for rejections in itertools.chain([first], (part.rejected for part in _parts(folder, num_shards))):
+                file.writelines(json.dumps(to_dict(item), ensure_ascii=False) + "\n" for item in rejections)
+        partial.replace(place / "rejected.jsonl")
+
+
+def _parts(folder: str, num_shards: int) -> Iterator[ShardPart]:
     for number in range(num_shards):
         path = _part_path(folder, number)
-        yield from_dict(ShardPart, json.loads(path.read_text(encoding="utf-8")), path=str(path))
+        yield from_dict(ShardPart, json.loads(store.read(path)), path=path)
 
 
-def _part_path(folder: Path, number: int) -> Path:
-    return folder / "parts" / f"shard-{number:05d}.json"
+def _part_path(folder: str, number: int) -> str:
+    return store.join(folder, "parts", f"shard-{number:05d}.json")

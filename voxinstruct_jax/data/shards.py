@@ -1,25 +1,32 @@
 """Token shards: prepared clips in ArrayRecord files, and the index that makes plans possible without reading them.
 
 A folder holds `shard-*.array_record` (one compressed example a record), `lengths.npz` (what packing needs to know of
-each record) and `index.json` (counts, fingerprints, checksums). What goes into a shard is decided in `prepare`.
+each record) and `index.json` (counts, fingerprints, checksums). What goes into a shard is decided in `prepare`. A
+folder in a store is read from a copy on this machine.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import os
-import socket
+import posixpath
+import struct
+import threading
+import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import Bool, Int, Int8, Int16, Int32, Int64
 
 from voxinstruct_jax.config import InputError, VoxError, fingerprint, from_dict, to_dict
+from voxinstruct_jax.data import store
 
 __all__ = [
     "Example",
@@ -30,14 +37,17 @@ __all__ = [
     "decode_example",
     "encode_example",
     "is_stressed",
+    "local_folder",
     "write_index",
-    "write_json",
     "write_shard",
 ]
 
 FORMAT_VERSION = 2
 READABLE_VERSIONS = (1, 2)
 """Version 1 has no durations."""
+INDEX, LENGTHS = "index.json", "lengths.npz"
+NUM_FETCHERS = 8
+"""Files that are fetched from a store at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,10 +90,6 @@ class Lengths:
     `stressed`: see `ShardReader.languages`."""
     stressed: Bool[np.ndarray, " known"] = field(default_factory=lambda: np.zeros(0, bool))
     """Whether the stressed words of the record are known."""
-
-    @property
-    def num_variants(self) -> Int64[np.ndarray, " record"]:
-        return np.diff(self.text_offsets)
 
     def num_variants_of(self, records: Int[np.ndarray, " chosen"]) -> Int64[np.ndarray, " chosen"]:
         """Returns how many instruction variants the records have."""
@@ -173,7 +179,7 @@ def write_shard(path: Path, examples: Iterable[Example]) -> ShardEntry | None:
     """
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    partial = _partial(path)
+    partial = store.partial_of(path)
     # group_size:1 makes each record its own chunk: random access reads one record. Records are compressed already.
     writer = ArrayRecordWriter(str(partial), "group_size:1,uncompressed")
     num_examples = 0
@@ -185,7 +191,7 @@ def write_shard(path: Path, examples: Iterable[Example]) -> ShardEntry | None:
         if not num_examples:
             return None
         entry = ShardEntry(
-            name=path.name, num_examples=num_examples, num_bytes=partial.stat().st_size, sha256=_sha256(partial)
+            name=path.name, num_examples=num_examples, num_bytes=partial.stat().st_size, sha256=store.sha256(partial)
         )
         partial.replace(path)
         return entry
@@ -195,64 +201,61 @@ def write_shard(path: Path, examples: Iterable[Example]) -> ShardEntry | None:
         partial.unlink(missing_ok=True)
 
 
-def write_index(folder: Path, index: ShardIndex, lengths: Lengths) -> ShardIndex:
-    """Writes `lengths.npz`, then `index.json`, which makes the folder complete; returns the index as written."""
-    partial = folder / "lengths.partial.npz"
-    np.savez_compressed(partial, **dataclasses.asdict(lengths))
-    index = dataclasses.replace(index, lengths_sha256=_sha256(partial))
-    partial.replace(folder / "lengths.npz")
-    write_json(folder / "index.json", to_dict(index))
+def write_index(folder: str | os.PathLike[str], index: ShardIndex, lengths: Lengths) -> ShardIndex:
+    """Writes `lengths.npz`, then `index.json`, which makes the folder complete; returns the index as written.
+
+    The lengths are not compressed, so that a reader can leave them on disk.
+    """
+    with store.staged(os.fspath(folder)) as place:
+        partial = place / "lengths.partial.npz"
+        np.savez(partial, **{item.name: getattr(lengths, item.name) for item in dataclasses.fields(Lengths)})
+        index = dataclasses.replace(index, lengths_sha256=store.sha256(partial))
+        partial.replace(place / LENGTHS)
+    store.write_json(store.join(os.fspath(folder), INDEX), to_dict(index))
     return index
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file that appears whole or not at all."""
-    partial = _partial(path)
-    try:
-        partial.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _partial(path: Path) -> Path:
-    """Where a file is written before it gets its name: a place of this process alone."""
-    return path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.partial")
 
 
 class ShardReader:
     """Random access to the examples of a folder; safe to use from several threads."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        """Opens a folder that `prepare` has finished.
+        """Opens a folder that `prepare` has finished; shards in a store are fetched when the first record is asked for.
 
         Raises:
             InputError: The folder is no finished one, was written by another format version, or a file of it is
-                missing or has the wrong size.
+                missing or has the wrong size; or the store does not answer.
         """
-        import grain
-
-        self.folder = Path(folder)
+        self.location = os.fspath(folder)
+        self.folder = local_folder(folder)
         self.index = _read_index(self.folder)
         self.lengths = self._read_lengths()
-        for shard in self.index.shards:
-            path = self.folder / shard.name
-            found = path.stat().st_size if path.is_file() else None
-            if found != shard.num_bytes:
-                state = "missing" if found is None else f"{found} bytes, not {shard.num_bytes}"
-                raise InputError(f"{path}: {state}; copy it again or run prepare in an empty folder")
-        paths = [str(self.folder / shard.name) for shard in self.index.shards]
-        try:
-            self._source = grain.sources.ArrayRecordDataSource(paths)
-        except RuntimeError as error:
-            raise InputError(f"{self.folder}: a shard is damaged; copy or prepare it again ({error})") from error
+        self._opened, self._lock = None, threading.Lock()
+        if not store.is_remote(folder):
+            self._open()
+
+    def __reduce__(self) -> tuple[type["ShardReader"], tuple[str]]:
+        """Another process opens the folder itself, and shares the pages of the lengths."""
+        return type(self), (self.location,)
+
+    def fetch(self) -> Path:
+        """Returns the folder on this machine, with all shards in it.
+
+        Raises:
+            InputError: A shard is missing or damaged, or the store does not answer.
+        """
+        if store.is_remote(self.location):
+            with _reached(), store.locked(self.folder), ThreadPoolExecutor(NUM_FETCHERS) as fetchers:
+                missing = [shard for shard in self.index.shards if _size(self.folder / shard.name) != shard.num_bytes]
+                for done in [fetchers.submit(self._fetch_shard, shard) for shard in missing]:
+                    done.result()
+        return self.folder
 
     def __len__(self) -> int:
         return self.index.num_examples
 
     def __getitem__(self, record: int) -> Example:
         try:
-            return decode_example(self._source[record])
+            return decode_example(self._open()[record])
         except (VoxError, RuntimeError, ValueError) as error:
             raise InputError(f"{self._shard_of(record)}: record {record}: {error}") from error
 
@@ -293,29 +296,93 @@ class ShardReader:
         Raises:
             InputError: A shard's bytes are not those that were written; names the first one.
         """
+        self.fetch()
         for shard in self.index.shards:
-            if _sha256(self.folder / shard.name) != shard.sha256:
+            if store.sha256(self.folder / shard.name) != shard.sha256:
                 raise InputError(f"{self.folder / shard.name}: damaged (checksum differs); copy or prepare it again")
 
+    def _open(self) -> Any:
+        """The records of all shards, in order."""
+        import grain
+
+        with self._lock:
+            if self._opened is None:
+                self.fetch()
+                for shard in self.index.shards:
+                    path = self.folder / shard.name
+                    if (found := _size(path)) != shard.num_bytes:
+                        state = "missing" if found is None else f"{found} bytes, not {shard.num_bytes}"
+                        raise InputError(f"{path}: {state}; copy it again or run prepare in an empty folder")
+                paths = [str(self.folder / shard.name) for shard in self.index.shards]
+                try:
+                    self._opened = grain.sources.ArrayRecordDataSource(paths)
+                except RuntimeError as error:
+                    raise InputError(
+                        f"{self.folder}: a shard is damaged; copy or prepare it again ({error})"
+                    ) from error
+            return self._opened
+
+    def _fetch_shard(self, shard: ShardEntry) -> None:
+        store.download(store.join(self.location, shard.name), self.folder / shard.name, shard.sha256)
+
     def _read_lengths(self) -> Lengths:
-        path = self.folder / "lengths.npz"
-        if not path.is_file() or _sha256(path) != self.index.lengths_sha256:
+        path = self.folder / LENGTHS
+        if not path.is_file() or store.sha256(path) != self.index.lengths_sha256:
             raise InputError(f"{path}: missing or damaged; copy it again or run prepare in an empty folder")
-        with np.load(path, allow_pickle=False) as arrays:
-            known = [item.name for item in dataclasses.fields(Lengths) if item.name in arrays]
-            return Lengths(**{name: arrays[name] for name in known})
+        return Lengths(**_columns(path))
 
     def _shard_of(self, record: int) -> Path:
         ends = np.cumsum([shard.num_examples for shard in self.index.shards])
         return self.folder / self.index.shards[int(np.searchsorted(ends, record, side="right"))].name
 
 
-def _read_index(folder: Path) -> ShardIndex:
-    path = folder / "index.json"
-    if not path.is_file():
-        raise InputError(f"{folder}: holds no index.json; give a folder that `prepare` has finished")
+def local_folder(folder: str | os.PathLike[str]) -> Path:
+    """Returns the folder itself, or for one in a store its place on this machine, with all files but the shards in it.
+
+    The place is named after the index: when that changes, all files are fetched anew.
+
+    Raises:
+        InputError: As `ShardReader`.
+    """
+    if not store.is_remote(folder):
+        return Path(folder)
+    location = os.fspath(folder)
+    with _reached():
+        try:
+            content = store.read(store.join(location, INDEX))
+        except FileNotFoundError as error:
+            raise InputError(f"{location}: holds no {INDEX}; give a folder that `prepare` has finished") from error
+    index = _parse_index(content, store.join(location, INDEX))
+    digest = hashlib.sha256(content).hexdigest()[:16]
+    folder = store.cache_folder(posixpath.join("shards", digest, posixpath.basename(location.rstrip("/"))))
+    with _reached(), store.locked(folder):
+        store.write(str(folder / INDEX), content)
+        if not (folder / LENGTHS).is_file() or store.sha256(folder / LENGTHS) != index.lengths_sha256:
+            store.download(store.join(location, LENGTHS), folder / LENGTHS, index.lengths_sha256)
+        if "bins.json" in store.names(location):  # boundaries go where what they made goes
+            store.write(str(folder / "bins.json"), store.read(store.join(location, "bins.json")))
+    return folder
+
+
+@contextlib.contextmanager
+def _reached() -> Iterator[None]:
+    """A store that does not answer is the user's matter."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        yield
+    except ConnectionError as error:
+        raise InputError(str(error)) from error
+
+
+def _read_index(folder: Path) -> ShardIndex:
+    path = folder / INDEX
+    if not path.is_file():
+        raise InputError(f"{folder}: holds no {INDEX}; give a folder that `prepare` has finished")
+    return _parse_index(path.read_bytes(), str(path))
+
+
+def _parse_index(content: bytes, path: str) -> ShardIndex:
+    try:
+        values = json.loads(content)
         if values["format_version"] not in READABLE_VERSIONS:
             raise InputError(
                 f"{path}: format version {values['format_version']}, this release reads {READABLE_VERSIONS}"
@@ -323,6 +390,36 @@ def _read_index(folder: Path) -> ShardIndex:
         return from_dict(ShardIndex, values)
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: damaged ({error}); copy it again") from error
+
+
+def _columns(path: Path) -> dict[str, np.ndarray]:
+    """The columns of `lengths.npz`, mapped: the system reads what is asked for, and all processes share it.
+
+    Those that an earlier release compressed are read into memory.
+    """
+    names, found = {item.name for item in dataclasses.fields(Lengths)}, {}
+    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+        for member in archive.infolist():
+            name = member.filename.removesuffix(".npy")
+            if name not in names:
+                continue
+            if member.compress_type == zipfile.ZIP_STORED:
+                found[name] = _mapped(file, member.header_offset)
+            else:
+                with archive.open(member) as column:
+                    found[name] = np.lib.format.read_array(column, allow_pickle=False)
+    return found
+
+
+def _mapped(file: BinaryIO, header_offset: int) -> np.ndarray:
+    """Maps the array of an archive's member that is not compressed."""
+    file.seek(header_offset + 26)  # of the member's own header, which ends in its name and its extra field
+    file.seek(header_offset + 30 + sum(struct.unpack("<HH", file.read(4))))
+    np.lib.format.read_magic(file)
+    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    if not shape[0]:  # nothing to map
+        return np.zeros(shape, dtype)
+    return np.asarray(np.memmap(file, dtype, "r", file.tell(), shape))
 
 
 def _pack_bits(values: Int[np.ndarray, "*shape"]) -> tuple[list[int], int, bytes]:
@@ -338,6 +435,5 @@ def _unpack_bits(shape: list[int], bits: int, data: bytes) -> Int16[np.ndarray, 
     return (table.astype(np.int32) @ (1 << np.arange(bits, dtype=np.int32))).astype(np.int16).reshape(shape)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None

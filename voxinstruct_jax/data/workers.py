@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import wait
-from pathlib import Path
 from typing import Any
 
 from voxinstruct_jax.config import InputError, VoxError
@@ -39,7 +38,7 @@ def in_processes(open_encoders: Callable[[], Encoders], num_workers: int, *, say
         say: Called with a line when a worker died.
     """
 
-    def run(tasks: Iterator[ShardTask], folder: Path, tick: Callable[[], None]) -> None:
+    def run(tasks: Iterator[ShardTask], folder: str, tick: Callable[[], None]) -> None:
         crew = _Crew(open_encoders, folder, say)
         try:
             crew.run(tasks, num_workers, tick)
@@ -61,7 +60,7 @@ class _Worker:
 class _Crew:
     """The workers of one run."""
 
-    def __init__(self, open_encoders: Callable[[], Encoders], folder: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, open_encoders: Callable[[], Encoders], folder: str, say: Callable[[str], None]) -> None:
         self._open_encoders, self._folder, self._say = open_encoders, folder, say
         self._workers: list[_Worker] = []
         self._redo: deque[ShardTask] = deque()
@@ -145,7 +144,7 @@ class _Crew:
         self._redo.append(task)
 
 
-def _work(connection: Any, open_encoders: Callable[[], Encoders], folder: Path) -> None:
+def _work(connection: Any, open_encoders: Callable[[], Encoders], folder: str) -> None:
     """A worker's life: takes tasks until the connection or its parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
     end_with_parent()

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -47,7 +46,7 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenData:
-    """Packed token batches. `shards` is a folder that `prepare` wrote; `mixture.corpora` names several in its place."""
+    """Packed token batches. `shards` is a folder or URL that `prepare` wrote; `mixture.corpora` names several."""
 
     shards: str = "shards"
     mixture: Mixture = Mixture()
@@ -182,7 +181,7 @@ def open_batches(experiment: TokenExperiment, *, host_rows: tuple[int, int] | No
     """
     data = experiment.data
     return TokenBatches(
-        [ShardReader(Path(folder)) for folder in data.folders],
+        [ShardReader(folder) for folder in data.folders],
         PronunciationTokenizer(),
         experiment.model.vocabulary,
         dataclasses.replace(data.batch, seed=experiment.train.seed),

@@ -14,9 +14,10 @@ from voxinstruct_jax.data.importers.kaldi import read_kaldi
 from voxinstruct_jax.data.importers.lhotse import read_lhotse
 from voxinstruct_jax.data.importers.libritts import read_libritts
 from voxinstruct_jax.data.importers.long_recordings import read_gigaspeech, read_wenetspeech
-from voxinstruct_jax.data.importers.source import ImportOptions, absolute, language_code, measure
+from voxinstruct_jax.data.importers.source import ImportOptions, language_code, measure
 from voxinstruct_jax.data.importers.textrolspeech import read_textrolspeech
 from voxinstruct_jax.data.manifest import Rejection, Row, iter_manifest
+from voxinstruct_jax.data.store import absolute
 
 __all__ = ["FORMATS", "Format", "ImportOptions", "import_rows"]
 

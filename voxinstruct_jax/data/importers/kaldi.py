@@ -9,7 +9,6 @@ from voxinstruct_jax.data.importers.source import (
     AudioFinder,
     DiskTable,
     ImportOptions,
-    absolute,
     gender_name,
     is_folder,
     language_code,
@@ -18,6 +17,7 @@ from voxinstruct_jax.data.importers.source import (
     read_lines,
 )
 from voxinstruct_jax.data.manifest import Rejection, Row
+from voxinstruct_jax.data.store import absolute
 
 __all__ = ["read_kaldi"]
 

@@ -15,7 +15,6 @@ from voxinstruct_jax.config import InputError
 from voxinstruct_jax.data.importers.source import (
     DiskTable,
     ImportOptions,
-    absolute,
     gender_name,
     is_folder,
     language_code,
@@ -25,6 +24,7 @@ from voxinstruct_jax.data.importers.source import (
 )
 from voxinstruct_jax.data.manifest import COLUMNS, Rejection, Row
 from voxinstruct_jax.data.seen import Seen
+from voxinstruct_jax.data.store import absolute
 
 __all__ = ["read_lhotse"]
 

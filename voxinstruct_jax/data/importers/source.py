@@ -22,7 +22,6 @@ __all__ = [
     "AudioFinder",
     "DiskTable",
     "ImportOptions",
-    "absolute",
     "gender_name",
     "is_audio",
     "is_folder",
@@ -55,11 +54,6 @@ class ImportOptions:
     """Of rows whose language the layout does not say."""
     subset: str | None = None
     """A part of the corpus by its published name; all of it if None."""
-
-
-def absolute(location: str) -> str:
-    """Returns a local path in full; URLs stay."""
-    return location if "://" in location else os.path.abspath(location)  # noqa: PTH100 - Path would join "a//b"
 
 
 def is_folder(location: str) -> bool:
