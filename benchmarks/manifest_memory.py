@@ -1,9 +1,10 @@
-"""Rows a second and peak memory of importing a corpus and of reading and filtering its manifest, by number of rows.
+"""Rows a second and peak memory of importing a corpus, of reading, filtering and preparing it, by number of rows.
 
 Run: uv run python benchmarks/manifest_memory.py [--rows 1000 1000000]
 The source is a WenetSpeech.json of that many segments over one silent recording, written here. Each step runs in a
 process of its own, and prints one line of JSON: step, rows, processor seconds, rows a processor second, peak resident
-memory (MiB). What `nothing` takes is the program without rows.
+memory (MiB). What `nothing` takes is the program without rows. `plan` and `index` are what `prepare` does with them
+all: it takes their fingerprint, and puts the records of finished shards (written here) together into the index.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 SEGMENTS_A_RECORDING = 500
+SHARD_SIZE = 4096
 
 
 def main() -> int:
@@ -38,6 +40,8 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             write_source(Path(folder), count)
             for step in STEPS:
+                if step == "index":
+                    write_parts(Path(folder), count)
                 subprocess.run([sys.executable, __file__, "--step", step, "--folder", folder], check=True)
     return 0
 
@@ -61,12 +65,37 @@ def write_source(folder: Path, count: int) -> None:
         file.write("]}")
 
 
+def write_parts(folder: Path, count: int) -> None:
+    """Writes what `prepare` records of each shard: clips of 100 speakers, each with four instructions and its quote."""
+    import numpy as np
+
+    from voxinstruct_jax.data.shard_parts import ShardPart, record
+    from voxinstruct_jax.data.shards import ShardEntry
+
+    random = np.random.default_rng(0)
+    (folder / "shards").mkdir()
+    for number in range(-(-count // SHARD_SIZE)):
+        size = min(SHARD_SIZE, count - number * SHARD_SIZE)
+        name = f"shard-{number:05d}.array_record"
+        (folder / "shards" / name).touch()
+        part = ShardPart(
+            entry=ShardEntry(name=name, num_examples=size, num_bytes=0, sha256=""),
+            duration_s=5.0 * size, num_codebooks=8, largest_code=1023, largest_semantic_token=499,
+            languages=("zh",) * size, speakers=tuple(f"s{speaker}" for speaker in random.integers(0, 100, size)),
+            stressed=(False,) * size, frames=tuple(random.integers(75, 1500, size).tolist()),
+            semantic=tuple(random.integers(33, 700, size).tolist()),
+            text=tuple(map(tuple, random.integers(10, 90, (size, 5)).tolist())), rejected=(),
+        )  # fmt: skip
+        record(str(folder / "shards"), number, part)
+
+
 def nothing(_: Path) -> int:
     """Only the imports of the others."""
     import ijson  # noqa: F401
 
     import voxinstruct_jax.data.filters
-    import voxinstruct_jax.data.importers  # noqa: F401
+    import voxinstruct_jax.data.importers
+    import voxinstruct_jax.data.shard_parts  # noqa: F401
 
     return 0
 
@@ -97,11 +126,30 @@ def refilter(folder: Path) -> int:
     return write_rows(str(folder / "filtered.jsonl"), filter_rows(rows, config)).rows
 
 
+def plan(folder: Path) -> int:
+    """What `prepare` does before the first clip."""
+    from voxinstruct_jax.data.manifest import ManifestRows
+    from voxinstruct_jax.data.shard_parts import scan
+
+    return scan(ManifestRows(folder / "m.jsonl"))[0]
+
+
+def index(folder: Path) -> int:
+    """What `prepare` does after the last clip."""
+    from voxinstruct_jax.data.shard_parts import assemble
+
+    place = folder / "shards"
+    assemble(str(place), len(list((place / "parts").iterdir())), {}, (75.0, 50.0))
+    return int(json.loads((place / "index.json").read_text())["num_examples"])
+
+
 STEPS: dict[str, Callable[[Path], int]] = {
     "nothing": nothing,
     "import": import_corpus,
     "read": read,
     "filter": refilter,
+    "plan": plan,
+    "index": index,
 }
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from voxinstruct_jax.config import InputError
+from voxinstruct_jax.data import engines
 from voxinstruct_jax.data.engines import ATTEMPTS, open_engine
 
 
@@ -54,14 +55,19 @@ def test_the_error_of_a_unit_is_that_of_the_run():
 
 @pytest.mark.slow
 def test_ray_does_the_same(tmp_path, monkeypatch):
-    pytest.importorskip("ray")
+    ray = pytest.importorskip("ray")
     monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}:{Path(__file__).parents[2]}")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     ticks = []
-    open_engine("ray", 1)(note, waiting(tmp_path, {2: 1}), lambda: ticks.append(1))
-    assert len(list(tmp_path.glob("unit-*"))) == 5
-    assert len(ticks) == 10
-    with pytest.raises(InputError, match=r"^unit 7 is wrong$"):
-        open_engine("ray", 1)(fail, lambda: [7], lambda: None)
+    engines._connect(ray, 1)  # once for both runs: a cluster takes seconds to start
+    try:
+        open_engine("ray", 1)(note, waiting(tmp_path, {2: 1}), lambda: ticks.append(1))
+        assert len(list(tmp_path.glob("unit-*"))) == 5
+        assert len(ticks) == 10
+        with pytest.raises(InputError, match=r"^unit 7 is wrong$"):
+            open_engine("ray", 1)(fail, lambda: [7], lambda: None)
+    finally:
+        ray.shutdown()
 
 
 def test_ray_is_asked_for_only_where_it_is_installed(monkeypatch):
