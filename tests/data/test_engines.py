@@ -55,6 +55,7 @@ def test_the_error_of_a_unit_is_that_of_the_run():
 
 @pytest.mark.slow
 def test_ray_does_the_same(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "300")  # a busy machine starts slowly
     ray = pytest.importorskip("ray")
     monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}:{Path(__file__).parents[2]}")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
