@@ -64,4 +64,4 @@ def test_no_cluster_is_one_clear_line(tmp_path, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     engine = on_ray(dict, address="auto")
     with pytest.raises(InputError, match=r"no Ray cluster at 'auto' \(.*\); start one with `ray start --head`"):
-        engine(iter(()), tmp_path, lambda: None)
+        engine(iter(()), str(tmp_path), lambda: None)
