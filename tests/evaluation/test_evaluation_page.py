@@ -65,11 +65,16 @@ def test_an_item_plays_and_shows_what_was_heard(tmp_path, browser_page, sound):
         audio=sound,
         heard="not a game today",
         metrics={"wer.vox": 0.5},
-        words=(("not", 0.0, 0.1), ("again", 0.1, 0.3), ("today", 0.3, 0.5)),
         stress=(1,),
-        marked="not \x02again\x03 today",
     )
-    index = write_evaluation_page(tmp_path / "page", page_of([item], worst_by="wer.vox"))
+
+    def align(samples, sample_rate, transcript):
+        assert (len(samples), sample_rate, transcript) == (12_000, 24_000, item.transcript)
+        return ((0.0, 0.1), (0.1, 0.3), (0.3, 0.5))
+
+    index = write_evaluation_page(tmp_path / "page", page_of([item], worst_by="wer.vox"), align=align)
+    figure = next((tmp_path / "page" / "figures").iterdir()).read_text()
+    assert all(f">{word}<" in figure for word in item.transcript.split())
     problems = opened(browser_page, index)
     browser_page.locator(".row").click()
     detail = browser_page.locator("#detail")

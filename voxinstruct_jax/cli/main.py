@@ -15,6 +15,7 @@ COMMANDS = {
     "prepare": "turn a manifest of audio and text into token shards",
     "train": "train a codec, units, AR or NAR from a configuration",
     "plan": "compile a train step for a pod that is not here: does it fit, how fast can it be",
+    "listening": "write a listening test as a folder that opens from disk, or analyse one",
     "testset": "write a test set as a request file",
     "synthesize": "speak one instruction, or a file of requests",
     "convert": "turn a training run into weights",

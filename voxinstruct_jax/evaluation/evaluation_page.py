@@ -17,17 +17,26 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
+import numpy as np
+from jaxtyping import Float
+
 from voxinstruct_jax.audio.waveform import read_audio
 from voxinstruct_jax.config import InputError
 from voxinstruct_jax.evaluation.pages import write_page
 from voxinstruct_jax.evaluation.speech_plot import draw_intervals, draw_speech
+from voxinstruct_jax.text.words import split_words
 
-__all__ = ["Confusion", "Page", "PageItem", "SummaryRow", "write_evaluation_page"]
+__all__ = ["Align", "Confusion", "Page", "PageItem", "SummaryRow", "write_evaluation_page"]
 
 PLOT_RATE = 24_000
 _INK = "#33373d"
 
+OPEN, CLOSE = "\x02", "\x03"
+"""Stand around stressed words in `data.js`."""
+
 Direction = Literal["lower", "higher", ""]
+Align = Callable[[Float[np.ndarray, " sample"], int, str], Sequence[tuple[float, float]] | None]
+"""(samples, sample rate, transcript) → start and end of each word (s), as `split_words` has them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,12 +89,8 @@ class PageItem:
     tags: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """What can be filtered by, beside system and language."""
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    words: tuple[tuple[str, float, float], ...] = ()
-    """Of the transcript, with start and end (s)."""
     stress: tuple[int, ...] = ()
-    """Indices into the transcript's words, or into `words`, that were to be stressed."""
-    marked: str = ""
-    """The transcript with the stressed words between U+0002 and U+0003; empty where none was asked for."""
+    """Indices into `split_words(transcript)` of the words that were to be stressed."""
     error: str = ""
 
 
@@ -105,7 +110,12 @@ class Page:
 
 
 def write_evaluation_page(
-    folder: Path, page: Page, *, figures: int = 40, report: Callable[[int, int], None] = lambda done, total: None
+    folder: Path,
+    page: Page,
+    *,
+    figures: int = 40,
+    align: Align | None = None,
+    report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Path:
     """Writes the page and returns the path of its `index.html`.
 
@@ -113,6 +123,7 @@ def write_evaluation_page(
         folder: Made if missing; sounds are linked (or copied) into it.
         page: What to show.
         figures: Of the worst items to draw, about half a second each.
+        align: Finds the words that the figures show; None = they show none.
         report: Called with the figures drawn and all.
 
     Raises:
@@ -128,7 +139,7 @@ def write_evaluation_page(
             source = _linked(item.audio, folder / "audio", number)
             figure = ""
             if number in worst:
-                figure = _figure(item, folder / "figures" / f"{number:05d}.svg", number)
+                figure = _figure(item, folder / "figures" / f"{number:05d}.svg", number, align)
                 drawn += 1
                 report(drawn, len(worst))
             items.append(_record(item, source, figure))
@@ -172,7 +183,7 @@ def _record(item: PageItem, source: str, figure: str) -> dict[str, Any]:
         "system": item.system,
         "language": item.language,
         "instruction": item.instruction,
-        "transcript": item.marked or item.transcript,
+        "transcript": _marked(item),
         "heard": item.heard,
         "flags": list(item.flags),
         "tags": dict(item.tags),
@@ -197,7 +208,18 @@ def _linked(audio: Path | None, folder: Path, number: int) -> str:
     return quote(f"audio/{target.name}")
 
 
-def _figure(item: PageItem, path: Path, number: int) -> str:
+def _marked(item: PageItem) -> str:
+    """The transcript with signs around the words that were to be stressed."""
+    text = item.transcript
+    words = split_words(text)
+    for index in sorted(item.stress, reverse=True):
+        if index < len(words):
+            start, end = words[index].start, words[index].end
+            text = f"{text[:start]}{OPEN}{text[start:end]}{CLOSE}{text[end:]}"
+    return text
+
+
+def _figure(item: PageItem, path: Path, number: int, align: Align | None) -> str:
     """Draws an item; empty where its sound cannot be read."""
     if item.audio is None:
         return ""
@@ -205,10 +227,16 @@ def _figure(item: PageItem, path: Path, number: int) -> str:
         samples = read_audio(item.audio, PLOT_RATE)
     except InputError:
         return ""
-    stressed = [item.words[index] for index in item.stress if index < len(item.words)]
-    stress_s = (stressed[0][1], stressed[-1][2]) if stressed else None
-    drawn = draw_speech(samples, PLOT_RATE, salt=f"item-{number}", stress_s=stress_s, words=item.words)
-    # A picture of its own has no page whose colour it could take, and needs its namespace.
+    times = align(samples, PLOT_RATE, item.transcript) if align is not None and item.transcript else None
+    words = [
+        (word.text, start, end)
+        for word, (start, end) in zip(split_words(item.transcript), times or (), strict=False)
+        if end > start
+    ]
+    stressed = [times[index] for index in item.stress if times is not None and index < len(times)]
+    stress_s = (stressed[0][0], stressed[-1][1]) if stressed else None
+    drawn = draw_speech(samples, PLOT_RATE, salt=f"item-{number}", stress_s=stress_s, words=words)
+    # A picture of its own has no page whose colour it could take.
     path.write_text(drawn.replace("currentColor", _INK), encoding="utf-8")
     return quote(f"figures/{path.name}")
 
