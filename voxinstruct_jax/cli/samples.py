@@ -76,7 +76,7 @@ def _fit(experiment: Any, lender: Voice) -> Callable[[Any], Voice]:
     tokenizer = open_tokenizer(experiment.data.tokenizer, model.text_encoder.channel_sizes[0])
     if other.text_encoder.channel_sizes != model.text_encoder.channel_sizes:
         raise _unfit(lender, f"text channels {other.text_encoder.channel_sizes}", model.text_encoder.channel_sizes)
-    model_class = ARModel if kind == "ar" else NARModel
+    model_class: Any = ARModel if kind == "ar" else NARModel
 
     def put_in(weights: Any) -> Voice:
         graph, state = nnx.split(nnx.eval_shape(lambda: model_class(model, rngs=nnx.Rngs(0))))
