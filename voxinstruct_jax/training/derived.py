@@ -152,6 +152,9 @@ def _collectives(
     accumulate, recomputed = experiment.step.accumulate, experiment.execution.remat != "none"
     item = jnp.dtype(experiment.model.dtype).itemsize
     data, fsdp, tensor = sizes["data"], sizes["fsdp"], sizes["tensor"]
+    # over far links a sum is taken in two stages: among neighbours, then each sends its part of the result
+    inner = math.gcd(data, max(1, near // (fsdp * tensor)))
+    outer = data // inner
     layers = sum(stack.num_layers for stack in stacks)
     gathered = sum(stack.num_layers * stack.weights for stack in stacks) * item
     trained = weights / FLOAT32 * item  # of a device's share, as gradients are sent
@@ -166,7 +169,8 @@ def _collectives(
             fsdp, fsdp * tensor, "all-gather", 2 * layers * accumulate, 2 * accumulate * gathered * (fsdp - 1) / fsdp
         ),
         *over(fsdp, fsdp * tensor, "reduce-scatter", layers * accumulate, accumulate * trained * (fsdp - 1)),
-        *over(data, data * fsdp * tensor, "all-reduce", layers, 2 * trained * (data - 1) / data),
+        *over(inner, inner * fsdp * tensor, "all-reduce", layers, 2 * trained * (inner - 1) / inner),
+        *over(outer, data * fsdp * tensor, "all-reduce", layers, 2 * trained / inner * (outer - 1) / outer),
         *over(
             tensor,
             tensor,
