@@ -188,7 +188,7 @@ def test_data_of_another_vocabulary_is_refused(reader, vocabulary, change, messa
 
 
 def test_data_counted_by_another_tokenizer_is_refused(reader, vocabulary, letters):
-    with pytest.raises(InputError, match="another tokenizer; call recount_text"):
+    with pytest.raises(InputError, match="another tokenizer; count it anew in a copy"):
         TokenBatches(reader, letters(fingerprint="other"), vocabulary, CONFIG)
 
 

@@ -78,7 +78,8 @@ def test_the_fingerprint_follows_the_rules_and_the_file(model_file):
         SubwordTokenizer(model_file, SubwordRules.release()),
         SubwordTokenizer(model_file, vocabulary_size=100),
     ]
-    assert len({tokenizer.fingerprint for tokenizer in makes}) == 3
+    assert makes[0].fingerprint != makes[1].fingerprint
+    assert makes[0].fingerprint == makes[2].fingerprint  # the ids are the same, however many rows the embedding has
     assert makes[0].fingerprint == SubwordTokenizer(model_file).fingerprint
     assert [tokenizer.channel_sizes for tokenizer in makes] == [(pieces,), (pieces,), (100,)]
 

@@ -207,6 +207,52 @@ def test_a_run_starts_from_the_weights_of_another_one(unbroken, tmp_path):
         run(dataclasses.replace(Toy(), train=TrainConfig(steps=1)), tmp_path / "run")
 
 
+def test_samples_are_spoken_when_due_and_a_failed_one_stops_nothing(tmp_path):
+    given = []
+
+    def sampler(step, weights):
+        if step == 4:
+            raise InputError("no voice today")
+        given.append(weights)
+        return [
+            {"file": "0.wav", "duration_s": 1.0, "finish_reason": "stop", "error": 0.5},
+            {"file": "1.wav", "duration_s": 3.0, "finish_reason": "max_acoustic"},
+        ]
+
+    toy = dataclasses.replace(Toy(), train=TrainConfig(steps=6, log_every=5, save_every=6, sample_every=2))
+    result = train(toy_task(toy), toy, tmp_path / "run", report=lambda *_: None, sampler=sampler)
+    rows = {row["step"]: row for row in metrics(tmp_path / "run")}
+    assert sorted(rows) == [2, 4, 5, 6]
+    assert (rows[2]["sample_duration_s"], rows[2]["sample_stopped"], rows[2]["sample_error"]) == (2.0, 0.5, 0.5)
+    assert (rows[4]["sample_error"], "sample_error" in rows[5]) == (None, False)
+    events = read_events(tmp_path / "run")
+    assert [(e["step"], e["file"]) for e in events if e["event"] == "sample"] == [
+        (step, file) for step in (2, 6) for file in ("0.wav", "1.wav")
+    ]
+    assert [e["reason"] for e in events if e["event"] == "sample_failed"] == ["no voice today"]
+    assert all("sampling_seconds" in e for e in events if e["event"] == "steps")
+    jax.tree.map(np.testing.assert_array_equal, given[-1], jax.device_get(result.state.params))
+
+
+def test_metrics_go_to_weights_and_biases_too(tmp_path):
+    pytest.importorskip("wandb")
+    program = (
+        "import sys; from pathlib import Path; from voxinstruct_jax.training.metrics import MetricsLog\n"
+        "log = MetricsLog(Path(sys.argv[1]), 0, wandb_project='demo'); log.write(1, {'loss': 2.0}); log.close()"
+    )
+    environment = {**os.environ, "WANDB_MODE": "offline", "WANDB_SILENT": "true"}
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    subprocess.run(command, cwd=REPOSITORY, env=environment, check=True, capture_output=True)
+    [kept] = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
+    assert kept.stat().st_size
+
+
+def test_without_weights_and_biases_installed_it_says_how(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(InputError, match=r"wandb is missing; run with `uv run --extra wandb`"):
+        MetricsLog(tmp_path, 0, wandb_project="demo")
+
+
 def test_weights_of_another_model_are_refused(tmp_path):
     save_weights(tmp_path / "weights", {"kernels": {0: jnp.zeros((3, 2)), 1: jnp.zeros((3, 1))}}, {}, card="")
     train_config = TrainConfig(steps=1, init_from=str(tmp_path / "weights"))

@@ -3,8 +3,8 @@
 import json
 import os
 import random
+import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,7 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from voxinstruct_jax.config import to_dict
+from voxinstruct_jax.config import InputError, from_dict, to_dict
+from voxinstruct_jax.training.ar import ARExperiment, ar_task
+from voxinstruct_jax.training.events import read_events
+from voxinstruct_jax.training.loop import train
 
 REPOSITORY = Path(__file__).parents[2]
 STEPS = 14
@@ -36,30 +39,32 @@ sys.exit(75 if result.stopped else 0)
 
 
 def start(settings, folder, count):
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    found = []
-    for number in range(count):
-        many = {
-            "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
-            "JAX_NUM_PROCESSES": str(count),
-            "JAX_PROCESS_ID": str(number),
-        }
-        environment = {**os.environ, "JAX_PLATFORMS": "cpu", **(many if count > 1 else {})}
-        command = [sys.executable, "-c", PROGRAM, str(settings), str(folder)]
-        with (folder.parent / f"{folder.name}.{number}.err").open("ab") as errors:
-            found.append(subprocess.Popen(command, cwd=REPOSITORY, env=environment, stderr=errors))
-    return found
+    """Starts the processes of a run as `launch/local.py` does, which starts them again if they end too early."""
+    command = [sys.executable, "-c", PROGRAM, str(settings), str(folder)]
+    if count > 1:
+        command = [sys.executable, str(REPOSITORY / "launch/local.py"), "--processes", str(count), "--", *command]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    with (folder.parent / f"{folder.name}.err").open("ab") as errors:
+        return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stderr=errors)
 
 
-def wait_for_step(folder, step):
+def children(launcher):
+    return [int(word) for word in Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()]
+
+
+def starts(folder):
+    """(step, devices) of each start of a run, by its events."""
+    return [(event["step"], event["devices"]) for event in read_events(folder) if event["event"] == "start"]
+
+
+def wait_until(condition, launcher):
     deadline = time.monotonic() + 900
     while time.monotonic() < deadline:
-        if any(row["step"] >= step for row in metrics(folder)):
+        if condition():
             return
+        assert launcher.poll() is None, "the launcher ended too early"
         time.sleep(0.05)
-    raise AssertionError(f"step {step} never came")
+    raise AssertionError("it never came")
 
 
 def metrics(folder):
@@ -87,42 +92,40 @@ def settings(tiny_ar_experiment, tmp_path_factory):
 def unbroken(settings):
     """A run of two processes that nothing happened to."""
     folder = settings.parent / "unbroken"
-    assert [process.wait() for process in start(settings, folder, 2)] == [0, 0]
+    assert start(settings, folder, 2).wait() == 0
     return folder
 
 
-def test_two_processes_are_preempted_killed_and_resumed_with_the_same_losses(settings, unbroken):
+def test_two_processes_are_preempted_killed_and_started_again_with_the_same_losses(settings, unbroken):
     folder = settings.parent / "broken"
-    asked = start(settings, folder, 2)
-    wait_for_step(folder, 2)
-    asked[1].send_signal(signal.SIGTERM)
-    assert [process.wait() for process in asked] == [75, 75]
-    saved = metrics(folder)[-1]["step"]
-    killed = start(settings, folder, 2)
-    wait_for_step(folder, random.randint(saved + 1, STEPS - 1))
-    killed[0].send_signal(signal.SIGKILL)
-    assert killed[0].wait() == -signal.SIGKILL
-    assert killed[1].wait() != 0  # one down, all down
-    assert [process.wait() for process in start(settings, folder, 2)] == [0, 0]
+    with start(settings, folder, 2) as launcher:
+        wait_until(lambda: any(row["step"] >= 2 for row in metrics(folder)), launcher)
+        os.kill(children(launcher)[1], signal.SIGTERM)
+        wait_until(lambda: len(starts(folder)) == 2, launcher)
+        saved = starts(folder)[1][0]
+        last = random.randint(saved + 1, STEPS - 1)
+        wait_until(lambda: metrics(folder)[-1]["step"] >= last, launcher)
+        os.kill(children(launcher)[0], signal.SIGKILL)
+        assert launcher.wait() == 0  # one down, all down, and all again
+    (first, devices), (second, _), (third, _) = starts(folder)
+    assert (first, devices) == (0, 2)
+    assert 2 <= second <= third < STEPS
     assert losses(folder) == losses(unbroken)
 
 
-def test_one_process_goes_on_where_two_were_killed(settings, unbroken):
-    folder = settings.parent / "fewer"
-    killed = start(settings, folder, 2)
-    wait_for_step(folder, 6)
-    for process in killed:
-        process.kill()
-        process.wait()
-    assert [process.wait() for process in start(settings, folder, 1)] == [0]
+def test_one_process_goes_on_where_two_ended(settings, unbroken):
+    folder = shutil.copytree(unbroken, settings.parent / "fewer")
+    shutil.rmtree(folder / "states" / str(STEPS))
+    assert start(settings, folder, 1).wait() == 0
+    assert starts(folder) == [(0, 2), (12, 1)]
     np.testing.assert_allclose(losses(folder), losses(unbroken), rtol=1e-3)
 
 
 def test_two_trainers_on_one_folder_are_refused(settings, unbroken):
     import fcntl
 
+    experiment = from_dict(ARExperiment, json.loads(settings.read_text()))
     with (unbroken / "run.lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        [process] = start(settings, unbroken, 1)
-        assert process.wait() == 1
-    assert "another process trains here" in (unbroken.parent / "unbroken.0.err").read_text()
+        with pytest.raises(InputError, match="another process trains here"):
+            train(ar_task(experiment), experiment, unbroken, report=lambda *_: None)

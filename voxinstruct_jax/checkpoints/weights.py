@@ -17,7 +17,15 @@ import numpy as np
 from voxinstruct_jax.checkpoints.run import file_checksums
 from voxinstruct_jax.config import InputError
 
-__all__ = ["FORMAT_VERSION", "load_weights", "read_settings", "save_weights", "share_weights", "weights_fingerprint"]
+__all__ = [
+    "FORMAT_VERSION",
+    "load_weights",
+    "merge_trees",
+    "read_settings",
+    "save_weights",
+    "share_weights",
+    "weights_fingerprint",
+]
 
 FORMAT_VERSION = 1
 SHARING_VERSION = 2
@@ -53,6 +61,14 @@ def save_weights(folder: Path, weights: Any, settings: dict[str, Any], *, card: 
     (partial / CHECKSUMS).write_text(json.dumps(file_checksums(partial), indent=1) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
     partial.replace(folder)
+
+
+def merge_trees(first: Any, second: Any) -> Any:
+    """Puts two nested dicts together, the trained and the other arrays of a model."""
+    merged = dict(first)
+    for key, value in second.items():
+        merged[key] = merge_trees(merged[key], value) if isinstance(merged.get(key), dict) else value
+    return merged
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

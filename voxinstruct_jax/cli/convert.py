@@ -72,7 +72,7 @@ def export_run(source: Path, out: Path, *, dtype: str, card: Path | None = None)
         InputError: The folder holds no run, or no whole state.
     """
     from voxinstruct_jax.checkpoints.run import RunStore
-    from voxinstruct_jax.checkpoints.weights import save_weights
+    from voxinstruct_jax.checkpoints.weights import merge_trees, save_weights
 
     if not (source / "run.json").is_file():
         raise InputError(
@@ -88,17 +88,10 @@ def export_run(source: Path, out: Path, *, dtype: str, card: Path | None = None)
     state = store.restore_arrays(steps[0])
     store.close()
     text = card.read_text() if card else f"# {kind}\n\nExported from step {steps[0]} of a training run.\n"
-    weights: Any = _merge(state.get("ema") or state["params"], state["rest"])
+    weights: Any = merge_trees(state.get("ema") or state["params"], state["rest"])
     weights.pop("discriminator", None)  # of adversarial training; no part of the codec
     save_weights(out, weights, {"kind": kind, "model": settings["model"], "step": steps[0]}, card=text, dtype=dtype)
     return steps[0]
-
-
-def _merge(first: Any, second: Any) -> Any:
-    merged = dict(first)
-    for key, value in second.items():
-        merged[key] = _merge(merged[key], value) if isinstance(merged.get(key), dict) else value
-    return merged
 
 
 def _parser(name: str, description: str) -> argparse.ArgumentParser:

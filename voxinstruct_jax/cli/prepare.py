@@ -35,6 +35,16 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("manifest", help="JSONL or Parquet; a row: id, audio, language, transcript, instruction(s) ...")
     parser.add_argument("--out", help="folder of shards, or a URL such as s3://…; goes on where it stopped")
     parser.add_argument("--voice", type=Path, help="voice folder whose codec and units encode (default: embedded)")
+    parser.add_argument(
+        "--tokenizer",
+        default="",
+        help="mT5's spiece.model or tokenizer.json, for models of the paper's size; no durations",
+    )
+    parser.add_argument(
+        "--recount",
+        action="store_true",
+        help="MANIFEST is a folder of shards: count its text for --tokenizer, in place",
+    )
     parser.add_argument("--shard-size", type=int, default=500, help="clips a shard (default: 500)")
     parser.add_argument(
         "--workers", type=int, help="processes, each on one core (default: one a core; 1 on an accelerator)"
@@ -50,8 +60,10 @@ def run(arguments: list[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     options = parse(parser, arguments)
-    if (options.out is None) == (options.check_agreement is None):
-        raise ConfigError("give either --out or --check-agreement")
+    if [options.out is not None, options.check_agreement is not None, options.recount].count(True) != 1:
+        raise ConfigError("give one of --out, --check-agreement and --recount")
+    if options.recount:
+        return _recount(Path(options.manifest), options.tokenizer)
     numbers = (options.shard_size, options.workers, options.check_agreement)
     if any(number is not None and number < 1 for number in numbers):
         raise ConfigError("--shard-size, --workers and --check-agreement must be at least 1")
@@ -68,12 +80,21 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
+def _recount(folder: Path, tokenizer: str) -> int:
+    from voxinstruct_jax.data.prepare import recount_text
+    from voxinstruct_jax.text.subword import open_tokenizer
+
+    reader = recount_text(folder, open_tokenizer(tokenizer))
+    print(f"{folder}: text of {len(reader)} clips counted anew")
+    return 0
+
+
 def _prepare(options: argparse.Namespace, voice: Path) -> dict[str, Any]:
     from voxinstruct_jax.data import store
     from voxinstruct_jax.data.manifest import ManifestRows
     from voxinstruct_jax.data.prepare import prepare
 
-    rows, encoders = ManifestRows(options.manifest), _encoders(voice)
+    rows, encoders = ManifestRows(options.manifest), _encoders(voice, options.tokenizer)
     reader = prepare(
         rows,
         options.out,
@@ -120,11 +141,14 @@ def _engine(options: argparse.Namespace, voice: Path):  # noqa: ANN202 - the typ
     if options.engine == "ray":
         from voxinstruct_jax.data.ray_engine import on_ray
 
-        return on_ray(_encoders, str(voice.resolve()), address=options.ray_address, gpus_per_task=options.gpus_per_task)
+        places = str(voice.resolve()), options.tokenizer and str(Path(options.tokenizer).resolve())
+        return on_ray(_encoders, *places, address=options.ray_address, gpus_per_task=options.gpus_per_task)
     if options.workers is None and jax.default_backend() != "cpu":
         return None
     workers = options.workers or count_cores()
-    return in_processes(functools.partial(_encoders, voice), workers, say=lambda line: print(line, file=sys.stderr))
+    return in_processes(
+        functools.partial(_encoders, voice, options.tokenizer), workers, say=lambda line: print(line, file=sys.stderr)
+    )
 
 
 def _kind(reason: str) -> str:
@@ -172,7 +196,7 @@ def _check_agreement(options: argparse.Namespace, voice: Path) -> int:
     return 0 if all(float(result[name]) >= LEAST_AGREEMENT for name in ("codes", "units")) else 1
 
 
-def _encoders(voice: str | Path, batch_s: float | None = None):  # noqa: ANN202 - imported only when the command runs
+def _encoders(voice: str | Path, tokenizer: str = "", batch_s: float | None = None):  # noqa: ANN202 - imported only when the command runs
     """Codec and units of a voice folder, each at its own rate, and the text tokenizer, as `prepare` takes them."""
     import jax
 
@@ -183,11 +207,12 @@ def _encoders(voice: str | Path, batch_s: float | None = None):  # noqa: ANN202 
     from voxinstruct_jax.config import fingerprint
     from voxinstruct_jax.data.durations import character_durations
     from voxinstruct_jax.data.prepare import BatchResults, Encoders
+    from voxinstruct_jax.text.subword import open_tokenizer
     from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
     from voxinstruct_jax.voice import encode_clips, load_codec, open_units
 
     voice = Path(voice)
-    codec, tokenizer = load_codec(voice / "codec"), PronunciationTokenizer()
+    codec, characters = load_codec(voice / "codec"), PronunciationTokenizer()
     (units, source), phones = open_units(voice), load_phone_model(voice / "units")
     rate = codec.config.sample_rate
     codes = BatchResults(lambda clips, size: encode_clips(codec, clips, size))
@@ -207,16 +232,17 @@ def _encoders(voice: str | Path, batch_s: float | None = None):  # noqa: ANN202 
 
     def durations(samples: np.ndarray, transcript: str) -> np.ndarray | None:
         assert phones is not None
-        return character_durations(phones, tokenizer, features(samples), transcript, frames(samples))
+        return character_durations(phones, characters, features(samples), transcript, frames(samples))
 
     if batch_s is None:
         batch_s = 0.0 if jax.default_backend() == "cpu" else ACCELERATOR_BATCH_S
+    # They are those of characters, counted in half frames of the codec, which must then be those of the features.
+    timed = not tokenizer and phones is not None and 2 * codec.config.frame_rate == FEATURE_RATE
     return Encoders(
         acoustic=codes,
         semantic=semantic,
-        # they are counted in half frames of the codec, which must then be those of the features
-        durations=durations if phones is not None and 2 * codec.config.frame_rate == FEATURE_RATE else None,
-        tokenizer=tokenizer,
+        durations=durations if timed else None,
+        tokenizer=open_tokenizer(tokenizer),
         sample_rate=rate,
         frame_rate=codec.config.frame_rate,
         semantic_rate=units.frame_rate,

@@ -42,7 +42,12 @@ def run(arguments: list[str]) -> int:
     task = build_task(experiment)
     if task.summary:
         print(task.summary, flush=True)
-    result = train(task, experiment, out, report=_Progress())
+    sampler = None
+    if experiment.train.sample_every:
+        from voxinstruct_jax.cli.samples import make_sampler
+
+        sampler = make_sampler(experiment, out)
+    result = train(task, experiment, out, report=_Progress(), sampler=sampler)
     for folder in getattr(experiment.data, "folders", ()):
         carry_bins(local_folder(folder), out)
     if result.stopped:

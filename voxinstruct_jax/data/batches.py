@@ -151,7 +151,10 @@ def token_batches(batches: TokenBatches, *, start_step: int, num_steps: int, wor
 def _check(reader: ShardReader, tokenizer: TextTokenizer, vocabulary: Vocabulary) -> None:
     index, folder = reader.index, reader.folder
     if index.fingerprints["tokenizer"] != tokenizer.fingerprint:
-        raise InputError(f"{folder}: text was counted by another tokenizer; call recount_text on a copy of the folder")
+        raise InputError(
+            f"{folder}: text was counted by another tokenizer; count it anew in a copy of the folder: voxinstruct "
+            "prepare FOLDER --recount, with --tokenizer as in data.tokenizer"
+        )
     if index.num_codebooks < vocabulary.num_codebooks:
         raise InputError(f"{folder}: {index.num_codebooks} codebooks, the vocabulary has {vocabulary.num_codebooks}")
     for largest, size, name in (

@@ -15,7 +15,8 @@ def write_plan_page(path: Path, plan: Mapping[str, Any]) -> None:
 
     Args:
         path: Of the file.
-        plan: Fields of `plan.Plan`, with `config`, `changes` and `suggestion`.
+        plan: Fields of `plan.Plan`, with `config`, `changes`, `suggestion` and `decode` (fields of
+            `plan_decode.DecodePlan`, or None).
 
     Raises:
         InputError: It cannot be written.

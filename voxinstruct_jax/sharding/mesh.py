@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from voxinstruct_jax.config import ConfigError
 
@@ -20,6 +20,7 @@ __all__ = [
     "BATCH_AXES",
     "MESH_AXES",
     "MeshConfig",
+    "abstract_mesh",
     "arrange",
     "build_mesh",
     "constrain",
@@ -103,13 +104,22 @@ def arrange(config: MeshConfig, devices: Sequence[Any]) -> Mesh:
     return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def abstract_mesh(config: MeshConfig, num_devices: int) -> AbstractMesh:
+    """A mesh of devices of which nothing is known but their number: enough to say what lies where.
+
+    Raises:
+        ConfigError: The axes' product is not the number of devices.
+    """
+    return AbstractMesh(config.shape(num_devices), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+
+def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """A whole copy on each device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def parameter_sharding(
-    mesh: Mesh, names: tuple[str | None, ...] | None, shape: tuple[int, ...] | None = None
+    mesh: Mesh | AbstractMesh, names: tuple[str | None, ...] | None, shape: tuple[int, ...] | None = None
 ) -> NamedSharding:
     """Placement of a parameter by its logical axis names.
 

@@ -1,5 +1,6 @@
 """Devices of pods that are not here: enough to compile for them."""
 
+import math
 import os
 from collections.abc import Sequence
 from importlib import util
@@ -8,7 +9,20 @@ from typing import Any
 from voxinstruct_jax.config import ConfigError
 from voxinstruct_jax.sharding.chips import CHIPS
 
-__all__ = ["described_devices", "prepare_environment"]
+__all__ = ["GPUS_A_HOST", "described_devices", "device_count", "is_gpu", "prepare_environment"]
+
+POD_SIDES = {"v4": 3, "v5e": 2, "v5p": 3, "v6e": 2, "tpu7x": 3}
+POD_CHIPS = {"v4": 4096, "v5e": 256, "v5p": 6144, "v6e": 256, "tpu7x": 9216}
+"""The largest slice: Google Cloud's pages on each TPU, "configurations"."""
+SMALL_SHAPES = {
+    2: ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16)),
+    3: ((2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4)),
+}
+"""All slices of two sides; of three sides those that are no blocks of 4 x 4 x 4."""
+DEVICES_A_CHIP = {"tpu7x": 2}
+CHIP_CONFIGS = {"v4": "megacore"}
+"""The two cores of a chip as one device, as programs on such a machine see it; else the compiler's default does that.
+"""
 
 GPUS = {
     "H100": {"memory_bandwidth": 3352320000000, "device_memory_size": 84942979072, "name": "NVIDIA H100 80GB HBM3"},
@@ -37,8 +51,33 @@ def prepare_environment() -> None:
     os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
 
 
+def is_gpu(topology: str) -> bool:
+    """Whether a topology is one of GPUs, such as "H100:64", of any kind."""
+    chip, _, shape = topology.partition(":")
+    return chip not in POD_SIDES and (chip in CHIPS or (shape.isdigit() and int(shape) > 0))
+
+
+def device_count(topology: str, slices: int = 1) -> int:
+    """Returns the devices of a pod by its name, without its compiler.
+
+    Raises:
+        ConfigError: There is no such pod.
+    """
+    chip, _, shape = topology.partition(":")
+    if is_gpu(topology):
+        if not shape.isdigit() or not int(shape):
+            raise ConfigError(f"topology {topology!r}: expected the number of GPUs, such as {chip}:8")
+        count = int(shape) * slices
+        if count > GPUS_A_HOST and count % GPUS_A_HOST:
+            raise ConfigError(f"topology {topology!r}: {count} GPUs are no whole hosts of {GPUS_A_HOST}")
+        return count
+    if chip not in POD_SIDES or not shape:
+        raise ConfigError(f"topology {topology!r}: expected CHIP:SHAPE such as v5e:16x16; chips: {', '.join(CHIPS)}")
+    return math.prod(_sides(topology, chip, shape)) * slices * DEVICES_A_CHIP.get(chip, 1)
+
+
 def described_devices(topology: str, slices: int = 1) -> Sequence[Any]:
-    """Returns the devices of a pod by its name.
+    """Returns the devices of a pod by its name; none for GPUs whose compiler is not here.
 
     Args:
         topology: "v5e:16x16", "v5p:4x4x8" and so on for TPUs; "H100:64" for GPUs, eight a host.
@@ -48,34 +87,39 @@ def described_devices(topology: str, slices: int = 1) -> Sequence[Any]:
         ConfigError: There is no such pod, or the compiler for it is not installed.
     """
     chip, _, shape = topology.partition(":")
-    if chip in GPUS:
-        return _gpus(chip, shape, slices)
-    if not shape:
-        raise ConfigError(f"topology {topology!r}: expected CHIP:SHAPE such as v5e:16x16; chips: {', '.join(CHIPS)}")
+    count = device_count(topology, slices)
+    if is_gpu(topology):
+        return _gpus(chip, count) if chip in GPUS and util.find_spec("jax_cuda12_plugin") else ()
     if util.find_spec("libtpu") is None:
         raise ConfigError("planning for TPUs needs libtpu: run with `uv run --extra plan`, or install [plan]")
     from jax.experimental import topologies
 
+    extra: dict[str, Any] = {} if slices == 1 else {"num_slices": slices}
+    if chip in CHIP_CONFIGS:
+        extra["chip_config_name"] = CHIP_CONFIGS[chip]
+    if shape == "1x1":
+        extra["chips_per_host_bounds"] = (1, 1, 1)
     try:
-        extra = {} if slices == 1 else {"num_slices": slices}
         return topologies.get_topology_desc(topology, "tpu", **extra).devices
     except Exception as error:  # the compiler's own errors have no common kind
         raise ConfigError(f"topology {topology!r} is not known to the TPU compiler: {str(error)[:200]}") from error
 
 
-def _gpus(chip: str, shape: str, slices: int) -> Sequence[Any]:
-    if not shape.isdigit() or not int(shape):
-        raise ConfigError(f"topology '{chip}:{shape}': expected the number of GPUs, such as {chip}:8")
-    if util.find_spec("jax_cuda12_plugin") is None:
-        import jax
+def _sides(topology: str, chip: str, shape: str) -> tuple[int, ...]:
+    """Reads a shape, and refuses slices that nobody can rent, which the compiler would take all the same."""
+    count, small = POD_SIDES[chip], SMALL_SHAPES[POD_SIDES[chip]]
+    sides = tuple(int(side) for side in shape.split("x") if side.isdigit())
+    blocks = len(sides) == 3 and all(side and side % 4 == 0 for side in sides) and math.prod(sides) <= POD_CHIPS[chip]
+    if shape.count("x") != count - 1 or not (sides in small or (count == 3 and blocks)):
+        known = ", ".join("x".join(map(str, each)) for each in small)
+        more = f", or blocks of 4x4x4 up to {POD_CHIPS[chip]} chips, such as 4x4x8" if count == 3 else ""
+        raise ConfigError(f"topology {topology!r}: there is no such slice; {chip} has {known}{more}")
+    return sides
 
-        raise ConfigError(
-            f"planning for {chip} needs the CUDA compiler: in an environment of its own, `pip install --no-deps "
-            f"jax-cuda12-plugin=={jax.__version__} jax-cuda12-pjrt=={jax.__version__}`"
-        )
+
+def _gpus(chip: str, count: int) -> Sequence[Any]:
     from jax.experimental import topologies
 
-    count = int(shape) * slices
     hosts = max(1, count // GPUS_A_HOST)
     description = topologies.get_topology_desc(
         platform="cuda", target_config=_target(chip), topology=f"1x{hosts}x{count // hosts}"

@@ -16,8 +16,9 @@ import numpy as np
 from jaxtyping import Int32
 
 from voxinstruct_jax.config import ConfigError, InputError, fingerprint
+from voxinstruct_jax.text.tokenizer import PronunciationTokenizer, TextTokenizer
 
-__all__ = ["MODEL_FILES", "SubwordRules", "SubwordTokenizer", "find_model"]
+__all__ = ["MODEL_FILES", "SubwordRules", "SubwordTokenizer", "find_model", "open_tokenizer"]
 
 MODEL_FILES = ("spiece.model", "tokenizer.json")
 """Of an mT5 folder, in this order of preference."""
@@ -53,6 +54,19 @@ class SubwordRules:
     def release(cls, slots: int = 512) -> "SubwordRules":
         """What the release of VoxInstruct does, in training and inference: 512 slots whatever the text."""
         return cls(capitalize=True, max_tokens=slots, fill=True)
+
+
+def open_tokenizer(path: str | os.PathLike[str], vocabulary_size: int | None = None) -> TextTokenizer:
+    """Opens what training and preparing read text with: subwords by the plain rules, or this package's tokenizer.
+
+    Args:
+        path: As of `SubwordTokenizer`; empty = `PronunciationTokenizer`.
+        vocabulary_size: As of `SubwordTokenizer`.
+
+    Raises:
+        InputError: As `SubwordTokenizer`.
+    """
+    return SubwordTokenizer(path, vocabulary_size=vocabulary_size) if path else PronunciationTokenizer()
 
 
 def find_model(path: str | os.PathLike[str]) -> Path:
@@ -98,7 +112,7 @@ class SubwordTokenizer:
             raise InputError(f"{path}: has {pieces} pieces, but the embedding has {vocabulary_size} rows")
         self.rules = rules or SubwordRules()
         self.channel_sizes: tuple[int, ...] = (vocabulary_size or pieces,)
-        self.fingerprint: str = fingerprint([hashlib.sha256(data).hexdigest(), self.rules, self.channel_sizes])
+        self.fingerprint: str = fingerprint([hashlib.sha256(data).hexdigest(), self.rules])
 
     def encode(self, text: str) -> Int32[np.ndarray, "text 1"]:
         """Turns an instruction into ids that end with the end, or with padding if the rules fill the slots."""

@@ -17,7 +17,7 @@ from typing import Any
 
 __all__ = ["EventLog", "goodput", "read_events"]
 
-REASONS = ("starting", "compiling", "data", "saving", "rolled_back")
+REASONS = ("starting", "compiling", "data", "saving", "sampling", "rolled_back")
 
 
 class EventLog:
@@ -58,8 +58,8 @@ def goodput(events: Sequence[dict[str, Any]]) -> dict[str, float]:
 
     Args:
         events: From `read_events`. An event `steps` says that the steps up to `step` took `seconds`, of which
-            `data_seconds` went into waiting for batches, `saving_seconds` into saves and `compiling_seconds` into
-            compilation.
+            `data_seconds` went into waiting for batches, `saving_seconds` into saves, `sampling_seconds` into samples
+            and `compiling_seconds` into compilation.
     """
     if len(events) < 2:
         return {}
@@ -79,7 +79,7 @@ def goodput(events: Sequence[dict[str, Any]]) -> dict[str, float]:
             kept, again = _keep_until(kept, event["restored_step"])
             spent["rolled_back"] += again
         elif event["event"] == "steps":
-            for reason in ("compiling", "data", "saving"):
+            for reason in ("compiling", "data", "saving", "sampling"):
                 spent[reason] += event.get(f"{reason}_seconds", 0.0)
                 seconds -= event.get(f"{reason}_seconds", 0.0)
             if event["step"] > last:

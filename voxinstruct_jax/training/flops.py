@@ -13,7 +13,7 @@ from voxinstruct_jax.models.llama import LlamaConfig
 from voxinstruct_jax.text.encoder import TextEncoderConfig
 from voxinstruct_jax.vocabulary import PackedBatch
 
-__all__ = ["BatchFlops", "batch_flops", "language_model_flops"]
+__all__ = ["BatchFlops", "batch_flops", "block_weights", "language_model_flops", "text_block_weights"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,19 +41,26 @@ def language_model_flops(
         head_size: Classes of the head that a slot is multiplied with.
         causal: Whether a slot sees earlier ones only.
     """
-    width = backbone.model_dim
-    heads = 2 * backbone.num_heads + 2 * backbone.num_kv_heads
-    block = width * backbone.head_dim * heads + 3 * width * backbone.ffn_dim
     text_width = text_encoder.num_heads * text_encoder.head_dim
-    text_block = 4 * text_encoder.model_dim * text_width + 3 * text_encoder.model_dim * text_encoder.ffn_dim
     share = 0.5 if causal else 1.0
     passes = 4 if text_encoder.lora_rank else 6
     return BatchFlops(
-        a_slot=6.0 * (backbone.num_layers * block + width * head_size),
+        a_slot=6.0 * (backbone.num_layers * block_weights(backbone) + backbone.model_dim * head_size),
         a_pair=12.0 * backbone.num_layers * backbone.num_heads * backbone.head_dim * share,
-        a_text_token=float(passes * text_encoder.num_layers * text_block),
+        a_text_token=float(passes * text_encoder.num_layers * text_block_weights(text_encoder)),
         a_text_pair=12.0 * text_encoder.num_layers * text_width,
     )
+
+
+def block_weights(backbone: LlamaConfig) -> int:
+    """Weights of a block that tokens are multiplied with."""
+    heads = 2 * backbone.num_heads + 2 * backbone.num_kv_heads
+    return backbone.model_dim * (backbone.head_dim * heads + 3 * backbone.ffn_dim)
+
+
+def text_block_weights(encoder: TextEncoderConfig) -> int:
+    """The same of the text encoder."""
+    return encoder.model_dim * (4 * encoder.num_heads * encoder.head_dim + 3 * encoder.ffn_dim)
 
 
 def batch_flops(flops: BatchFlops, batch: PackedBatch) -> float:

@@ -13,7 +13,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from voxinstruct_jax.config import ConfigError
+from voxinstruct_jax.config import ConfigError, InputError
 from voxinstruct_jax.data.batches import TokenBatches
 from voxinstruct_jax.data.mixture import Mixture
 from voxinstruct_jax.data.packing import TIME_FIELDS
@@ -21,7 +21,7 @@ from voxinstruct_jax.data.plan import BatchConfig, PackingSummary
 from voxinstruct_jax.data.shards import ShardReader
 from voxinstruct_jax.layers.execution import Execution
 from voxinstruct_jax.sharding.mesh import BATCH_AXES, MeshConfig, build_mesh, row_shares
-from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
+from voxinstruct_jax.text.subword import open_tokenizer
 from voxinstruct_jax.training.flops import batch_flops, language_model_flops
 from voxinstruct_jax.training.optimizer import OptimizerConfig
 from voxinstruct_jax.training.step import Objective, StepConfig
@@ -50,6 +50,8 @@ class TokenData:
 
     shards: str = "shards"
     mixture: Mixture = Mixture()
+    tokenizer: str = ""
+    """mT5's `spiece.model` or `tokenizer.json`, or its folder; empty = the text tokenizer of this package."""
     batch: BatchConfig = BatchConfig()
     workers: int = 0
     """Processes that read ahead; 0 = a thread."""
@@ -112,7 +114,7 @@ def token_program(
 
 
 def token_task(kind: str, experiment: TokenExperiment, program: Program) -> Task:
-    """Opens prepared data with the tokenizer of the small text encoder; the draws follow the run's seed.
+    """Opens prepared data with the text tokenizer that it names; the draws follow the run's seed.
 
     Args:
         kind: Of the run: "ar" or "nar".
@@ -179,10 +181,16 @@ def open_batches(experiment: TokenExperiment, *, host_rows: tuple[int, int] | No
     Raises:
         InputError: As `token_task`.
     """
-    data = experiment.data
+    data, channels = experiment.data, experiment.model.text_encoder.channel_sizes
+    tokenizer = open_tokenizer(data.tokenizer, channels[0])
+    if tokenizer.channel_sizes != channels:
+        raise InputError(
+            f"model.text_encoder reads channels of {channels} ids, the text tokenizer gives {tokenizer.channel_sizes}; "
+            "for mT5 give --data.tokenizer (its spiece.model or tokenizer.json)"
+        )
     return TokenBatches(
         [ShardReader(folder) for folder in data.folders],
-        PronunciationTokenizer(),
+        tokenizer,
         experiment.model.vocabulary,
         dataclasses.replace(data.batch, seed=experiment.train.seed),
         mixture=data.mixture,

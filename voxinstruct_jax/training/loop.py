@@ -17,8 +17,8 @@ import jax
 import numpy as np
 
 from voxinstruct_jax.checkpoints.run import RunStore
-from voxinstruct_jax.checkpoints.weights import load_weights
-from voxinstruct_jax.config import InputError, to_dict
+from voxinstruct_jax.checkpoints.weights import load_weights, merge_trees
+from voxinstruct_jax.config import InputError, VoxError, to_dict
 from voxinstruct_jax.data.steps import read_ahead
 from voxinstruct_jax.sharding.chips import chip_of
 from voxinstruct_jax.sharding.mesh import build_mesh, place_batch
@@ -29,13 +29,17 @@ from voxinstruct_jax.training.optimizer import learning_rate, make_optimizer
 from voxinstruct_jax.training.step import Trainer, TrainState, build_trainer
 from voxinstruct_jax.training.task import Task
 
-__all__ = ["TrainResult", "train"]
+__all__ = ["Sampler", "TrainResult", "train"]
 
 Report = Callable[[int, int, dict[str, float | None]], None]
 """(step, steps, values of a logged step) → None; draws the progress."""
+Sampler = Callable[[int, Any], list[dict[str, Any]]]
+"""(step, weights as nested dicts of host arrays) → rows of samples: file, duration_s, finish_reason, maybe error."""
 PROFILED_STEPS = 5
 OPTIONAL = ("lora_down", "lora_up", "discriminator")
 """Parts that weights to start from may lack: adapters of `AdaptedDense`, what a codec is trained against."""
+LORA = ("down", "up")
+"""The same of the text encoder's `LoRADense`, where these are arrays; elsewhere linear maps are called so."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +52,7 @@ class TrainResult:
     state: TrainState
 
 
-def train(task: Task, experiment: Any, out: Path, *, report: Report) -> TrainResult:
+def train(task: Task, experiment: Any, out: Path, *, report: Report, sampler: Sampler | None = None) -> TrainResult:
     """Trains, or goes on with the run that `out` holds.
 
     Args:
@@ -57,6 +61,7 @@ def train(task: Task, experiment: Any, out: Path, *, report: Report) -> TrainRes
         out: Folder of the run, shared by its processes: `config.json`, `run.json`, `metrics.jsonl`, `events.jsonl`,
             `tensorboard/`, `states/`.
         report: Called at each logged step.
+        sampler: Called every `train.sample_every` steps on the first process: training does not decode itself.
 
     Raises:
         InputError: `out` holds another run (another model, data, seed, objective, optimiser or batch), another process
@@ -75,7 +80,7 @@ def train(task: Task, experiment: Any, out: Path, *, report: Report) -> TrainRes
         store = RunStore(out / "states", keep=task.train.keep, best_of=task.train.best_of)
         try:
             state = _restore(store, trainer) or _start_from(task.train.init_from, trainer)
-            return _Run(task, trainer, store, out, report, began).go(state)
+            return _Run(task, trainer, store, out, report, sampler).go(state, began)
         finally:
             store.close()
 
@@ -83,19 +88,21 @@ def train(task: Task, experiment: Any, out: Path, *, report: Report) -> TrainRes
 class _Run:
     """One stretch of a run, from its start to its end or stop."""
 
-    def __init__(self, task: Task, trainer: Trainer, store: RunStore, out: Path, report: Report, began: float) -> None:
+    def __init__(
+        self, task: Task, trainer: Trainer, store: RunStore, out: Path, report: Report, sampler: Sampler | None
+    ) -> None:
         self.task, self.trainer, self.store, self.out, self.report = task, trainer, store, out, report
+        self.sampler = sampler
         self.first = jax.process_index() == 0
         self.events = EventLog(out, active=self.first)
         self.meter = _Meter(task, trainer)
         self.schedule = learning_rate(task.optimizer)
         self.guard = Guard(task.train.max_skipped, task.train.max_rollbacks)
-        self.began = began
 
-    def go(self, state: TrainState) -> TrainResult:
+    def go(self, state: TrainState, began: float) -> TrainResult:
         steps, step = self.task.train.steps, int(state.step)
-        log = MetricsLog(self.out, step) if self.first else None
-        self.events.write("start", step, seconds=time.monotonic() - self.began, devices=jax.device_count())
+        log = MetricsLog(self.out, step, wandb_project=self.task.train.wandb) if self.first else None
+        self.events.write("start", step, seconds=time.monotonic() - began, devices=jax.device_count())
         batches = read_ahead(self.task.batches, start_step=step, num_steps=steps - step, workers=self.task.workers)
         stopped = 0
         with _signals() as asked, _Profiler(self.out, active=self.first) as profiler:
@@ -125,15 +132,16 @@ class _Run:
         config = self.task.train
         last = step == config.steps
         values: dict[str, float | None] = {}
-        if step % config.log_every == 0 or last or stopping:
+        sampled = self._sample(step, state) if not stopping else {}
+        if step % config.log_every == 0 or last or stopping or sampled:
             values = {name: _number(value) for name, value in metrics.items()}
             values |= {
                 "learning_rate": np.asarray(self.schedule(step - 1)).item(),
                 **self.meter.read(step, self.events),
             }
             if log is not None:
-                log.write(step, values)
-                self.report(step, config.steps, values)
+                log.write(step, values | sampled)
+                self.report(step, config.steps, values | sampled)
             if values.get("skipped_in_a_row"):
                 self.events.write("skipped", step, in_a_row=values["skipped_in_a_row"])
             if self.guard.wants_rollback(values):
@@ -146,6 +154,26 @@ class _Run:
         else:
             self.store.finish_if_written()
         return state
+
+    def _sample(self, step: int, state: TrainState) -> dict[str, float | None]:
+        """Speaks samples where they are due; returns their means, on all processes under the same names."""
+        if self.sampler is None or step % self.task.train.sample_every:
+            return {}
+        with self.meter.waiting("sampling"):
+            weights = _on_host(merge_trees(state.params if state.ema is None else state.ema, state.rest))
+            rows: list[dict[str, Any]] = []
+            try:
+                rows = self.sampler(step, weights) if self.first else []
+            except VoxError as error:
+                self.events.write("sample_failed", step, reason=str(error))
+            for row in rows:
+                self.events.write("sample", step, **row)
+        columns = {
+            "sample_duration_s": [row["duration_s"] for row in rows],
+            "sample_stopped": [row["finish_reason"] == "stop" for row in rows],
+            "sample_error": [row["error"] for row in rows if "error" in row],
+        }
+        return {name: float(np.mean(column)) if column else None for name, column in columns.items()}
 
     def _roll_back(self, step: int, state: TrainState) -> TrainState:
         """Takes the newest saved weights, and goes on with the data where it is: what broke them is not read again."""
@@ -170,7 +198,7 @@ class _Meter:
         chip = chip_of(trainer.mesh.devices.flat[0].device_kind)
         self.peak = chip.flops * trainer.mesh.size if chip else None
         self.tokens = self.flops = self.audio_s = 0.0
-        self.since, self.waited = time.monotonic(), {"data": 0.0, "saving": 0.0}
+        self.since, self.waited = time.monotonic(), {"data": 0.0, "saving": 0.0, "sampling": 0.0}
         self.measured: dict[str, float] = {}
         self.steps = self.readings = 0
 
@@ -246,6 +274,15 @@ def _number(value: Any) -> float | None:
     return number if np.isfinite(number) else None
 
 
+def _on_host(tree: Any) -> Any:
+    """Whole arrays; on many processes each gets all of them."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(tree, tiled=True)
+
+
 def _sum_over_processes(values: np.ndarray) -> np.ndarray:
     if jax.process_count() == 1:
         return values
@@ -302,24 +339,35 @@ def _restore(store: RunStore, trainer: Trainer) -> TrainState | None:
 
 
 def _start_from(folder: str, trainer: Trainer) -> TrainState:
-    """The state of step 0, with another run's weights if a folder is given: the next stage of a curriculum."""
+    """The state of step 0, with other weights if a folder is given: of the last stage's run, or of the mT5 encoder."""
     state = trainer.init()
     if not folder:
         return state
-    _, arrays = load_weights(Path(folder))
+    settings, arrays = load_weights(Path(folder))
+    take = _take_encoder if settings.get("kind") == "mt5" else _take
     try:
-        params = _take(state.params, arrays)
+        params = take(state.params, arrays)
         ema = jax.tree.map(lambda leaf: leaf + 0, params) if state.ema is not None else None
-        return dataclasses.replace(state, params=params, rest=_take(state.rest, arrays), ema=ema)
+        return dataclasses.replace(state, params=params, rest=take(state.rest, arrays), ema=ema)
     except (KeyError, TypeError) as error:
         raise InputError(f"{folder}: weights of another model ({error}); give another --train.init-from") from error
+
+
+def _take_encoder(like: Any, arrays: Any) -> Any:
+    """`like` with the arrays of the text encoder in place of its own."""
+    encoder = _take(like["text"].get("encoder", {}), arrays)
+    return {**like, "text": {**like["text"], "encoder": encoder}}
+
+
+def _may_lack(key: str, value: Any) -> bool:
+    return key in OPTIONAL or (key in LORA and not isinstance(value, dict))
 
 
 def _take(like: Any, arrays: Any) -> Any:
     """Those arrays that stand where `like` has one, and are shaped like it; `OPTIONAL` parts that lack stay fresh."""
     if isinstance(like, dict):
         return {
-            key: value if key in OPTIONAL and key not in arrays else _take(value, arrays[key])
+            key: value if key not in arrays and _may_lack(key, value) else _take(value, arrays[key])
             for key, value in like.items()
         }
     if like.shape != arrays.shape:

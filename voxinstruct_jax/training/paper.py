@@ -21,6 +21,8 @@ from voxinstruct_jax.training.task import TrainConfig
 __all__ = ["paper_ar", "paper_data", "paper_nar"]
 
 OPTIMIZER = OptimizerConfig(peak_lr=1e-4, warmup_steps=10_000, decay="inverse_sqrt")
+TOKENIZER = "mt5-base"
+"""Folder of google/mt5-base, or its `spiece.model` or `tokenizer.json`; the user brings it (`--data.tokenizer`)."""
 EXECUTION = Execution(remat="names")
 
 
@@ -46,9 +48,9 @@ def paper_nar(data: TokenData, train: TrainConfig) -> NARExperiment:
 
 
 def paper_data(shards: str, *, rows: int, description_free_ratio: float) -> TokenData:
-    """Rows of 2,560 slots, each of some four clips, 512 of them at most text."""
+    """Rows of 2,560 slots, each of some four clips, 512 of them at most text; text in mT5's subwords."""
     batch = BatchConfig(text_width=512, time_width=2560, rows=rows, description_free_ratio=description_free_ratio)
-    return TokenData(shards=shards, batch=batch)
+    return TokenData(shards=shards, batch=batch, tokenizer=TOKENIZER)
 
 
 def _without_dropout(backbone: LlamaConfig | None) -> LlamaConfig:

@@ -14,22 +14,23 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 
+from voxinstruct_jax.config import ConfigError
 from voxinstruct_jax.layers.execution import Execution
-from voxinstruct_jax.sharding.chips import Chip, chip_of
-from voxinstruct_jax.sharding.mesh import MeshConfig, arrange
-from voxinstruct_jax.sharding.topology import described_devices
+from voxinstruct_jax.sharding.chips import CHIPS, Chip
+from voxinstruct_jax.sharding.mesh import MESH_AXES, MeshConfig, abstract_mesh, arrange
+from voxinstruct_jax.sharding.topology import GPUS_A_HOST, described_devices, device_count, is_gpu
 from voxinstruct_jax.training.ar import ARExperiment
+from voxinstruct_jax.training.derived import bytes_a_device, derive_step
 from voxinstruct_jax.training.experiment import program_of
 from voxinstruct_jax.training.flops import BatchFlops
 from voxinstruct_jax.training.hlo import Traffic, traffic
 from voxinstruct_jax.training.language_model import TokenExperiment, abstract_batch
 from voxinstruct_jax.training.nar import NARExperiment
 from voxinstruct_jax.training.optimizer import make_optimizer
-from voxinstruct_jax.training.step import StepConfig, build_trainer
+from voxinstruct_jax.training.step import StepConfig, TrainState, build_trainer, state_shapes
 
-__all__ = ["Plan", "jaxpr_flops", "plan_step", "suggestions"]
+__all__ = ["Plan", "compile_for", "jaxpr_flops", "plan_step", "promising", "shortage", "suggestions"]
 
 USABLE = 0.9
 """Share of a GPU's memory that a program may count on; a TPU's compiler says itself what it has."""
@@ -43,7 +44,8 @@ class Plan:
     devices: int
     mesh: dict[str, int]
     rows: int
-    fits: bool
+    fits: bool | None
+    """None where the device's memory is not known."""
     peak_bytes: int
     """Of a device's memory."""
     memory_bytes: float | None
@@ -85,8 +87,9 @@ def plan_step(
     price: float = 0.0,
     clip_slots: int = 640,
     effort: float | None = None,
+    formula: bool = False,
 ) -> Plan:
-    """Compiles the experiment's train step for a pod.
+    """Plans the experiment's train step for a pod: compiles it, or counts by formula for GPUs without their compiler.
 
     Args:
         experiment: Of the AR or NAR model; its mesh's `data` 0 takes the devices that the other axes leave.
@@ -96,50 +99,40 @@ def plan_step(
         clip_slots: Mean slots of a clip, for the attention that MFU counts: 640 are some five seconds of the paper's
             tokens with their text.
         effort: Of the compiler, from -1 (quick); None = as in earnest.
+        formula: By formula in any case: seconds in place of minutes.
 
     Raises:
-        ConfigError: The pod is not known, or the mesh does not fit it.
+        ConfigError: The pod is not known, or the mesh does not fit it, or the rows do not fit the mesh.
     """
-    mesh = arrange(experiment.mesh, described_devices(topology, slices))
+    count, chip = device_count(topology, slices), CHIPS.get(topology.partition(":")[0])
+    _check_rows(experiment, count)
+    near = GPUS_A_HOST if is_gpu(topology) else count // slices
+    devices = () if formula else described_devices(topology, slices)
+    found = _compiled(experiment, devices, near, effort) if devices else _derived(experiment, count, near)
+    if is_gpu(topology) or not devices:  # a TPU's compiler has refused what does not fit
+        found = dataclasses.replace(found, why_not=found.why_not or shortage(found.peak_bytes, chip))
     program = program_of(experiment)
-    batch = abstract_batch(experiment, mesh)
-    trainer = build_trainer(
-        program.build_model,
-        program.objective,
-        make_optimizer(experiment.optimizer),
-        mesh,
-        seed=experiment.train.seed,
-        config=experiment.step,
-    )
-    done, derived = _executed_flops(experiment, mesh)
-    compiled, why_not = _compile(trainer.lower(batch), effort)
-    chip = chip_of(mesh.devices.flat[0].device_kind)
-    near = mesh.size // slices
-    moved = traffic(compiled.as_text(), mesh.size, near) if compiled else Traffic((), 0.0)
-    memory = compiled.memory_analysis() if compiled else None
-    peak = int(memory.peak_memory_in_bytes) if memory else _asked_bytes(why_not)
-    limit = USABLE * chip.memory if chip and mesh.devices.flat[0].platform != "tpu" else None
-    if compiled and limit and peak > limit:
-        why_not = f"the step needs {peak / 2**30:.1f} GiB of a device's {limit / 2**30:.1f} GiB that can be counted on"
     assert program.flops is not None  # known for all token experiments
-    useful = _useful_flops(program.flops, experiment, clip_slots)
-    bounds = _bounds(chip, done / mesh.size, moved) if chip and compiled else {}
+    done, useful = _executed_flops(experiment), _useful_flops(program.flops, experiment, clip_slots)
+    bounds = _bounds(chip, done / count, found.moved) if chip and found.moved else {}
     step_s = _step_time(bounds) if bounds else None
     mfu = hours = None
     if step_s and chip:
-        mfu = _scaled((1 / step_s[1], 1 / step_s[0]), useful / mesh.size / chip.flops)
+        mfu = _scaled((1 / step_s[1], 1 / step_s[0]), useful / count / chip.flops)
         hours = _scaled(step_s, experiment.train.steps / 3600)
+    moved = found.moved or Traffic((), 0.0)
+    kernel = experiment.execution.attention != "reference"
     return Plan(
         topology=topology if slices == 1 else f"{slices} x {topology}",
-        devices=mesh.size,
-        mesh=dict(mesh.shape),
+        devices=count,
+        mesh=dict(zip(MESH_AXES, experiment.mesh.shape(count), strict=True)),
         rows=experiment.data.batch.rows,
-        fits=not why_not,
-        peak_bytes=peak,
+        fits=not found.why_not if chip else None,
+        peak_bytes=found.peak_bytes,
         memory_bytes=chip.memory if chip else None,
-        state_bytes=_bytes_a_device(trainer.shapes),
-        donated_bytes=int(memory.alias_size_in_bytes) if memory else 0,
-        why_not=why_not,
+        state_bytes=found.state_bytes,
+        donated_bytes=found.donated_bytes,
+        why_not=found.why_not,
         flops=done,
         useful_flops=useful,
         clip_slots=clip_slots,
@@ -150,12 +143,90 @@ def plan_step(
         step_s=step_s,
         mfu=mfu,
         hours=hours,
-        cost=_scaled(hours, price * mesh.size) if hours and price else None,
-        derived=derived,
+        cost=_scaled(hours, price * count) if hours and price else None,
+        derived=found.derived + (["operations of attention: those of plain XLA"] if kernel else []),
     )
 
 
-def _compile(lowered: Any, effort: float | None) -> tuple[Any, str]:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Found:
+    """What compiling or formulas say of a step."""
+
+    peak_bytes: int
+    state_bytes: int
+    donated_bytes: int = 0
+    moved: Traffic | None
+    """None where it does not fit."""
+    why_not: str = ""
+    derived: list[str] = dataclasses.field(default_factory=list)
+
+
+def _compiled(experiment: Any, devices: Any, near: int, effort: float | None) -> _Found:
+    mesh, program = arrange(experiment.mesh, devices), program_of(experiment)
+    trainer = build_trainer(
+        program.build_model,
+        program.objective,
+        make_optimizer(experiment.optimizer),
+        mesh,
+        seed=experiment.train.seed,
+        config=experiment.step,
+    )
+    compiled, why_not = compile_for(trainer.lower(abstract_batch(experiment, mesh)), effort)
+    state_bytes = bytes_a_device(trainer.shapes)
+    if compiled is None:
+        return _Found(peak_bytes=_asked_bytes(why_not), state_bytes=state_bytes, moved=None, why_not=why_not)
+    memory = compiled.memory_analysis()
+    return _Found(
+        peak_bytes=int(memory.peak_memory_in_bytes),
+        state_bytes=state_bytes,
+        donated_bytes=int(memory.alias_size_in_bytes),
+        moved=traffic(compiled.as_text(), mesh.size, near),
+    )
+
+
+def _derived(experiment: Any, count: int, near: int) -> _Found:
+    shapes, sizes = _abstract_state(experiment, count)
+    peak, moved = derive_step(experiment, _head_size(experiment), shapes, sizes, near)
+    return _Found(
+        peak_bytes=peak,
+        state_bytes=bytes_a_device(shapes),
+        donated_bytes=bytes_a_device(shapes),
+        moved=moved,
+        derived=["memory, collectives and bytes: by formula, nothing was compiled"],
+    )
+
+
+def _abstract_state(experiment: Any, count: int) -> tuple[TrainState, dict[str, int]]:
+    mesh = abstract_mesh(experiment.mesh, count)
+    program, optimizer = program_of(experiment), make_optimizer(experiment.optimizer)
+    return state_shapes(program.build_model, optimizer, mesh, experiment.step), dict(mesh.shape)
+
+
+def _head_size(experiment: Any) -> int:
+    vocabulary = experiment.model.vocabulary
+    return vocabulary.size if isinstance(experiment, ARExperiment) else vocabulary.nar_head_size
+
+
+def _check_rows(experiment: Any, count: int) -> None:
+    data, fsdp, _ = experiment.mesh.shape(count)
+    rows, parts = experiment.data.batch.rows, data * fsdp * experiment.step.accumulate
+    if rows % parts:
+        accumulated = f" x accumulate {experiment.step.accumulate}" if experiment.step.accumulate > 1 else ""
+        raise ConfigError(
+            f"{rows} rows do not split over data {data} x fsdp {fsdp}{accumulated} = {parts}; give "
+            f"--data.batch.rows {max(1, rows // parts) * parts}, or another mesh"
+        )
+
+
+def shortage(peak_bytes: int, chip: Chip | None) -> str:
+    """Why a program does not fit a GPU, whose compiler does not say so; empty if it does, or if nobody knows."""
+    if chip is None or peak_bytes <= USABLE * chip.memory:
+        return ""
+    limit = USABLE * chip.memory / 2**30
+    return f"it needs {peak_bytes / 2**30:.1f} GiB of a device's {limit:.1f} GiB that can be counted on"
+
+
+def compile_for(lowered: Any, effort: float | None) -> tuple[Any, str]:
     """Returns the compiled program, or None and why there is no memory for it."""
     options = {} if effort is None else {"exec_time_optimization_effort": effort}
     try:
@@ -166,8 +237,19 @@ def _compile(lowered: Any, effort: float | None) -> tuple[Any, str]:
         return None, _first_sentence(str(error))
 
 
+def promising(experiment: Any, devices: int, memory: float) -> Iterator[tuple[str, Any]]:
+    """Those of `suggestions` that fit by formula: only these are worth compiling."""
+    shapes: dict[MeshConfig, tuple[TrainState, dict[str, int]]] = {}
+    for options, changed in suggestions(experiment, devices):
+        if changed.mesh not in shapes:
+            shapes[changed.mesh] = _abstract_state(changed, devices)
+        peak, _ = derive_step(changed, _head_size(changed), *shapes[changed.mesh], devices)
+        if peak <= USABLE * memory:
+            yield options, changed
+
+
 def suggestions(experiment: Any, devices: int) -> Iterator[tuple[str, Any]]:
-    """Yields changes that take less memory, mildest first: the options to give, and the changed experiment."""
+    """Yields changes that take less memory, mildest first, fewer rows last: options to give, the changed experiment."""
     execution, step, mesh = experiment.execution, experiment.step, experiment.mesh
     for remat in ("names", "full"):
         if execution.remat not in (remat, "full"):
@@ -179,38 +261,42 @@ def suggestions(experiment: Any, devices: int) -> Iterator[tuple[str, Any]]:
     )
     told = f"--execution.remat full --execution.loss-chunk {lean.loss_chunk}"
     rows = experiment.data.batch.rows
-    for fsdp in (1, 2, 4, 8, 16):
-        wide = mesh.fsdp * fsdp
-        if devices % (wide * mesh.tensor):
-            continue
-        shares = devices // mesh.tensor
+    shares = devices // mesh.tensor
+    widths = [mesh.fsdp * more for more in (1, 2, 4, 8, 16) if devices % (mesh.fsdp * more * mesh.tensor) == 0]
+
+    def leaner(fsdp: int, parts: int, rows: int) -> tuple[str, Any]:
+        options = told + (f" --mesh.fsdp {fsdp}" if fsdp != mesh.fsdp else "")
+        options += f" --step.accumulate {parts}" if parts != step.accumulate else ""
+        options += f" --data.batch.rows {rows}" if rows != experiment.data.batch.rows else ""
+        return options, dataclasses.replace(
+            experiment,
+            execution=lean,
+            mesh=MeshConfig(fsdp=fsdp, tensor=mesh.tensor),
+            step=dataclasses.replace(step, accumulate=parts),
+            data=dataclasses.replace(experiment.data, batch=dataclasses.replace(experiment.data.batch, rows=rows)),
+        )
+
+    for fsdp in widths:
         for accumulate in (1, 2, 4, 8, 16):
             parts = step.accumulate * accumulate
-            if (fsdp, accumulate) == (1, 1) or rows % parts or (rows // parts) % shares:
-                continue
-            options = told
-            options += f" --mesh.fsdp {wide}" if fsdp > 1 else ""
-            options += f" --step.accumulate {parts}" if accumulate > 1 else ""
-            yield (
-                options,
-                dataclasses.replace(
-                    experiment,
-                    execution=lean,
-                    mesh=MeshConfig(fsdp=wide, tensor=mesh.tensor),
-                    step=dataclasses.replace(step, accumulate=parts),
-                ),
-            )
+            if (fsdp, accumulate) != (mesh.fsdp, 1) and rows % (parts * shares) == 0:
+                yield leaner(fsdp, parts, rows)
+    while rows // 2 >= shares * step.accumulate and rows // 2 % (shares * step.accumulate) == 0:
+        rows //= 2
+        yield leaner(widths[-1], step.accumulate, rows)
 
 
 def jaxpr_flops(jaxpr: Any) -> float:
-    """Operations of all products of matrices in a program, the bodies of scans as often as they run."""
+    """Operations of all products of matrices in a program: bodies of scans as often as they run, one branch of many."""
     total = 0.0
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
             depth = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
             total += 2.0 * math.prod(equation.outvars[0].aval.shape) * depth
-        inner = sum(jaxpr_flops(body) for body in _bodies(equation.params.values()))
+        inside = [jaxpr_flops(body) for body in _bodies(equation.params.values())]
+        # the branches of a choice by platform do the same work
+        inner = max(inside) if equation.primitive.name == "cond" else sum(inside)
         total += inner * (equation.params["length"] if equation.primitive.name == "scan" else 1)
     return total
 
@@ -225,21 +311,19 @@ def _bodies(values: Any) -> Iterator[Any]:
             yield value.jaxpr
 
 
-def _executed_flops(experiment: Any, mesh: Mesh) -> tuple[float, list[str]]:
+def _executed_flops(experiment: Any) -> float:
     """Counts the step with attention as plain products: a kernel hides its own, which are fewer where it is causal."""
     plain = dataclasses.replace(
         experiment, execution=dataclasses.replace(experiment.execution, attention="reference"), step=StepConfig()
     )
     program = program_of(plain)
     # on one device: what is placed where adds no products
-    single = arrange(MeshConfig(), [mesh.devices.flat[0]])
+    single = arrange(MeshConfig(), jax.devices()[:1])
     trainer = build_trainer(
         program.build_model, program.objective, make_optimizer(plain.optimizer), single, seed=0, config=plain.step
     )
     with jax.set_mesh(single):
-        jaxpr = jax.make_jaxpr(trainer.jitted)(trainer.shapes, abstract_batch(plain, single))
-    derived = [] if experiment.execution.attention == "reference" else ["operations of attention: those of plain XLA"]
-    return jaxpr_flops(jaxpr.jaxpr), derived
+        return jaxpr_flops(jax.make_jaxpr(trainer.jitted)(trainer.shapes, abstract_batch(plain, single)).jaxpr)
 
 
 def _useful_flops(flops: BatchFlops, experiment: TokenExperiment, clip_slots: int) -> float:
@@ -270,13 +354,6 @@ def _step_time(bounds: dict[str, float]) -> tuple[float, float]:
 
 def _scaled(interval: tuple[float, float], factor: float) -> tuple[float, float]:
     return interval[0] * factor, interval[1] * factor
-
-
-def _bytes_a_device(shapes: Any) -> int:
-    def size(leaf: Any) -> int:
-        return math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-
-    return sum(size(leaf) for leaf in jax.tree.leaves(shapes))
 
 
 def _first_sentence(message: str) -> str:

@@ -8,13 +8,23 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jaxtyping import Array, Bool, Float
 
 from voxinstruct_jax.config import ConfigError
 from voxinstruct_jax.sharding.mesh import parameter_sharding, replicated
 
-__all__ = ["Mean", "Objective", "StepConfig", "TrainState", "Trainer", "build_trainer", "loss_of", "weighted_mean"]
+__all__ = [
+    "Mean",
+    "Objective",
+    "StepConfig",
+    "TrainState",
+    "Trainer",
+    "build_trainer",
+    "loss_of",
+    "state_shapes",
+    "weighted_mean",
+]
 
 Batch = Any
 Metrics = dict[str, Float[Array, ""]]
@@ -143,13 +153,11 @@ def build_trainer(
     """
     model = nnx.eval_shape(lambda: build_model(nnx.Rngs(seed)))
     graph, params_like, rest_like = nnx.split(model, nnx.Param, ...)
-    placement = _placement(mesh, params_like, rest_like, optimizer, with_ema=bool(config.ema_decay))
+    shapes = state_shapes(build_model, optimizer, mesh, config)
+    placement = jax.tree.map(lambda leaf: leaf.sharding, shapes)
 
     def init() -> TrainState:
-        _, params, rest = nnx.split(build_model(nnx.Rngs(seed)), nnx.Param, ...)
-        params, rest = nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
-        ema = jax.tree.map(jnp.copy, params) if config.ema_decay else None
-        return TrainState(jnp.zeros((), jnp.int32), params, rest, optimizer.init(params), _fresh_guard(), ema)
+        return _fresh_state(build_model, optimizer, seed, config)
 
     def merge(params: Any, rest: Any) -> nnx.Module:
         return nnx.merge(graph, _fill(params_like, params), _fill(rest_like, rest), copy=True)
@@ -183,12 +191,36 @@ def build_trainer(
         return dataclasses.replace(new, step=state.step + 1, guard=guard), metrics
 
     jitted = jax.jit(step, donate_argnums=0, out_shardings=(placement, None))
-    shapes = jax.tree.map(
+    return Trainer(mesh=mesh, shapes=shapes, init=jax.jit(init, out_shardings=placement), jitted=jitted)
+
+
+def state_shapes(
+    build_model: Callable[[nnx.Rngs], nnx.Module],
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh | AbstractMesh,
+    config: StepConfig,
+) -> TrainState:
+    """Returns the state as shapes with their placement; arguments as in `build_trainer`, the mesh may be abstract."""
+    model = nnx.eval_shape(lambda: build_model(nnx.Rngs(0)))
+    _, params, rest = nnx.split(model, nnx.Param, ...)
+    placement = _placement(mesh, params, rest, optimizer, with_ema=bool(config.ema_decay))
+    return jax.tree.map(
         lambda array, place: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place),
-        jax.eval_shape(init),
+        jax.eval_shape(lambda: _fresh_state(build_model, optimizer, 0, config)),
         placement,
     )
-    return Trainer(mesh=mesh, shapes=shapes, init=jax.jit(init, out_shardings=placement), jitted=jitted)
+
+
+def _fresh_state(
+    build_model: Callable[[nnx.Rngs], nnx.Module],
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    config: StepConfig,
+) -> TrainState:
+    _, params, rest = nnx.split(build_model(nnx.Rngs(seed)), nnx.Param, ...)
+    params, rest = nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
+    ema = jax.tree.map(jnp.copy, params) if config.ema_decay else None
+    return TrainState(jnp.zeros((), jnp.int32), params, rest, optimizer.init(params), _fresh_guard(), ema)
 
 
 def _fresh_guard() -> dict[str, Array]:
@@ -249,7 +281,12 @@ def _gradients(
 
 
 def _placement(
-    mesh: Mesh, params: nnx.State, rest: nnx.State, optimizer: optax.GradientTransformation, *, with_ema: bool
+    mesh: Mesh | AbstractMesh,
+    params: nnx.State,
+    rest: nnx.State,
+    optimizer: optax.GradientTransformation,
+    *,
+    with_ema: bool,
 ) -> TrainState:
     """Where each array of the state lies: parameters by their logical axes, moments with their parameter."""
     whole = replicated(mesh)

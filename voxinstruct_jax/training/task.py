@@ -30,11 +30,21 @@ class TrainConfig:
     best_of: str = ""  # metric whose lowest logged value marks a state that is kept too; empty = none
     max_skipped: int = 10  # steps in a row without a finite loss before the run goes back to saved weights
     max_rollbacks: int = 2  # times it does so before it stops
-    init_from: str = ""  # weights folder (see `voxinstruct convert`) that a new run starts from; empty = fresh weights
+    init_from: str = ""
+    """Weights folder (see `voxinstruct convert`) that a new run starts from: those of another run, or of an mT5 encoder
+    alone; empty = fresh weights."""
+    sample_every: int = 0
+    """Steps after which a few instructions are spoken into `samples/`, and judged; 0 = never."""
+    sample_voice: str = ""
+    """Voice folder that lends samples all parts but the model that is trained; empty = the embedded voice."""
+    wandb: str = ""
+    """Project of Weights & Biases that metrics go to as well; empty = none."""
 
     def __post_init__(self) -> None:
         if min(self.steps, self.log_every, self.save_every, self.keep) < 1:
             raise ConfigError("steps, log_every, save_every and keep must be at least 1")
+        if self.sample_every < 0:
+            raise ConfigError(f"sample_every: {self.sample_every} is below 0")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
