@@ -176,7 +176,7 @@ def _speaker(voice: "Voice", out: Path, seed: int, listener: "Listener | None") 
 
 def _judge(case: Case, audio: "Audio", listener: "Listener | None") -> tuple[str | None, str]:
     """What was heard back, and how well it fits the quoted words."""
-    from voxinstruct_jax.judges.asr import error_counts
+    from voxinstruct_jax.judges.transcripts import error_counts
     from voxinstruct_jax.text.content import spoken_content
 
     if listener is None:
