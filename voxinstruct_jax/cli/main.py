@@ -17,6 +17,8 @@ COMMANDS = {
     "plan": "compile a train step for a pod that is not here: does it fit, how fast can it be",
     "testset": "write a test set as a request file",
     "synthesize": "speak one instruction, or a file of requests",
+    "evaluate": "judge results: words, voice, naturalness, prosody, control, with intervals",
+    "compare": "systems or settings side by side on the same requests, paired",
     "convert": "turn a training run into weights",
     "inspect": "say what a manifest, shard folder, checkpoint, run or configuration holds",
 }

@@ -99,7 +99,9 @@ def compare_pitch(generated: PitchTrack, reference: PitchTrack, path: SpectralPa
     return {
         "rmse_hz": float(np.sqrt(np.mean(np.square(found - true)))),
         "rmse_cents": float(1200 / np.log(2) * np.sqrt(np.mean(np.square(logs[0] - logs[1])))),
-        "correlation": float(np.mean((logs[0] - logs[0].mean()) * (logs[1] - logs[1].mean())) / spread) if spread else None,
+        "correlation": float(np.mean((logs[0] - logs[0].mean()) * (logs[1] - logs[1].mean())) / spread)
+        if spread
+        else None,
         "gpe20": float(gross[both].mean()),
         **errors,
     }

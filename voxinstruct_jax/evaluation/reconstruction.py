@@ -79,9 +79,7 @@ def compare_reconstruction(
     }
 
 
-def pesq_scores(
-    generated: Float[np.ndarray, " a"], reference: Float[np.ndarray, " b"]
-) -> dict[str, float] | str:
+def pesq_scores(generated: Float[np.ndarray, " a"], reference: Float[np.ndarray, " b"]) -> dict[str, float] | str:
     """PESQ, wide band at 16 kHz; or why it cannot be measured.
 
     Raises:

@@ -165,7 +165,9 @@ def _exchange_p(columns: Sequence[np.ndarray], observed: float, seed: int, resam
         size = min(max(1, CHUNK // count), resamples - start)
         swap = random.random((size, count)) < 0.5
         moved_n, moved_d = swap @ (other_n - n), swap @ (other_d - d)
-        found = _divide(other_n.sum() - moved_n, other_d.sum() - moved_d) - _divide(n.sum() + moved_n, d.sum() + moved_d)
+        found = _divide(other_n.sum() - moved_n, other_d.sum() - moved_d) - _divide(
+            n.sum() + moved_n, d.sum() + moved_d
+        )
         as_far += int(np.sum(np.abs(found) >= abs(observed) - 1e-12))
     return (1 + as_far) / (1 + resamples)
 
