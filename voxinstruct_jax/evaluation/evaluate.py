@@ -12,10 +12,10 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from voxinstruct_jax import __version__
 from voxinstruct_jax.config import ConfigError, InputError
 from voxinstruct_jax.data.engines import Engine
 from voxinstruct_jax.data.manifest import Rejection
@@ -304,7 +304,7 @@ def _write(
         "rejected": len(rejected),
         "cluster": request.cluster,
         "seed": request.seed,
-        "code_version": metadata.version("voxinstruct-jax"),
+        "code_version": __version__,
         "bins_id": bins.fingerprint if bins else None,
         "confusion": confusion,
         "rows": [asdict(row) for row in rows],

@@ -69,7 +69,7 @@ def gather(
         progress: Whether to draw a bar.
 
     Returns:
-        By stage its findings by the items' ids, `{"error": reason}` where an item could not be judged; and what it took.
+        By stage its findings by the items' ids, `{"error": reason}` where an item could not be judged; what it took.
 
     Raises:
         InputError: A stage's judge is not at hand, or the folder cannot be written.

@@ -144,7 +144,7 @@ def is_mixed(item: Item) -> bool:
     return bool(han) and any(token not in han and token[0].isalpha() for token in found)
 
 
-def error_rate(  # noqa: PLR0913 - a table of metrics is filled by it
+def error_rate(
     name: str, unit: Unit, language: str, *, protocol: str, stage: str = "asr", skip_missing: bool = False
 ) -> Metric:
     """(substitutions + deletions + insertions) / tokens of the reference, after the unit's normalisation.
@@ -238,8 +238,8 @@ def finish_flags(item: Item, findings: Findings) -> dict[str, bool]:
 
 
 _FINISH_RULES = {
-    "runaway": "length limit reached, or active time > 3 x expected (.22 s EN, .19 s ZH a syllable), or text compresses "
-    "over 2.4 times, or over twice as many tokens heard as asked (and one more)",
+    "runaway": "length limit reached, or active time > 3 x expected (.22 s EN, .19 s ZH a syllable), or text "
+    "compresses over 2.4 times, or over twice as many tokens heard as asked (and one more)",
     "truncated": "last 3 tokens not heard, or active time < .4 x expected",
     "silent": "peak below -50 dBFS or less than .2 s active",
     "repetition": "three or more tokens in a row heard three times or more, and oftener than asked",
@@ -391,7 +391,7 @@ def judged_class(attribute: str, item: Item, evidence: Evidence, bins: Bins | No
 
 
 def _stress() -> list[Metric]:
-    """Stressed words as indices into the words of the transcript (VoxInstruct, section 5.4; its formula is not stated)."""
+    """Stressed words as indices into the words of the transcript (VoxInstruct, section 5.4, states no formula)."""
     stage = attribute_stage("stress")
 
     def sets(item: Item, findings: Findings) -> tuple[set[int], set[int], int]:
@@ -513,8 +513,8 @@ def _with_reference(item: Item) -> bool:
 def _pairs() -> list[Metric]:
     path = "along the warping path of mcd.vox"
     rows = (
-        ("mcd.vox", "dB", "mcd_db", "lower", "10/ln10 sqrt2 mean|c-c'|, WORLD at 16 kHz, 5 ms, c1-c24, warp .42, envelope "
-         "floored at -60 dB, exact DTW, frames within 40 dB of the loudest"),
+        ("mcd.vox", "dB", "mcd_db", "lower", "10/ln10 sqrt2 mean|c-c'|, WORLD at 16 kHz, 5 ms, c1-c24, warp .42, "
+         "envelope floored at -60 dB, exact DTW, frames within 40 dB of the loudest"),
         ("mcd.path_ratio", "ratio", "path_ratio", "lower", "steps of that path over frames of the longer clip"),
         ("f0.rmse_hz", "Hz", "rmse_hz", "lower", f"{path}, both voiced"),
         ("f0.rmse_cents", "cents", "rmse_cents", "lower", f"{path}, both voiced"),

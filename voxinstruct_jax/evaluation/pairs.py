@@ -3,8 +3,8 @@
 Both are aligned by dynamic time warping of their cepstra. Read `compare_spectra`, then `compare_pitch`.
 
 Source:
-    Kubichek 1993, "Mel-cepstral distance measure"; Tokuda et al. 1994 for mel-cepstra by frequency warping; Chu and Alwan
-    2009 for GPE, VDE and FFE.
+    Kubichek 1993, "Mel-cepstral distance measure"; Tokuda et al. 1994 for mel-cepstra by frequency warping; Chu and
+    Alwan 2009 for GPE, VDE and FFE.
 """
 
 import dataclasses
@@ -81,8 +81,8 @@ def compare_pitch(generated: PitchTrack, reference: PitchTrack, path: SpectralPa
     """F0 and voicing errors along a path.
 
     Returns:
-        `rmse_hz`, `rmse_cents`, `correlation` (of log F0) and `gpe20` (share off by over 20 %) over steps where both are
-        voiced, None where there are fewer than two; `vde` (share of steps whose voicing differs) and `ffe` (either error).
+        `rmse_hz`, `rmse_cents`, `correlation` (of log F0) and `gpe20` (share off by over 20 %) over steps where both
+        are voiced, None where there are fewer than two; `vde` (share of steps whose voicing differs), `ffe` (either).
     """
     (f0, voiced), (true_f0, true_voiced) = (
         _at(track, frames) for track, frames in ((generated, path.generated), (reference, path.reference))

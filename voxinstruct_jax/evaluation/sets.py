@@ -1,7 +1,7 @@
 """What can be said of a set of clips only: distances between two sets of embeddings, and diversity within one.
 
-Fréchet distances of small sets are biased upwards, by more than what tells systems apart: compare at equal size only, and
-read `enough_for_frechet`. The unbiased kernel distance goes beside it.
+Fréchet distances of small sets are biased upwards, by more than what tells systems apart: compare at equal size only,
+and read `enough_for_frechet`. The unbiased kernel distance goes beside it.
 
 Source:
     Heusel et al. 2017 (Fréchet distance of Gaussians); Bińkowski et al. 2018, "Demystifying MMD GANs" (kernel inception

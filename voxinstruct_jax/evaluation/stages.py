@@ -1,14 +1,14 @@
 """Judges at work: a stage hears one item and writes down what it found, as plain JSON values.
 
 What a stage finds depends on the item alone, so it is kept (`evaluation.evidence`) and metrics are counted from it
-(`evaluation.metrics`). Each stage gets the sound once resampled, the first minute of it. Read `Stage`, then `open_stage`.
+(`evaluation.metrics`). Each stage gets the sound once resampled, the first minute of it. Start at `Stage`.
 """
 
 import dataclasses
 import functools
 import re
 from collections.abc import Callable, Mapping
-from importlib import import_module, metadata, resources
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +53,11 @@ OPTIONAL = {
     "asr.paraformer": "Paraformer-zh: --judge asr.paraformer=MODULE:CLASS, a class with transcribe and fingerprint",
     "similarity.wavlm_sv": "WavLM-large with ECAPA (wavlm_large_finetune.pth, see BytedanceSpeech/seed-tts-eval): "
     "--judge similarity.wavlm_sv=MODULE:CLASS, a class with name, sample_rate and embed",
-    "similarity.emotion": "an emotion embedding: --judge similarity.emotion=MODULE:CLASS, a class with name, sample_rate "
-    "and embed",
+    "similarity.emotion": "an emotion embedding: --judge similarity.emotion=MODULE:CLASS, a class with name, "
+    "sample_rate and embed",
     "mos.utmos": "UTMOS22-strong: --judge mos.utmos=MODULE:CLASS, a class with name, sample_rate and measure",
-    "mos.distillmos": "DistillMOS (package distillmos, PyTorch): --judge mos.distillmos=MODULE:CLASS, a class with name, "
-    "sample_rate and measure",
+    "mos.distillmos": "DistillMOS (package distillmos, PyTorch): --judge mos.distillmos=MODULE:CLASS, a class with "
+    "name, sample_rate and measure",
     "clap.laion": "LAION-CLAP: --judge clap.laion=MODULE:CLASS, a class with name, sample_rate and measure",
 }
 """Judges whose weights come with no package, and what to put where."""

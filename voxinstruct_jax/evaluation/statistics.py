@@ -1,12 +1,12 @@
 """How sure a figure is: intervals, differences of two systems, corrections for many tests.
 
-All figures are ratios of sums, `sum n / sum d` (a mean has d = 1), so that a rate such as WER resamples errors and words
-together. What is resampled is a cluster: items that share a sentence or a speaker stand or fall together. Everything is
-seeded. Read `interval`, then `paired`.
+All figures are ratios of sums, `sum n / sum d` (a mean has d = 1), so that a rate such as WER resamples errors and
+words together. What is resampled is a cluster: items that share a sentence or a speaker stand or fall together. All is seeded.
+Read `interval`, then `paired`.
 
 Source:
-    Efron 1987, "Better bootstrap confidence intervals" (BCa); Bisani and Ney 2004 (bootstrap of WER differences); Wilson
-    1927; Holm 1979.
+    Efron 1987, "Better bootstrap confidence intervals" (BCa); Bisani and Ney 2004 (bootstrap of WER differences);
+    Wilson 1927; Holm 1979.
 """
 
 import dataclasses
@@ -48,7 +48,7 @@ def interval(
     """95 % interval of `sum n / sum d` (BCa bootstrap over clusters).
 
     Returns:
-        None for fewer than two clusters.
+        None for fewer than two clusters, and where all are alike: of items without an error resampling learns nothing.
     """
     n, d = _by_cluster(clusters, numerators, denominators)
     if len(n) < 2 or not d.sum():
@@ -56,7 +56,7 @@ def interval(
     observed = n.sum() / d.sum()
     draws = np.sort(_ratios(n, d, seed, resamples))
     if draws[0] == draws[-1]:
-        return float(observed), float(observed)
+        return None
     leaving_out = _divide(n.sum() - n, d.sum() - d)
     away = leaving_out.mean() - leaving_out
     skew = np.sum(away**3) / (6 * np.sum(away**2) ** 1.5 + 1e-300)
@@ -115,7 +115,7 @@ def wilson(successes: float, total: int) -> tuple[float, float]:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p values corrected for their number, in the same order."""
+    """Returns p values corrected for their number, in the same order."""
     order = sorted(range(len(p_values)), key=lambda place: p_values[place])
     corrected, largest = [1.0] * len(p_values), 0.0
     for rank, place in enumerate(order):

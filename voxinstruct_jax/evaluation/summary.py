@@ -25,6 +25,8 @@ SLICED = ("wer.vox", "cer.vox", "pinyin.vox", "mer.vox", "attribute.", "stress."
           "runaway", "truncated", "rate.net")  # fmt: skip
 LARGE_ERROR = 0.5
 ALL = "all"
+PROPORTIONS = ("share", "accuracy")
+"""Units of right-or-wrong scores: an interval of a share (Wilson) holds where all items agree, resampling does not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +158,7 @@ def _rows(one: Judged, name: str, scored: Sequence[Scored], keys: Sequence[Hasha
         return [Row(metric=metric.id, value=None, evaluated=0, skipped=len(scored), note=one.missing, **shared)]
     scores = [each.scores[metric.id] for each in scored]
     shared |= {status: sum(score.status == status for score in scores) for status in ("failed", "void")}
-    row = _figure(scores, keys, seed, RESAMPLES if name == ALL else SLICE_RESAMPLES)
+    row = _figure(scores, keys, metric.unit, seed, RESAMPLES if name == ALL else SLICE_RESAMPLES)
     reasons = [score.reason for score in scores if score.status == "void"]
     note = f"not judged: {reasons[0]}" if reasons and not row["evaluated"] else ""
     found = [Row(metric=metric.id, note=note, **row, **shared)]
@@ -165,7 +167,7 @@ def _rows(one: Judged, name: str, scored: Sequence[Scored], keys: Sequence[Hasha
     return found
 
 
-def _figure(scores: Sequence[Score], keys: Sequence[Hashable], seed: int, resamples: int) -> dict[str, Any]:
+def _figure(scores: Sequence[Score], keys: Sequence[Hashable], unit: str, seed: int, resamples: int) -> dict[str, Any]:
     counted = [(score, key) for score, key in zip(scores, keys, strict=True) if score.n is not None]
     if not counted:
         return {"value": None, "evaluated": 0}
@@ -173,8 +175,7 @@ def _figure(scores: Sequence[Score], keys: Sequence[Hashable], seed: int, resamp
     own = [key for _, key in counted]
     if not sum(d):
         return {"value": None, "evaluated": len(counted)}
-    whole = all(score.d == 1 and score.n in (0.0, 1.0) for score, _ in counted)
-    if whole and len(set(own)) == len(own):
+    if unit in PROPORTIONS and len(set(own)) == len(own) and all(one == 1 for one in d):
         ends = wilson(sum(n), len(n))
     else:
         ends = interval(n, d, own, seed=seed, resamples=resamples)
@@ -196,7 +197,9 @@ def _error_block(
     rows = []
     for suffix, (protocol, keep) in kept.items():
         places = [place for place, score in enumerate(scores) if score.n is not None and keep(place)]
-        figure = _figure([scores[place] for place in places], [keys[place] for place in places], seed, SLICE_RESAMPLES)
+        figure = _figure(
+            [scores[place] for place in places], [keys[place] for place in places], "", seed, SLICE_RESAMPLES
+        )
         rows.append(Row(metric=f"{name}.{suffix}", **figure, **{**shared, "protocol": protocol}))
     single = {
         "mean": ("mean of items", [Score(n=rate) for rate in rates]),
@@ -204,7 +207,7 @@ def _error_block(
     }
     own = [key for key, score in zip(keys, scores, strict=True) if score.value is not None]
     for suffix, (protocol, values) in single.items():
-        figure = _figure(values, own, seed, SLICE_RESAMPLES)
+        figure = _figure(values, own, "", seed, SLICE_RESAMPLES)
         rows.append(Row(metric=f"{name}.{suffix}", **figure, **{**shared, "protocol": protocol}))
     length = sum(score.d for score in scores if score.n is not None)
     plain = {

@@ -80,7 +80,7 @@ def load_asr(folder: str | os.PathLike[str] | None = None, *, num_threads: int =
     """Opens the judge.
 
     Args:
-        folder: Of another Whisper model in CTranslate2's form (`model.bin`, `tokenizer.json` …); by default Whisper base.
+        folder: Of another Whisper model in CTranslate2's form (`model.bin` …); by default Whisper base.
         num_threads: CPU threads; 0 takes all.
 
     Raises:

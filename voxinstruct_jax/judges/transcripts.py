@@ -113,8 +113,10 @@ def align(reference: str, heard: str, unit: Unit) -> list[Edit]:
 
 
 def normalise(text: str, unit: Unit) -> str:
-    """Returns the text as it is compared: NFKC, plain apostrophes, lower case; English by Whisper's rules for words,
-    Mandarin in simplified characters where OpenCC is installed."""
+    """Returns the text as it is compared: NFKC, plain apostrophes, lower case.
+
+    Words go through Whisper's English rules; Mandarin is put into simplified characters where OpenCC is installed.
+    """
     if unit in ("seed_en", "seed_zh"):
         plain = text.translate(_SEED_REMOVED).replace("  ", " ")
         return plain.lower() if unit == "seed_en" else _simplified()(plain)
