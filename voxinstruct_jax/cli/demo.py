@@ -12,9 +12,9 @@ from voxinstruct_jax.cli.options import parse
 from voxinstruct_jax.config import InputError
 
 if TYPE_CHECKING:
-    from voxinstruct_jax.evaluation.recognition import Listener
     from voxinstruct_jax.evaluation.report import ReportItem
     from voxinstruct_jax.guidance import Guidance
+    from voxinstruct_jax.judges.asr import Listener
     from voxinstruct_jax.voice import Audio, Voice
 
 __all__ = ["run"]

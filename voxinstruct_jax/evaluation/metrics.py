@@ -453,7 +453,7 @@ def _pitch() -> list[Metric]:
         ("f0.sd_st", "st", "sd_st", "standard deviation about the median"),
         ("f0.span_st", "st", "span_st", "from the 5th to the 95th percentile"),
         ("f0.slope", "st/s", "slope_st_s", "of a line through voiced frames"),
-        ("f0.voiced", "share", "voiced", "frames of confidence > .5"),
+        ("f0.voiced", "fraction", "voiced", "frames of confidence > .5"),
     )
     return [
         _plain(name, unit, "pitch", key, f"swift-f0, 60 to 500 Hz, 16 ms: {what}") for name, unit, key, what in rows
@@ -519,9 +519,9 @@ def _pairs() -> list[Metric]:
         ("f0.rmse_hz", "Hz", "rmse_hz", "lower", f"{path}, both voiced"),
         ("f0.rmse_cents", "cents", "rmse_cents", "lower", f"{path}, both voiced"),
         ("f0.correlation", "correlation", "correlation", "higher", f"of log F0 {path}, both voiced"),
-        ("f0.gpe20", "share", "gpe20", "lower", f"off by over 20 % {path}, both voiced"),
-        ("f0.vde", "share", "vde", "lower", f"voicing differs {path}"),
-        ("f0.ffe", "share", "ffe", "lower", f"gross pitch or voicing error {path}"),
+        ("f0.gpe20", "fraction", "gpe20", "lower", f"off by over 20 % {path}, both voiced"),
+        ("f0.vde", "fraction", "vde", "lower", f"voicing differs {path}"),
+        ("f0.ffe", "fraction", "ffe", "lower", f"gross pitch or voicing error {path}"),
         ("length.ratio", "ratio", "ratio", "", "duration over that of the reference"),
     )  # fmt: skip
     found = [

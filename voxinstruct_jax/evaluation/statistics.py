@@ -1,8 +1,8 @@
 """How sure a figure is: intervals, differences of two systems, corrections for many tests.
 
 All figures are ratios of sums, `sum n / sum d` (a mean has d = 1), so that a rate such as WER resamples errors and
-words together. What is resampled is a cluster: items that share a sentence or a speaker stand or fall together. All is seeded.
-Read `interval`, then `paired`.
+words together. What is resampled is a cluster: items that share a sentence or a speaker stand or fall together. All
+is seeded. Read `interval`, then `paired`.
 
 Source:
     Efron 1987, "Better bootstrap confidence intervals" (BCa); Bisani and Ney 2004 (bootstrap of WER differences);

