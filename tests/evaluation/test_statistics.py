@@ -14,10 +14,10 @@ def word_errors(count, rate, seed):
 
 def test_intervals_of_shares_are_those_of_the_table():
     table = {
-        (80, 100): (0.711, 0.867),
-        (160, 200): (0.739, 0.850),
-        (174, 200): (0.816, 0.910),
-        (400, 500): (0.763, 0.833),
+        (80.0, 100): (0.711, 0.867),
+        (160.0, 200): (0.739, 0.850),
+        (174.0, 200): (0.816, 0.910),
+        (400.0, 500): (0.763, 0.833),
     }
     for (right, total), ends in table.items():
         assert wilson(right, total) == pytest.approx(ends, abs=6e-4)
@@ -44,7 +44,7 @@ def test_items_of_one_cluster_are_no_further_evidence():
 def test_what_cannot_be_resampled_has_no_interval():
     assert interval([1.0], [3.0], ["a"]) is None
     assert interval([0.0, 0.0], [3.0, 4.0], ["a", "b"]) is None
-    assert paired([(1, 2)], [(1, 2)], ["a"]) is None
+    assert paired([(1.0, 2.0)], [(1.0, 2.0)], ["a"]) is None
 
 
 def test_a_system_against_itself_differs_by_nothing():

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import functools
 import itertools
 import json
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from voxinstruct_jax.evaluation.compare import System
     from voxinstruct_jax.evaluation.experiment import CompareExperiment, Speaking
     from voxinstruct_jax.jobs.requests import Request
+    from voxinstruct_jax.voice import Voice
 
 __all__ = ["run"]
 
@@ -113,7 +115,6 @@ def _speak(system: "Speaking", experiment: "CompareExperiment", options: argpars
     """Has a system speak all requests, or what it has not spoken yet; returns its results."""
     from voxinstruct_jax.data.progress import progress_bar
     from voxinstruct_jax.jobs.run import run_requests
-    from voxinstruct_jax.voice import load
 
     out = options.out / "spoken" / system.name
     requests = _requests(experiment, options.out)
@@ -127,8 +128,16 @@ def _speak(system: "Speaking", experiment: "CompareExperiment", options: argpars
                 tick()
             told = finished
 
-        run_requests(load(system.voice), own, out, job_seed=experiment.seeds[0], rejected=[], report=report)
+        run_requests(_voice(system.voice), own, out, job_seed=experiment.seeds[0], rejected=[], report=report)
     return out
+
+
+@functools.cache
+def _voice(path: str | None) -> "Voice":
+    """Opened and compiled once for all systems that share it."""
+    from voxinstruct_jax.voice import load
+
+    return load(path)
 
 
 def _requests(experiment: "CompareExperiment", out: Path) -> "list[Request]":
@@ -149,7 +158,11 @@ def _requests(experiment: "CompareExperiment", out: Path) -> "list[Request]":
         for seed in experiment.seeds
     ]
     out.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(to_dict(each) | {"guidance": None}, ensure_ascii=False) + "\n" for each in requests]
+    located = [
+        to_dict(each) | {"guidance": None, "prompt": each.prompt and str(Path(each.prompt).resolve())}
+        for each in requests
+    ]
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in located]
     (out / REQUESTS_FILE).write_text("".join(lines), encoding="utf-8")
     return requests
 

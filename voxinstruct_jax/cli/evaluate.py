@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from voxinstruct_jax import __version__
 from voxinstruct_jax.cli.options import parse
 from voxinstruct_jax.config import ConfigError
 
@@ -84,6 +85,7 @@ def judging(options: argparse.Namespace) -> dict[str, Any]:
         "judges": dict(_pair(text) for text in options.judge),
         "cluster": options.cluster,
         "seed": options.seed,
+        "code_version": __version__,
     }
 
 

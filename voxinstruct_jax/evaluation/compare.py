@@ -19,7 +19,7 @@ from voxinstruct_jax.evaluation.evaluate import write_whole
 from voxinstruct_jax.evaluation.metrics import all_metrics
 from voxinstruct_jax.evaluation.stages import rounded
 from voxinstruct_jax.evaluation.statistics import holm, paired, win_tie_loss
-from voxinstruct_jax.evaluation.summary import dump
+from voxinstruct_jax.evaluation.summary import as_csv, dump
 from voxinstruct_jax.judges.transcripts import tokens
 
 __all__ = [
@@ -190,10 +190,8 @@ def write_comparison(comparison: Comparison, out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror}); give another --out") from error
-    records = [rounded(asdict(row)) for row in comparison.rows]
-    header = list(records[0]) if records else []
-    lines = [",".join(header), *(",".join(_cell(record[name]) for name in header) for record in records)]
-    write_whole(out / "compare.csv", "\n".join(lines) + "\n")
+    rows = [Compared(**rounded(asdict(row))) for row in comparison.rows]
+    write_whole(out / "compare.csv", as_csv(Compared, rows))
     write_whole(out / "compare.json", dump(rounded(asdict(comparison))) + "\n")
 
 
@@ -336,8 +334,3 @@ def _compute(systems: Sequence[System]) -> list[dict[str, Any]]:
 
 def _short(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
-
-
-def _cell(value: Any) -> str:
-    text = "" if value is None else str(value)
-    return f'"{text}"' if "," in text else text

@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from voxinstruct_jax import __version__
 from voxinstruct_jax.config import ConfigError, InputError
 from voxinstruct_jax.data.engines import Engine
 from voxinstruct_jax.data.manifest import Rejection
@@ -69,6 +68,8 @@ class EvaluationRequest:
     """Of the bootstrap."""
     system: str = ""
     """Name in the summary; the source's name if empty."""
+    code_version: str = ""
+    """Of this program."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,7 +305,7 @@ def _write(
         "rejected": len(rejected),
         "cluster": request.cluster,
         "seed": request.seed,
-        "code_version": __version__,
+        "code_version": request.code_version,
         "bins_id": bins.fingerprint if bins else None,
         "confusion": confusion,
         "rows": [asdict(row) for row in rows],
@@ -319,7 +320,7 @@ def _write(
         "sources.json": dump(sources) + "\n",
         "rejected.jsonl": "".join(dump(asdict(row)) + "\n" for row in rejected),
         "timings.jsonl": "".join(dump(asdict(timing)) + "\n" for timing in heard.timings),
-        "summary.csv": as_csv(rows),
+        "summary.csv": as_csv(Row, rows),
         "summary.json": json.dumps(summary, ensure_ascii=False, indent=1) + "\n",  # last: it says that all is there
     }
     for name, text in texts.items():

@@ -131,7 +131,13 @@ def _rows(path: Path, rejected: list[Rejection]) -> Iterator[dict[str, Any]]:
         seen.add(row["id"])
         folder = str(path.parent)
         located = ("audio", "prompt", "reference_audio")
-        yield row | {name: posixpath.join(folder, row[name]) for name in located if isinstance(row.get(name), str)}
+        yield row | {name: _located(folder, row[name]) for name in located if isinstance(row.get(name), str)}
+
+
+def _located(folder: str, path: str) -> str:
+    """Beside the table; results name a prompt as it was named to the job."""
+    joined = posixpath.join(folder, path)
+    return path if Path(path).is_file() and not Path(joined).is_file() else joined
 
 
 def _as_request(row: Mapping[str, Any]) -> dict[str, Any]:

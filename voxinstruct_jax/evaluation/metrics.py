@@ -198,8 +198,8 @@ def _counted(item: Item, heard: str, unit: Unit) -> Score:
     if not item.transcript:
         raise InputError("no transcript, so nobody knows what should have been said")
     found = error_counts(item.transcript, heard, item.language, unit)
-    kinds = {"substitutions": found.substitutions, "deletions": found.deletions, "insertions": found.insertions}
-    return Score(n=found.errors, d=found.length, parts=kinds)
+    kinds = {name: float(getattr(found, name)) for name in ("substitutions", "deletions", "insertions")}
+    return Score(n=float(found.errors), d=float(found.length), parts=kinds)
 
 
 def _all_deleted(item: Item, unit: Unit) -> Score:
@@ -402,11 +402,11 @@ def _stress() -> list[Metric]:
     def ratio(name: str, protocol: str, count: Callable[[set[int], set[int], int], tuple[float, float]]) -> Metric:
         def measure(item: Item, findings: Findings) -> Score:
             n, d = count(*sets(item, findings))
-            return Score(n=n, d=d)
+            return Score(n=float(n), d=float(d))
 
         def lost(item: Item, findings: Findings) -> Score:
             n, d = count(sets(item, {stage: {}})[0], set(), len(split_words(item.transcript)))
-            return Score(n=0.0 if name != "stress.baseline_none" else n, d=d)
+            return Score(n=0.0 if name != "stress.baseline_none" else float(n), d=float(d))
 
         return Metric(
             id=name,
@@ -437,7 +437,7 @@ def _plain(name: str, unit: str, stage: str, key: str, protocol: str, **more: An
 
     def measure(item: Item, findings: Findings) -> Score:
         value = findings[stage].get(key)
-        return Score(status="void", reason=more_reason) if value is None else Score(n=value)
+        return Score(status="void", reason=more_reason) if value is None else Score(n=float(value))
 
     more_reason = "nothing voiced, or nothing that can be compared"
     return Metric(
@@ -490,7 +490,7 @@ def _rate(name: str, key: str, over: str) -> Metric:
             return Score(status="void", reason="no words, or no sound above silence")
         if heard is not None and error_counts(item.transcript, heard, item.language, unit).rate > UNHEARD_WER:
             return Score(status="void", reason="over a fifth of the words were not heard")
-        return Score(n=len(said), d=seconds)
+        return Score(n=float(len(said)), d=seconds)
 
     return Metric(
         id=name,

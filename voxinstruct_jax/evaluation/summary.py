@@ -121,10 +121,10 @@ def cluster_key(item: Item, cluster: str) -> Hashable:
     return shared or ("alone", item.id)
 
 
-def as_csv(rows: Iterable[Row]) -> str:
-    """A table with a header."""
+def as_csv(kind: type, rows: Iterable[Any]) -> str:
+    """A table of dataclasses of one kind, with a header."""
     file = io.StringIO()
-    writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
+    writer = csv.DictWriter(file, [field.name for field in fields(kind)], lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(row) for row in rows)
     return file.getvalue()
