@@ -181,7 +181,7 @@ def _hear(
             heard.judges[name] = stage.fingerprint
             wanted[place] = [item for item in audible if item.id in needed and stage.applies(item)]
     found = gather(wanted, folder, engine, progress=progress)
-    unknown = {"error": "of no kind that this judge knows"}
+    unknown = {"void": "of no kind that this judge knows"}
     for name, (evidence, timing) in found.items():
         heard.timings.append(timing)
         for item in audible:
@@ -198,6 +198,7 @@ def _scored(item: Item, metrics: Sequence[Metric], heard: _Heard) -> Scored:
             for metric in metrics
             if metric.stage not in heard.missing and metric.applies(item)
         },
+        flags=tuple(sorted(name for name, raised in finish_flags(item, findings).items() if raised)),
     )
 
 
@@ -347,7 +348,7 @@ def _record(each: Scored, findings: Findings, system: str) -> dict[str, Any]:
         stage: {name: value for name, value in found.items() if not (isinstance(value, list) and name in _VECTORS)}
         for stage, found in findings.items()
     }
-    evidence["flags"] = sorted(name for name, raised in finish_flags(item, findings).items() if raised)
+    evidence["flags"] = list(each.flags)
     heard = findings.get("asr", {}).get("heard")
     if heard is not None and item.transcript:
         evidence["alignment"] = align(item.transcript, heard, "word" if item.language == "en" else "character")

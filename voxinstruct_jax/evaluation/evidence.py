@@ -69,7 +69,7 @@ def gather(
         progress: Whether to draw a bar.
 
     Returns:
-        By stage its findings by the items' ids, `{"error": reason}` where an item could not be judged; what it took.
+        By stage its findings by the items' ids, `{"void": reason}` where an item could not be judged; what it took.
 
     Raises:
         InputError: A stage's judge is not at hand, or the folder cannot be written.
@@ -162,10 +162,10 @@ def _judged(stage: Stage, item: Item) -> Evidence:
     try:
         return stage.hears(item)
     except InputError as error:
-        return {"error": str(error)}
+        return {"void": str(error)}
     except Exception as error:  # a judge may be anybody's; the rest goes on
         first = next(iter(str(error).splitlines()), "")
-        return {"error": f"{stage.fingerprint} failed ({type(error).__name__}: {first})"}
+        return {"void": f"{stage.fingerprint} failed ({type(error).__name__}: {first})"}
 
 
 def _known(folder: Path) -> dict[str, Any]:

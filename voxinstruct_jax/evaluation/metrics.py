@@ -79,7 +79,7 @@ class Metric:
         better: Direction; empty where neither is.
         protocol: Formula and settings, in words.
         stage: Whose judge it rests on.
-        measure: Score of an item with sound, from its findings; the stage's are free of errors.
+        measure: Score of an item with sound, from its findings, which the stage's judge has made.
         applies: Whether an item concerns it.
         worst: Value of an item without sound; None leaves it without a value, but not out of the total.
         without_sound: Overrides `worst` where it depends on the item.
@@ -106,9 +106,9 @@ class Metric:
         if findings[SOUND]["status"] != "ok":
             lost = self.without_sound(item, findings) if self.without_sound else Score(n=self.worst)
             return dataclasses.replace(lost, status="failed", reason=findings[SOUND]["status"])
-        error = findings[self.stage].get("error")
-        if error:
-            return Score(status="void", reason=error)
+        void = findings[self.stage].get("void")
+        if void:
+            return Score(status="void", reason=void)
         try:
             return self.measure(item, findings)
         except InputError as problem:

@@ -180,7 +180,8 @@ def _sound(item: Item) -> Evidence:
         return {"status": _status(item), "problem": str(error)}
     assert item.audio is not None
     track, levels = energy_track(samples, JUDGED_RATE), np.abs(samples)
-    active = np.flatnonzero(track.level_dbfs > track.level_dbfs.max(initial=FLOOR_DBFS) - ACTIVE_RANGE_DB)
+    quietest = max(float(track.level_dbfs.max(initial=FLOOR_DBFS)) - ACTIVE_RANGE_DB, FLOOR_DBFS)
+    active = np.flatnonzero(track.level_dbfs > quietest)
     gaps = np.diff(active) - 1
     pauses = gaps[gaps > LONGEST_CLOSURE_S / ENERGY_HOP_S] * ENERGY_HOP_S
     first, last = (active[0], active[-1] + 1) if len(active) else (0, 0)

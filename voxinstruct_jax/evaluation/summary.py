@@ -59,10 +59,11 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """An item with its scores, by metric."""
+    """An item with its scores, by metric, and what went wrong with it as a whole (`metrics.finish_flags`)."""
 
     item: Item
     scores: Mapping[str, Score]
+    flags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,9 +189,8 @@ def _error_block(
 ) -> list[Row]:
     """Other ways to put one error rate; the headline is the corpus rate."""
     rates = [score.value for score in scores if score.value is not None]
-    runaway = [each.scores.get("runaway") for each in scored]
     kept: dict[str, tuple[str, Callable[[int], bool]]] = {
-        "no_runaways": ("corpus without runaways", lambda place: not (runaway[place] and runaway[place].n)),
+        "no_runaways": ("corpus without runaways", lambda place: "runaway" not in scored[place].flags),
         "le50": ("corpus over items of at most 50 %", lambda place: (scores[place].value or 0.0) <= LARGE_ERROR),
         "present": ("corpus over items with sound", lambda place: scores[place].status != "failed"),
     }

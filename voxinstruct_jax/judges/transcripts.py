@@ -101,14 +101,15 @@ def align(reference: str, heard: str, unit: Unit) -> list[Edit]:
     """Fewest edits that turn the reference into what was heard (Levenshtein), token by token, in order."""
     expected, found = tokens(reference, unit), tokens(heard, unit)
     edits: list[Edit] = []
-    for tag, start, stop, other_start, other_stop in Levenshtein.opcodes(expected, found):
-        if tag == "delete":
-            edits += [("D", token, "") for token in expected[start:stop]]
-        elif tag == "insert":
-            edits += [("I", "", token) for token in found[other_start:other_stop]]
+    for step in Levenshtein.opcodes(expected, found):
+        own, others = expected[step.src_start : step.src_end], found[step.dest_start : step.dest_end]
+        if step.tag == "delete":
+            edits += [("D", token, "") for token in own]
+        elif step.tag == "insert":
+            edits += [("I", "", token) for token in others]
         else:
-            pairs = zip(expected[start:stop], found[other_start:other_stop], strict=True)
-            edits += [("=" if tag == "equal" else "S", token, other) for token, other in pairs]
+            kind = "=" if step.tag == "equal" else "S"
+            edits += [(kind, token, other) for token, other in zip(own, others, strict=True)]
     return edits
 
 
