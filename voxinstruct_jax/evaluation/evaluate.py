@@ -131,7 +131,8 @@ def _chosen(metrics: Sequence[Metric], request: EvaluationRequest) -> list[Metri
 
     for pattern in (*request.metrics, *request.skip):
         if not any(named([pattern], metric) for metric in metrics):
-            near = difflib.get_close_matches(pattern, [metric.id for metric in metrics], n=1)
+            names = [name for metric in metrics for name in (metric.id, metric.id.partition(".")[0])]
+            near = difflib.get_close_matches(pattern, names, n=1)
             raise ConfigError(
                 f"no metric {pattern!r}" + (f"; did you mean {near[0]!r}?" if near else "; see docs/evaluate.md")
             )

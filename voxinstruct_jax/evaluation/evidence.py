@@ -98,7 +98,7 @@ def gather(
     found = {}
     for place, stage in stages.items():
         known = _known(folders[place])
-        spent = sum(record["seconds"] for record in known.values())
+        spent = sum((record["seconds"] for record in known.values()), 0.0)
         heard = {name: known[key]["evidence"] for name, key in keys[place].items()}
         found[stage.name] = heard, Timing(stage=stage.name, items=len(known), seconds=round(spent, 3))
     return found
