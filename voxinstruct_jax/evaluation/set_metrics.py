@@ -8,7 +8,7 @@ Source:
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -90,8 +90,7 @@ def _orders(everything: Everything, judges: Mapping[str, str], bins: Bins | None
             value = findings.get(stage, {}).get("value")
             asked = each.item.attributes.get(attribute)
             if asked in classes and value is not None:
-                alike = (each.item.transcript, each.item.seed, each.item.speaker, each.item.attributes.get("gender"))
-                groups[alike].append((classes.index(asked), value))
+                groups[_takes_of(each.item)].append((classes.index(asked), value))
         right, pairs, keys = [], [], []
         for alike, members in groups.items():
             ordered = [
@@ -119,8 +118,9 @@ def _minimal_pairs(everything: Everything, judges: Mapping[str, str], bins: Bins
     groups: dict[Any, list[tuple[tuple[int, ...], float | None]]] = defaultdict(list)
     for each, _ in everything:
         if each.item.attributes.get("stress") and "stress.sentence" in each.scores:
-            alike = (each.item.transcript, each.item.seed, each.item.speaker)
-            groups[alike].append((tuple(sorted(each.item.attributes["stress"])), each.scores["stress.sentence"].n))
+            groups[_takes_of(each.item)].append(
+                (tuple(sorted(each.item.attributes["stress"])), each.scores["stress.sentence"].n)
+            )
     pairs = [
         (one[1], other[1])
         for members in groups.values()
@@ -136,6 +136,13 @@ def _minimal_pairs(everything: Everything, judges: Mapping[str, str], bins: Bins
              "pairs of one sentence with different stressed words, both found exactly; counted in pairs",
              judges.get(attribute_stage("stress"), ""), ends)
     ]  # fmt: skip
+
+
+def _takes_of(item: Item) -> Hashable:
+    """What takes that differ in one thing only have in common: `pair`, where the request names it."""
+    if "pair" in item.attributes:
+        return "pair", str(item.attributes["pair"])
+    return item.transcript, item.seed, item.speaker, str(item.attributes.get("gender"))
 
 
 def _diversity(everything: Everything, judges: Mapping[str, str], bins: Bins | None, seed: int) -> list[Row]:

@@ -23,6 +23,8 @@ __all__ = ["Judged", "Row", "Scored", "as_csv", "as_table", "cluster_key", "slic
 SLICE_RESAMPLES = 1_000
 SLICED = ("wer.vox", "cer.vox", "pinyin.vox", "mer.vox", "attribute.", "stress.", "mos.dnsmos.ovrl", "similarity.vox.",
           "runaway", "truncated", "rate.net")  # fmt: skip
+UNSLICED = ("pair", "id", "speaker")
+"""Attributes that name single things, not kinds."""
 LARGE_ERROR = 0.5
 ALL = "all"
 PROPORTIONS = ("share", "accuracy")
@@ -106,7 +108,11 @@ def summarise(judged: Sequence[Judged], scored: Sequence[Scored], *, cluster: st
 def slices_of(item: Item) -> list[str]:
     """Names of the slices that an item belongs to."""
     names = [f"language={item.language}"]
-    names += [f"{name}={value}" for name, value in sorted(item.attributes.items()) if isinstance(value, str)]
+    names += [
+        f"{name}={value}"
+        for name, value in sorted(item.attributes.items())
+        if isinstance(value, str) and name not in UNSLICED
+    ]
     if item.instruction:
         names.append(f"content={_place_of_content(item)}")
         names.append(f"prompt={'yes' if item.prompt else 'no'}")
