@@ -22,7 +22,7 @@ from voxinstruct_jax.evaluation.sets import (
     mean_dissimilarity,
     vendi_score,
 )
-from voxinstruct_jax.evaluation.stages import attribute_stage
+from voxinstruct_jax.evaluation.stages import SOUND, attribute_stage
 from voxinstruct_jax.evaluation.statistics import interval, wilson
 from voxinstruct_jax.evaluation.summary import Row, Scored
 from voxinstruct_jax.judges.bins import CLASSES, Bins
@@ -106,8 +106,8 @@ def _orders(everything: Everything, judges: Mapping[str, str], bins: Bins | None
             ends = interval(right, pairs, keys, seed=seed)
             rows.append(
                 _row(f"order.{attribute}", sum(right) / sum(pairs), int(sum(pairs)), int(sum(pairs)), "share", "higher",
-                     "pairs of takes of one sentence, seed, speaker and gender, asked for in two classes, whose values "
-                     "are in that order; counted in pairs", judges[stage], ends)
+                     "pairs of takes of one sentence, seed, speaker and gender (or of one `pair`), asked for in two "
+                     "classes, whose values are in that order; counted in pairs", judges[stage], ends)
             )  # fmt: skip
     return rows
 
@@ -153,21 +153,22 @@ def _diversity(everything: Everything, judges: Mapping[str, str], bins: Bins | N
         if each.item.instruction:
             takes[each.item.instruction].append((each.item, findings))
     takes = {instruction: members for instruction, members in takes.items() if len(members) >= SEEDS}
-    judge = judges.get(EMBEDDING, "")
     measures: dict[str, tuple[str, str, Callable[[list[Findings]], float | None], str]] = {
-        "diversity.speaker": ("1 - cosine", "mean over pairs of takes of 1 - cosine", _speaker_spread, judge),
-        "diversity.vendi": ("takes", "Vendi score of takes under cosine", _vendi, judge),
-        "diversity.f0": ("st", "SD of median F0 over takes", _pitch_spread, judges.get("pitch", "")),
-        "diversity.duration": ("ln", "SD of ln duration over takes", _length_spread, judges["sound"]),
+        "diversity.speaker": ("1 - cosine", "mean over pairs of takes of 1 - cosine", _speaker_spread, EMBEDDING),
+        "diversity.vendi": ("takes", "Vendi score of takes under cosine", _vendi, EMBEDDING),
+        "diversity.f0": ("st", "SD of median F0 over takes", _pitch_spread, "pitch"),
+        "diversity.duration": ("ln", "SD of ln duration over takes", _length_spread, SOUND),
     }
     rows = []
-    for name, (unit, protocol, measure, own) in measures.items() if takes else ():
+    for name, (unit, protocol, measure, stage) in measures.items() if takes else ():
+        if stage not in judges:
+            continue
         values = [measure([findings for _, findings in members]) for members in takes.values()]
         known = [value for value in values if value is not None]
         ends = interval(known, [1.0] * len(known), range(len(known)), seed=seed) if known else None
         value = float(np.mean(known)) if known else None
         said = f"{protocol}; at least {SEEDS} takes of one instruction; counted in instructions"
-        rows.append(_row(name, value, len(known), len(takes), unit, "", said, own, ends))
+        rows.append(_row(name, value, len(known), len(takes), unit, "", said, judges[stage], ends))
     return rows
 
 
@@ -225,7 +226,7 @@ def _pitch_spread(takes: list[Findings]) -> float | None:
 
 
 def _length_spread(takes: list[Findings]) -> float | None:
-    lengths = [found["sound"]["whole_s"] for found in takes if found["sound"]["status"] == "ok"]
+    lengths = [found[SOUND]["whole_s"] for found in takes if found[SOUND]["status"] == "ok"]
     return float(np.std(np.log(lengths), ddof=1)) if len(lengths) >= SEEDS else None
 
 

@@ -192,7 +192,7 @@ def _sound(item: Item) -> Evidence:
         "whole_s": max(whole_s, len(samples) / JUDGED_RATE),
         "active_s": float(last - first) * ENERGY_HOP_S,
         "net_s": spoken_seconds(track),
-        "active_db": active_level_dbfs(track),
+        "active_db": active_level_dbfs(track) if len(active) else None,
         "peak_db": 20 * np.log10(max(float(levels.max(initial=0.0)), 1e-5)),
         "range_db": float(np.ptp(np.percentile(track.level_dbfs[active], [5, 95]))) if len(active) else 0.0,
         "clipped": float(np.mean(levels >= 1.0)) if len(levels) else 0.0,
