@@ -120,12 +120,29 @@ def test_missing_and_damaged_sound_counts_as_all_deleted_and_is_told_apart(spoke
     assert "no transcript" in found["wordless"]["reason"]
 
 
-def test_a_runaway_is_heard_for_a_minute(spoken, tmp_path):
-    spoken.add("long", "so", "so", seconds=61)
-    rows = run(spoken, tmp_path / "out", metrics=("wer", "length", "runaway"))
-    assert rows["wer.vox"].value == 0
+def test_a_runaway_is_heard_for_a_minute_in_pieces_cut_where_it_is_quiet(spoken, tmp_path):
+    path = spoken.add("long", "so", "", seconds=61)
+    samples, _ = soundfile.read(path)
+    samples[10 * RATE : 10 * RATE + 800] = 0
+    soundfile.write(path, samples, RATE)
+    rows = run(spoken, tmp_path / "out", metrics=("wer.vox", "length", "runaway"), judges={"asr": f"{__name__}:Pieces"})
+    assert sum(Pieces.lengths) == 60 * RATE
+    assert max(Pieces.lengths) <= 28 * RATE
+    assert Pieces.lengths[0] == pytest.approx(10 * RATE + 400, abs=800)
+    assert rows["wer.vox"].value == len(Pieces.lengths) - 1
     assert rows["length.duration"].value == pytest.approx(61)
     assert rows["runaway"].value == 1
+
+
+class Pieces:
+    """Remembers how long what it heard was."""
+
+    fingerprint = "pieces/1"
+    lengths: list[int] = []  # noqa: RUF012 - of one test
+
+    def transcribe(self, samples, sample_rate, language=None):
+        self.lengths.append(len(samples))
+        return "so"
 
 
 def test_error_rates_stand_beside_those_of_a_reference_voice(spoken, tmp_path):

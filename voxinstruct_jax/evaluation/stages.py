@@ -44,6 +44,9 @@ LONGEST_S = 60.0
 """A runaway is judged by its first minute, and flagged."""
 SOUND = "sound"
 """The stage that all others need: is there any sound."""
+LONGEST_PIECE_S = 28.0
+CUT_BETWEEN_S = (8.0, 12.0)
+"""What an ASR judge gets at once (s): longer sound is cut at a quiet place between these times."""
 LEAST_SPEECH_S = 1.0
 """Scores of less mean nothing: predictors of MOS punish short clips by .7."""
 _CLASS = re.compile(r"[\w.]+:\w+")
@@ -212,13 +215,30 @@ def _status(item: Item) -> str:
 
 def _asr(name: str, place: str) -> Stage:
     judge = _made(name, place, ("fingerprint", "transcribe")) if _CLASS.fullmatch(place) else _whisper(name, place)
+
+    def hears(item: Item) -> Evidence:
+        heard = [judge.transcribe(piece, JUDGED_RATE, item.language) for piece in pieces(hear(item))]
+        return {"heard": " ".join(text for text in heard if text)}
+
     return Stage(
         name=name,
-        fingerprint=judge.fingerprint,
-        hears=lambda item: {"heard": judge.transcribe(hear(item), JUDGED_RATE, item.language)},
+        fingerprint=f"{judge.fingerprint}/pieces{LONGEST_PIECE_S:g}s",
+        hears=hears,
         depends=("language",),
         applies=lambda item: item.language in ("en", "zh"),
     )
+
+
+def pieces(samples: Float[np.ndarray, " sample"]) -> list[Float[np.ndarray, " piece"]]:
+    """Cuts long sound where it is quietest: in a window of 30 s Whisper leaves out what is said again and again."""
+    found = []
+    while len(samples) > LONGEST_PIECE_S * JUDGED_RATE:
+        low, high = (int(seconds / ENERGY_HOP_S) for seconds in CUT_BETWEEN_S)
+        levels = energy_track(samples, JUDGED_RATE).level_dbfs[low:high]
+        cut = int((low + int(np.argmin(levels))) * ENERGY_HOP_S * JUDGED_RATE)
+        found.append(samples[:cut])
+        samples = samples[cut:]
+    return [*found, samples]
 
 
 def _whisper(name: str, place: str) -> Any:
