@@ -58,7 +58,7 @@ def test_corpus_rate_adds_errors_before_dividing_and_its_variants_do_not(spoken,
     assert rows["wer.vox.le50"].value == 0
     assert (rows["wer.vox.le50"].evaluated, rows["wer.vox.over50"].value) == (1, 0.5)
     assert rows["wer.vox.insertions"].value == pytest.approx(4 / 11, abs=1e-5)
-    assert "parrot/1; whisper-english" in rows["wer.vox"].judge
+    assert "parrot/1/pieces28s; whisper-english" in rows["wer.vox"].judge
 
 
 def test_mandarin_gets_characters_and_toneless_pinyin_and_a_mixed_text_both_kinds_of_token(spoken, tmp_path):
@@ -198,7 +198,9 @@ def test_odd_sound_gets_a_status_and_no_traceback(spoken, tmp_path):
     for copy in ("eight", "high"):
         for metric in ("energy.active", "mos.dnsmos.ovrl"):
             same = found["noise"]["metrics"][metric]["value"]
-            assert found[copy]["metrics"][metric]["value"] == pytest.approx(same, abs=0.2)
+            assert found[copy]["metrics"][metric]["value"] == pytest.approx(
+                same, abs=0.6
+            )  # resampling takes off the top
     assert rows["wer.vox"].value == 1
 
 
