@@ -99,7 +99,9 @@ def test_results_are_evaluated_and_compared_in_one_command(command, results):
 def test_a_system_against_itself_has_no_difference(command, results):
     code, output, _ = command("compare", results / "a", results / "a", "--out", results / "same", "--json", *JUDGED)
     assert code == 0
-    assert {row["difference"] for row in json.loads(output)["rows"]} == {0.0}
+    rows = json.loads(output)["rows"]
+    assert {row["difference"] for row in rows} == {0.0}
+    assert {(row["baseline"], row["system"]) for row in rows} == {("a (1)", "a (2)")}
 
 
 def test_other_requests_are_refused(command, results):

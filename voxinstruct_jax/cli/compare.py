@@ -101,14 +101,12 @@ def _named(paths: Sequence[Path]) -> dict[str, Path]:
     """Names of systems: of their folders, with as many parents as it takes to tell them apart."""
     if len(paths) < 2:
         raise ConfigError("give two or more systems, an experiment file, or --ablation with a voice folder")
-    whole = [path.resolve() for path in paths]
-    for depth in itertools.count(1):
-        names = ["/".join(path.with_suffix("").parts[-depth:]) for path in whole]
+    whole = [path.resolve().with_suffix("") for path in paths]
+    for depth in range(1, max(len(path.parts) for path in whole)):
+        names = ["/".join(path.parts[-depth:]) for path in whole]
         if len(set(names)) == len(names):
             return dict(zip(names, paths, strict=True))
-        if depth > max(len(path.parts) for path in whole):  # one folder twice
-            return {f"{name} ({number})": path for number, (name, path) in enumerate(zip(names, paths, strict=True), 1)}
-    raise AssertionError("the loop ends")
+    return {f"{path.name} ({number})": given for number, (path, given) in enumerate(zip(whole, paths, strict=True), 1)}
 
 
 def _speak(system: "Speaking", experiment: "CompareExperiment", options: argparse.Namespace) -> Path:

@@ -155,7 +155,7 @@ def compare(
 
 def comparison_table(comparison: Comparison) -> list[str]:
     """Lines for a terminal."""
-    lines = [f"{comparison.matched} items matched"]
+    lines = [f"{comparison.matched} requests matched"]
     lines += [f"{name}: {len(ids)} items without a partner" for name, ids in comparison.lost.items() if ids]
     for pair in dict.fromkeys((row.system, row.baseline) for row in comparison.rows):
         lines += ["", f"{pair[0]} against {pair[1]}"]
