@@ -11,8 +11,9 @@ import sys
 from pathlib import Path
 
 import voxinstruct_jax as vox
-from voxinstruct_jax.evaluation.recognition import Spoken, judge_items, summarise, write_judged
-from voxinstruct_jax.judges.asr import load_asr
+from voxinstruct_jax.data.engines import open_engine
+from voxinstruct_jax.data.manifest import Row, write_manifest
+from voxinstruct_jax.evaluation.evaluate import EvaluationRequest, evaluate
 
 REQUESTS = Path(__file__).parent / "unseen_requests.jsonl"
 
@@ -25,25 +26,30 @@ def main() -> int:
     parser.add_argument("--guidance", type=float, nargs=3, metavar=("GAMMA", "ALPHA", "BETA"))
     parser.add_argument("--limit", type=int, help="only the first N sentences of each language")
     options = parser.parse_args()
-    voice, listener = vox.load(options.voice), load_asr()
+    voice = vox.load(options.voice)
     guidance = vox.Guidance(**dict(zip(GUIDANCE, options.guidance, strict=True))) if options.guidance else None
-    items, agreed, reasons = [], 0, {}
+    rows, agreed, reasons = [], 0, {}
     for row in chosen(options.limit):
         audio = voice.synthesize(row["instruction"], guidance=guidance, seed=0)
         path = options.out / "audio" / f"{row['id']}.wav"
         audio.save(path)
         agreed += audio.language == row["language"]
         reasons[audio.finish_reason] = reasons.get(audio.finish_reason, 0) + 1
-        items.append(Spoken(id=row["id"], audio=path, transcript=row["transcript"], language=row["language"]))
-    judged = judge_items(items, listener)
-    write_judged(options.out / "judged.jsonl", judged)
-    for row in summarise(judged):
-        rate = "not judged" if row.value is None else f"{row.value:.1%}"
-        print(f"{row.language} {row.name}: {rate} ({row.errors}/{row.length}), {row.evaluated} of {row.total} judged")
-    print(f"language predicted right: {agreed}/{len(items)}; finish reasons: {reasons}")
+        rows.append(Row(id=row["id"], audio=str(path), transcript=row["transcript"], language=row["language"]))
+    write_manifest(options.out / "manifest.jsonl", rows)
+    request = EvaluationRequest(source=options.out, out=options.out / "scores", metrics=METRICS)
+    done = evaluate(request, open_engine("local", 1))
+    for row in done.rows:
+        if row.metric in METRICS and row.slice == "all":
+            rate = "not judged" if row.value is None else f"{row.value:.1%}"
+            scores = [each.scores[row.metric] for each in done.scored if row.metric in each.scores]
+            errors, length = sum(score.n or 0 for score in scores), sum(score.d for score in scores)
+            print(f"{row.metric}: {rate} ({errors:.0f}/{length:.0f}), {row.evaluated} of {row.total} judged {row.note}")
+    print(f"language predicted right: {agreed}/{len(rows)}; finish reasons: {reasons}")
     return 0
 
 
+METRICS = ("wer.vox", "cer.vox", "pinyin.vox")
 GUIDANCE = ("text_on_semantic", "text_on_acoustic", "semantic_on_acoustic")
 
 

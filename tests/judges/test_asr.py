@@ -4,12 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from voxinstruct_jax.config import InputError
 from voxinstruct_jax.judges import asr
-from voxinstruct_jax.judges.asr import edit_distance, error_counts, load_asr, normalise
+from voxinstruct_jax.judges.asr import load_asr
+from voxinstruct_jax.judges.transcripts import align, error_counts, normalise, tokens
 
 CORPUS = Path(__file__).parents[1] / "corpus" / "generated"
 needs_asr = pytest.mark.skipif(
@@ -68,16 +69,47 @@ def test_whisper_normaliser_is_used_for_english_words_where_installed():
     assert counts("I'm gonna colour it, um, grey!", "I am going to color it gray", "en")[0] == 0
 
 
-words = st.lists(st.sampled_from("abc"), max_size=6)
+words = st.lists(st.sampled_from("abc"), max_size=6).map(" ".join)
 
 
-@settings(deadline=None, max_examples=40)
-@given(words, words, words)
-def test_edit_distance_is_a_metric(first, second, third):
-    assert edit_distance(first, first) == 0
-    assert edit_distance(first, second) == edit_distance(second, first)
-    assert edit_distance(first, third) <= edit_distance(first, second) + edit_distance(second, third)
-    assert abs(len(first) - len(second)) <= edit_distance(first, second) <= max(len(first), len(second))
+@given(words, words)
+def test_alignment_spells_both_texts_with_as_few_edits_either_way(first, second):
+    edits = align(first, second, "mixed")
+    assert [token for _, token, _ in edits if token] == first.split()
+    assert [token for _, _, token in edits if token] == second.split()
+    errors = [kind for kind, _, _ in edits if kind != "="]
+    assert len(errors) == sum(kind != "=" for kind, _, _ in align(second, first, "mixed"))
+    assert abs(len(first.split()) - len(second.split())) <= len(errors) <= max(len(first.split()), len(second.split()))
+
+
+def test_kinds_of_errors_are_told_apart():
+    found = error_counts("the cat sat", "the bat sat down", "en")
+    assert (found.substitutions, found.deletions, found.insertions, found.heard) == (1, 0, 1, 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Mr. Smith doesn't owe $20.50.", "mister smith does not owe $20.50"),
+        ("twenty-one percent of 1,000", "21% of 1000"),
+        ("two thousand and five", "2005"),
+        ("ten dollars and five cents", "$10.05"),
+    ],
+)
+def test_english_words_are_compared_in_one_spelling(text, expected):
+    pytest.importorskip("whisper_normalizer")
+    assert normalise(text, "word") == expected
+
+
+def test_traditional_characters_count_as_simplified_ones():
+    pytest.importorskip("opencc")
+    assert counts("这是繁体字", "這是繁體字", "zh") == (0, 5)
+
+
+def test_seed_tts_protocol_takes_marks_away_and_writes_no_numbers_out():
+    assert tokens("A well-known man's isn’t “50”.", "seed_en") == ["a", "wellknown", "man's", "isnt", "50"]
+    assert counts("fifty men", "50 men", "en", "seed_en") == (1, 2)
+    assert counts("你 好   a", "你好a", "zh", "seed_zh") == (0, 3)
 
 
 def test_missing_extra_names_the_package_and_the_command(monkeypatch):

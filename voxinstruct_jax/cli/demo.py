@@ -12,9 +12,9 @@ from voxinstruct_jax.cli.options import parse
 from voxinstruct_jax.config import InputError
 
 if TYPE_CHECKING:
-    from voxinstruct_jax.evaluation.recognition import Listener
     from voxinstruct_jax.evaluation.report import ReportItem
     from voxinstruct_jax.guidance import Guidance
+    from voxinstruct_jax.judges.asr import Listener
     from voxinstruct_jax.voice import Audio, Voice
 
 __all__ = ["run"]
@@ -176,7 +176,7 @@ def _speaker(voice: "Voice", out: Path, seed: int, listener: "Listener | None") 
 
 def _judge(case: Case, audio: "Audio", listener: "Listener | None") -> tuple[str | None, str]:
     """What was heard back, and how well it fits the quoted words."""
-    from voxinstruct_jax.judges.asr import error_counts
+    from voxinstruct_jax.judges.transcripts import error_counts
     from voxinstruct_jax.text.content import spoken_content
 
     if listener is None:

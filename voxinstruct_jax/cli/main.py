@@ -18,6 +18,8 @@ COMMANDS = {
     "listening": "write a listening test as a folder that opens from disk, or analyse one",
     "testset": "write a test set as a request file",
     "synthesize": "speak one instruction, or a file of requests",
+    "evaluate": "judge results: words, voice, naturalness, prosody, control, with intervals",
+    "compare": "systems or settings side by side on the same requests, paired",
     "convert": "turn a training run into weights",
     "inspect": "say what a manifest, shard folder, checkpoint, run or configuration holds",
 }

@@ -21,6 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float
+
 from voxinstruct_jax.config import InputError, VoxError, from_dict, to_dict
 from voxinstruct_jax.data.clips import read_clip
 from voxinstruct_jax.data.durations import quoted
@@ -35,7 +38,17 @@ from voxinstruct_jax.judges.judge import Clip, Judge, Measurement
 from voxinstruct_jax.judges.registry import find_judges
 from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
 
-__all__ = ["JUDGED_RATE", "Annotated", "Finding", "Request", "annotate", "measure_row", "spoken_clip"]
+__all__ = [
+    "JUDGED_RATE",
+    "Annotated",
+    "Finding",
+    "Request",
+    "annotate",
+    "as_clip",
+    "count_syllables",
+    "measure_row",
+    "spoken_clip",
+]
 
 FORMAT_VERSION = "1"
 JUDGED_RATE = 16_000
@@ -156,13 +169,23 @@ def spoken_clip(row: Row) -> Clip:
     Raises:
         InputError: The sound cannot be read.
     """
+    return as_clip(read_clip(row, JUDGED_RATE), row.language, row.transcript)
+
+
+def as_clip(samples: Float[np.ndarray, " sample"], language: str, transcript: str) -> Clip:
+    """What judges are given of samples at `JUDGED_RATE`."""
     return Clip(
-        samples=read_clip(row, JUDGED_RATE),
+        samples=samples,
         sample_rate=JUDGED_RATE,
-        language=row.language,
-        transcript=row.transcript,
-        syllables=_tokenizer().text_length_units(quoted(_QUOTES.sub(" ", row.transcript))),
+        language=language,
+        transcript=transcript,
+        syllables=count_syllables(transcript),
     )
+
+
+def count_syllables(transcript: str) -> float:
+    """Syllables that a transcript has when it is spoken."""
+    return _tokenizer().text_length_units(quoted(_QUOTES.sub(" ", transcript)))
 
 
 def _judged(judge: Judge, clip: Clip) -> Measurement | None:

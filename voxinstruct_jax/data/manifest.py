@@ -26,6 +26,7 @@ __all__ = [
     "Rejection",
     "Row",
     "iter_manifest",
+    "iter_records",
     "read_manifest",
     "whole_file",
     "write_manifest",
@@ -110,7 +111,7 @@ def iter_manifest(path: str | os.PathLike[str], *, rejected: list[Rejection] | N
     """
     location = os.fspath(path)
     folder, seen, empty = posixpath.dirname(location), Seen(), True
-    for number, parse in _records(location):
+    for number, parse in iter_records(location):
         empty = False
         values: Mapping[str, Any] = {}
         try:
@@ -161,8 +162,15 @@ def write_manifest(path: str | os.PathLike[str], rows: Iterable[Row]) -> int:
         return sum(1 for record in records if file.write((json.dumps(record, ensure_ascii=False) + "\n").encode()))
 
 
-def _records(location: str) -> Iterator[tuple[int, Callable[[], Mapping[str, Any]]]]:
-    """Yields each row's number and a function that parses it, so that one bad line does not end the reading."""
+def iter_records(location: str) -> Iterator[tuple[int, Callable[[], Mapping[str, Any]]]]:
+    """Reads a table of JSON lines or Parquet as it stands.
+
+    Yields:
+        Each row's number and a function that parses it, so that one bad line does not end the reading.
+
+    Raises:
+        InputError: The file is missing, or is no table.
+    """
     with _opened(location) as file:
         if location.endswith(".parquet"):
             for number, record in enumerate(_parquet_records(file, location), 1):

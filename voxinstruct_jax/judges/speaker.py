@@ -14,6 +14,7 @@ from importlib import resources
 import numpy as np
 from jaxtyping import Bool, Float
 
+from voxinstruct_jax.judges.mel import slaney_filters
 from voxinstruct_jax.judges.pitch import energy_track
 
 __all__ = ["EMBEDDING_NAME", "embed_mels", "embed_speaker", "mel_power", "similarity"]
@@ -66,7 +67,7 @@ def mel_power(samples: Float[np.ndarray, " sample"]) -> Float[np.ndarray, "frame
     padded = np.pad(samples, WINDOW // 2)
     frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP]
     spectrum = np.fft.rfft(frames * np.hanning(WINDOW + 1)[:-1], axis=1)
-    return (np.square(np.abs(spectrum)) @ _mel_filters().T).astype(np.float32)
+    return (np.square(np.abs(spectrum)) @ slaney_filters(NUM_MELS, WINDOW, SAMPLE_RATE).T).astype(np.float32)
 
 
 def embed_mels(mels: Float[np.ndarray, "partial frame mel"]) -> Float[np.ndarray, "partial 256"]:
@@ -132,23 +133,6 @@ def _levelled(speech: Float[np.ndarray, " sample"]) -> Float[np.ndarray, " sampl
 def _widen(flags: Bool[np.ndarray, " frame"], reach: int) -> Bool[np.ndarray, " frame"]:
     counts = np.convolve(flags, np.ones(2 * reach + 1), "same") if len(flags) > 2 * reach else flags
     return np.asarray(counts) > 0.5
-
-
-@functools.cache
-def _mel_filters() -> Float[np.ndarray, "mel bin"]:
-    """Triangles of equal area on Slaney's mel scale (linear to 1 kHz, then logarithmic), 0 to 8 kHz.
-
-    Source:
-        Slaney 1998, Auditory Toolbox, as librosa's default has it.
-    """
-    step = np.log(6.4) / 27
-    top = 15.0 + np.log(SAMPLE_RATE / 2 / 1000.0) / step
-    mels = np.linspace(0.0, top, NUM_MELS + 2)
-    edges = np.where(mels < 15.0, mels * 200.0 / 3, 1000.0 * np.exp(step * (mels - 15.0)))
-    bins = np.linspace(0.0, SAMPLE_RATE / 2, WINDOW // 2 + 1)
-    rising = (bins - edges[:-2, None]) / np.diff(edges)[:-1, None]
-    falling = (edges[2:, None] - bins) / np.diff(edges)[1:, None]
-    return np.maximum(0.0, np.minimum(rising, falling)) * (2.0 / (edges[2:] - edges[:-2]))[:, None]
 
 
 @functools.cache

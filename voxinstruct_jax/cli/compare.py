@@ -1,0 +1,179 @@
+"""`voxinstruct compare A B … --out DIR`, or `voxinstruct compare CONFIG --out DIR`."""
+
+import argparse
+import dataclasses
+import functools
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from voxinstruct_jax.cli.evaluate import add_judging, judging
+from voxinstruct_jax.cli.experiments import load_experiment
+from voxinstruct_jax.cli.options import parse
+from voxinstruct_jax.config import ConfigError, to_dict
+
+if TYPE_CHECKING:
+    from voxinstruct_jax.evaluation.compare import System
+    from voxinstruct_jax.evaluation.experiment import CompareExperiment, Speaking
+    from voxinstruct_jax.jobs.requests import Request
+    from voxinstruct_jax.voice import Voice
+
+__all__ = ["run"]
+
+
+def run(arguments: list[str]) -> int:
+    """Compares evaluated systems, results, or what an experiment file names."""
+    parser = argparse.ArgumentParser(
+        "voxinstruct compare",
+        description="Systems side by side on the same requests: paired differences, who wins, quality against compute. "
+        "Example: voxinstruct compare results_a results_b --out compared",
+    )
+    parser.add_argument(
+        "systems",
+        nargs="+",
+        type=Path,
+        help="evaluated folders or results, the baseline first; or one experiment file (configs/compare_*.py); "
+        "or, with --ablation, one voice folder",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for compare.json, compare.csv and all systems")
+    parser.add_argument("--requests", type=Path, help="as in `evaluate`; with --ablation what to speak")
+    parser.add_argument("--ablation", action="store_true", help="the paper's table 6 over one checkpoint")
+    parser.add_argument("--voice", type=Path, help="with an experiment file: the voice of systems that name none")
+    parser.add_argument("--match", choices=("request", "id"), default="request", help="how items find their partner")
+    parser.add_argument("--allow-partial", action="store_true", help="go on where under 95 %% of the items have one")
+    parser.add_argument("--json", action="store_true", help="print the comparison as JSON")
+    add_judging(parser)
+    options = parse(parser, arguments)
+    from voxinstruct_jax.evaluation.compare import compare, comparison_table, open_system, write_comparison
+
+    settings = judging(options)
+    experiment = _experiment(options)
+    if experiment is not None:
+        sources = {each.name: _speak(each, experiment, options) for each in experiment.systems}
+        requests: Path | None = options.out / REQUESTS_FILE
+    else:
+        sources, requests = _named(options.systems), options.requests
+    systems = [
+        open_system(path, name)
+        if (path / "summary.json").is_file()
+        else _evaluated(name, path, requests, settings, options)
+        for name, path in sources.items()
+    ]
+    found = compare(systems, match=options.match, allow_partial=options.allow_partial, seed=options.seed)
+    write_comparison(found, options.out)
+    if options.json:
+        print(json.dumps(to_dict(found), ensure_ascii=False))
+        return 0
+    for line in comparison_table(found):
+        print(line)
+    return 0
+
+
+REQUESTS_FILE = "requests.jsonl"
+
+
+def _experiment(options: argparse.Namespace) -> "CompareExperiment | None":
+    """What is to be spoken; None where all was spoken before."""
+    from voxinstruct_jax.evaluation.experiment import CompareExperiment, ablation
+
+    first, alone = options.systems[0], len(options.systems) == 1
+    if options.ablation:
+        if not alone or options.requests is None:
+            raise ConfigError("--ablation takes one voice folder and --requests FILE")
+        systems = tuple(dataclasses.replace(each, voice=str(first)) for each in ablation())
+        return CompareExperiment(systems=systems, requests=str(options.requests))
+    if first.suffix != ".py":
+        return None
+    if not alone:
+        raise ConfigError("an experiment file names all systems itself; give nothing beside it")
+    experiment = load_experiment(str(first))
+    if not isinstance(experiment, CompareExperiment):
+        raise ConfigError(f"{first}: holds no comparison; configurations of `compare` are configs/compare_*.py")
+    voice = str(options.voice) if options.voice else None
+    return dataclasses.replace(
+        experiment, systems=tuple(dataclasses.replace(each, voice=each.voice or voice) for each in experiment.systems)
+    )
+
+
+def _named(paths: Sequence[Path]) -> dict[str, Path]:
+    """Names of systems: of their folders, with as many parents as it takes to tell them apart."""
+    if len(paths) < 2:
+        raise ConfigError("give two or more systems, an experiment file, or --ablation with a voice folder")
+    whole = [path.resolve().with_suffix("") for path in paths]
+    for depth in range(1, max(len(path.parts) for path in whole)):
+        names = ["/".join(path.parts[-depth:]) for path in whole]
+        if len(set(names)) == len(names):
+            return dict(zip(names, paths, strict=True))
+    return {f"{path.name} ({number})": given for number, (path, given) in enumerate(zip(whole, paths, strict=True), 1)}
+
+
+def _speak(system: "Speaking", experiment: "CompareExperiment", options: argparse.Namespace) -> Path:
+    """Has a system speak all requests, or what it has not spoken yet; returns its results."""
+    from voxinstruct_jax.data.progress import progress_bar
+    from voxinstruct_jax.jobs.run import run_requests
+
+    out = options.out / "spoken" / system.name
+    requests = _requests(experiment, options.out)
+    own = [dataclasses.replace(each, guidance=system.guidance or each.guidance) for each in requests]
+    with progress_bar(f"Speaking {system.name}", len(own), visible=not options.json) as tick:
+        told = 0
+
+        def report(finished: int, total: int) -> None:
+            nonlocal told
+            for _ in range(told, finished):
+                tick()
+            told = finished
+
+        run_requests(_voice(system.voice), own, out, job_seed=experiment.seeds[0], rejected=[], report=report)
+    return out
+
+
+@functools.cache
+def _voice(path: str | None) -> "Voice":
+    """Opened and compiled once for all systems that share it."""
+    from voxinstruct_jax.voice import load
+
+    return load(path)
+
+
+def _requests(experiment: "CompareExperiment", out: Path) -> "list[Request]":
+    """Every request once a seed; written beside the results, since `evaluate` reads there what they don't carry."""
+    from voxinstruct_jax.jobs.requests import read_requests
+
+    read, rejected = read_requests(Path(experiment.requests))
+    if rejected:
+        raise ConfigError(f"{experiment.requests}: row {rejected[0].row}: {rejected[0].reason}")
+    if experiment.limit is not None:
+        languages = dict.fromkeys(each.language for each in read)
+        chosen = [[each for each in read if each.language == name][: experiment.limit] for name in languages]
+        read = list(itertools.chain.from_iterable(chosen))
+    many = len(experiment.seeds) > 1
+    requests = [
+        dataclasses.replace(each, id=f"{each.id}~{seed}" if many else each.id, seed=seed)
+        for each in read
+        for seed in experiment.seeds
+    ]
+    out.mkdir(parents=True, exist_ok=True)
+    located = [
+        to_dict(each) | {"guidance": None, "prompt": each.prompt and str(Path(each.prompt).resolve())}
+        for each in requests
+    ]
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in located]
+    (out / REQUESTS_FILE).write_text("".join(lines), encoding="utf-8")
+    return requests
+
+
+def _evaluated(
+    name: str, source: Path, requests: Path | None, settings: dict[str, Any], options: argparse.Namespace
+) -> "System":
+    """Evaluates results that nobody has evaluated yet."""
+    from voxinstruct_jax.data.engines import open_engine
+    from voxinstruct_jax.evaluation.compare import open_system
+    from voxinstruct_jax.evaluation.evaluate import EvaluationRequest, evaluate
+
+    out = options.out / "evaluated" / name.replace("/", "_")
+    request = EvaluationRequest(source=source, out=out, requests=requests, system=name, **settings)
+    evaluate(request, open_engine("local", options.workers), progress=not options.json)
+    return open_system(out, name)
