@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from voxinstruct_jax.cli.evaluate import add_judging, judging
+from voxinstruct_jax.cli.evaluate import add_judging, judging, write_report
 from voxinstruct_jax.cli.experiments import load_experiment
 from voxinstruct_jax.cli.options import parse
 from voxinstruct_jax.config import ConfigError, to_dict
 
 if TYPE_CHECKING:
-    from voxinstruct_jax.evaluation.compare import System
     from voxinstruct_jax.evaluation.experiment import CompareExperiment, Speaking
     from voxinstruct_jax.jobs.requests import Request
     from voxinstruct_jax.voice import Voice
@@ -43,6 +42,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--voice", type=Path, help="with an experiment file: the voice of systems that name none")
     parser.add_argument("--match", choices=("request", "id"), default="request", help="how items find their partner")
     parser.add_argument("--allow-partial", action="store_true", help="go on where under 95 %% of the items have one")
+    parser.add_argument("--figures", type=int, default=40, help="worst items to draw in the report (default: 40)")
     parser.add_argument("--json", action="store_true", help="print the comparison as JSON")
     add_judging(parser)
     options = parse(parser, arguments)
@@ -55,19 +55,20 @@ def run(arguments: list[str]) -> int:
         requests: Path | None = options.out / REQUESTS_FILE
     else:
         sources, requests = _named(options.systems), options.requests
-    systems = [
-        open_system(path, name)
-        if (path / "summary.json").is_file()
-        else _evaluated(name, path, requests, settings, options)
+    folders = {
+        name: path if (path / "summary.json").is_file() else _evaluated(name, path, requests, settings, options)
         for name, path in sources.items()
-    ]
+    }
+    systems = [open_system(path, name) for name, path in folders.items()]
     found = compare(systems, match=options.match, allow_partial=options.allow_partial, seed=options.seed)
     write_comparison(found, options.out)
+    page = write_report(folders, options)
     if options.json:
         print(json.dumps(to_dict(found), ensure_ascii=False))
         return 0
     for line in comparison_table(found):
         print(line)
+    print(page)
     return 0
 
 
@@ -167,13 +168,12 @@ def _requests(experiment: "CompareExperiment", out: Path) -> "list[Request]":
 
 def _evaluated(
     name: str, source: Path, requests: Path | None, settings: dict[str, Any], options: argparse.Namespace
-) -> "System":
-    """Evaluates results that nobody has evaluated yet."""
+) -> Path:
+    """Evaluates results that nobody has evaluated yet; returns the folder of what came out."""
     from voxinstruct_jax.data.engines import open_engine
-    from voxinstruct_jax.evaluation.compare import open_system
     from voxinstruct_jax.evaluation.evaluate import EvaluationRequest, evaluate
 
     out = options.out / "evaluated" / name.replace("/", "_")
     request = EvaluationRequest(source=source, out=out, requests=requests, system=name, **settings)
     evaluate(request, open_engine("local", options.workers), progress=not options.json)
-    return open_system(out, name)
+    return out

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from voxinstruct_jax.config import ConfigError, InputError
-from voxinstruct_jax.judges.asr import error_counts, load_asr
+from voxinstruct_jax.judges.asr import load_asr
+from voxinstruct_jax.judges.transcripts import error_counts
 from voxinstruct_jax.models.ar import ARModel
 from voxinstruct_jax.models.nar import NARModel
 from voxinstruct_jax.text.subword import open_tokenizer
