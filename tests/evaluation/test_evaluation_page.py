@@ -1,9 +1,13 @@
 """The report of an evaluation, in a real browser: nothing, one item, thousands."""
 
+import json
+
 import numpy as np
 import pytest
 
 from voxinstruct_jax.audio.waveform import write_audio
+from voxinstruct_jax.config import InputError
+from voxinstruct_jax.evaluation.evaluated import read_page
 from voxinstruct_jax.evaluation.evaluation_page import Confusion, Page, PageItem, SummaryRow, write_evaluation_page
 
 ATTACK = '</script><img src=x onerror="document.title=1">'
@@ -126,3 +130,42 @@ def test_thousands_of_items_are_filtered_and_the_worst_comes_first(tmp_path, bro
     browser_page.locator("#scroll").evaluate("node => { node.scrollTop = node.scrollHeight; }")
     browser_page.locator(".row", has_text="i0").last.wait_for()  # without a value: last of all
     assert browser_page.locator(".row").count() <= 100
+
+
+def test_a_page_is_made_of_what_evaluate_wrote(tmp_path, sound):
+    folder = tmp_path / "scores"
+    folder.mkdir()
+    row = {
+        "slice": "all", "metric": "wer.vox", "value": 0.5, "ci_low": None, "ci_high": None, "evaluated": 1, "total": 2,
+        "failed": 1, "void": 0, "skipped": 0, "unit": "errors a token", "better": "lower", "protocol": "p", "judge": "j",
+        "note": "",
+    }  # fmt: skip
+    item = {
+        "id": "a", "system": "s", "language": "en", "transcript": "one two", "instruction": "Say", "attributes": {"stress": [1]},
+        "tags": ["language=en", "position=first"], "metrics": {"wer.vox": {"value": 0.5}, "mos": {"value": None}},
+        "evidence": {"flags": ["truncated"], "asr": {"heard": "one"}, "sound": {"status": "ok"}}, "error": None,
+    }  # fmt: skip
+    lost = item | {"id": "b", "metrics": {}, "evidence": {"flags": [], "sound": {"problem": "no file"}}}
+    confusion = {"pitch": {"low": {"low": 2, "high": 1}}}
+    written = {
+        "summary": {"rows": [row], "items": 2, "rejected": 1, "confusion": confusion},
+        "judges": {"judges": {"asr": "whisper"}, "missing": {"mos.utmos": "needs a file"}},
+        "sources": {"audio": {"a": str(sound)}},
+    }
+    for name, content in written.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    (folder / "items.jsonl").write_text("\n".join(json.dumps(each) for each in (item, lost)))
+    page = read_page({"ours": folder}, "T")
+    assert page.paragraphs == ["ours: 2 items, 1 rows set aside"]
+    assert page.worst_by == "error rate"
+    assert [(row.system, row.value, row.evaluated) for row in page.summary] == [("ours", 0.5, 1)]
+    assert page.confusions == [Confusion(attribute="pitch", classes=("low", "high"), counts=((2, 1), (0, 0)))]
+    first, second = page.items
+    assert (first.audio, first.heard, first.stress, first.flags) == (sound, "one", (1,), ("truncated",))
+    assert first.metrics == {"wer.vox": 0.5, "error rate": 0.5}
+    assert first.tags == {"position": "first"}
+    assert (second.audio, second.error) == (None, "no file")
+    assert page.judges == {"asr": "whisper", "mos.utmos": "left out: needs a file"}
+    (folder / "summary.json").unlink()
+    with pytest.raises(InputError, match=r"scores: no finished evaluation .*; run `voxinstruct evaluate` first"):
+        read_page({"ours": folder}, "T")

@@ -10,8 +10,9 @@ from voxinstruct_jax.evaluation.evaluation_page import Confusion, Page, PageItem
 
 __all__ = ["read_page"]
 
-WORST_BY = ("wer.vox", "cer.vox", "mer.vox", "stress.sentence", "attribute.mean")
-"""The first of these that there is orders the items."""
+ERROR_RATE = "error rate"
+"""Of an item, whichever its language allows; orders the items."""
+ERROR_RATES = ("wer.vox", "cer.vox", "mer.vox")
 
 
 def read_page(folders: Mapping[str, Path], title: str) -> Page:
@@ -41,7 +42,6 @@ def read_page(folders: Mapping[str, Path], title: str) -> Page:
         paragraphs.append(
             f"{name}: {found['summary']['items']} items" + (f", {rejected} rows set aside" if rejected else "")
         )
-    measured = {metric for item in items for metric in item.metrics}
     return Page(
         title=title,
         paragraphs=paragraphs,
@@ -49,7 +49,7 @@ def read_page(folders: Mapping[str, Path], title: str) -> Page:
         confusions=confusions,
         items=items,
         judges=dict(sorted(judges.items())),
-        worst_by=next((metric for metric in WORST_BY if metric in measured), ""),
+        worst_by=ERROR_RATE if any(ERROR_RATE in item.metrics for item in items) else "",
     )
 
 
@@ -92,6 +92,8 @@ def _item(system: str, record: Mapping[str, Any], audio: Mapping[str, str]) -> P
     evidence = record["evidence"]
     tags = dict(tag.partition("=")[::2] for tag in record["tags"])
     stress: Sequence[int] = record["attributes"].get("stress") or ()
+    metrics = {name: score["value"] for name, score in record["metrics"].items() if score["value"] is not None}
+    rates = [metrics[name] for name in ERROR_RATES if name in metrics]
     return PageItem(
         id=record["id"],
         system=system,
@@ -102,7 +104,7 @@ def _item(system: str, record: Mapping[str, Any], audio: Mapping[str, str]) -> P
         heard=evidence.get("asr", {}).get("heard"),
         flags=tuple(evidence["flags"]),
         tags=tags,
-        metrics={name: score["value"] for name, score in record["metrics"].items() if score["value"] is not None},
+        metrics=metrics | ({ERROR_RATE: rates[0]} if rates else {}),
         stress=tuple(stress),
         error=record["error"] or evidence["sound"].get("problem", ""),
     )

@@ -166,12 +166,12 @@ def write_evaluation_page(
 
 
 def _worst(page: Page) -> list[int]:
-    """Numbers of the items, those without a sound or value first, then the worst by the page's first metric."""
+    """Numbers of the items with a sound, the worst by the page's metric first, those without a value last."""
     higher = any(row.metric == page.worst_by and row.direction == "higher" for row in page.summary)
 
     def badness(number: int) -> tuple[bool, float]:
         value = page.items[number].metrics.get(page.worst_by)
-        return value is not None, 0.0 if value is None else value if higher else -value
+        return value is None, 0.0 if value is None else value if higher else -value
 
     return sorted((n for n, item in enumerate(page.items) if item.audio is not None), key=badness)
 
