@@ -279,9 +279,7 @@ def _times(
     return jnp.where(in_semantic, state.index + BOS_TIME, acoustic + 0.5)
 
 
-def _draw(
-    config: ARConfig, state: SlotState, sampling: SamplingConfig, rules: DecodingRules
-) -> Int32[Array, " slot"]:
+def _draw(config: ARConfig, state: SlotState, sampling: SamplingConfig, rules: DecodingRules) -> Int32[Array, " slot"]:
     """Mixes the branches, masks what the stage forbids and draws."""
     vocabulary, asked, limits = config.vocabulary, state.asked, state.asked.limits
     acoustic = state.stage == ACOUSTIC
