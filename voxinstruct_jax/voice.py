@@ -27,7 +27,8 @@ from voxinstruct_jax.audio.whisper import load_whisper_encoder
 from voxinstruct_jax.checkpoints.weights import load_weights, read_settings
 from voxinstruct_jax.config import ConfigError, InputError, VoxError, from_dict
 from voxinstruct_jax.decoding.engine import Speech, speak_many
-from voxinstruct_jax.decoding.profile import EngineProfile, cpu_profile
+from voxinstruct_jax.decoding.memory import default_profile, fit_profile
+from voxinstruct_jax.decoding.profile import CacheType, EngineProfile
 from voxinstruct_jax.decoding.requests import ARRequest, Capacity, Limits, batch_requests
 from voxinstruct_jax.decoding.rules import DecodingRules
 from voxinstruct_jax.decoding.sampling import SamplingConfig
@@ -387,7 +388,15 @@ class Voice:
 
     def default_profile(self) -> EngineProfile:
         """The profile of `synthesize_many` on this machine."""
-        return cpu_profile(self._models())
+        return default_profile(self._models())
+
+    def fit_profile(self, memory_bytes: int, *, cache_dtype: CacheType | None = None) -> EngineProfile:
+        """The profile with as many requests at once as fit a device's memory.
+
+        Raises:
+            ConfigError: Not even one fits.
+        """
+        return fit_profile(self._models(), memory_bytes, cache_dtype=cache_dtype)
 
     def _prepare(self, utterance: Utterance, notes: list[str]) -> SpeechRequest:
         """Reads an utterance; what its user should know is added to `notes`."""

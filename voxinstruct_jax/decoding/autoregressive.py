@@ -1,7 +1,7 @@
 """A batch of requests from instruction to semantic tokens and first-codebook codes, on the device from start to end.
 
-The engine's slots (`decoding.slots`) with one group of requests that fills all of them. An aligned model tells first how
-long each character lasts: that sets when each slot is spoken and how many frames there are.
+The engine's slots (`decoding.slots`) with one group of requests that fills all of them. An aligned model tells first
+how long each character lasts: that sets when each slot is spoken and how many frames there are.
 """
 
 import jax.numpy as jnp

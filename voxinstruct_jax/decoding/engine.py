@@ -377,8 +377,7 @@ class _Finisher:
         place, models = next(self._places), self._models
         clips = stack_clips([item.clip for item in filled_up], text_width, width)
         keys = jnp.stack([jax.random.key(item.entry.request.ar.seed) for item in filled_up])
-        # Of an aligned clip at least as many slots are text and semantic tokens as there are frames to fill.
-        targets = width // 2 if models.nar.config.timing == "aligned" else width
+        targets = self._profile.nar_targets(width, models)
         with place.on_mesh():
             filled = fill_clips(place.nar.graph, place.nar.state, clips, keys, models.num_steps, models.rules, targets)
         self._filling.append((batch, filled))
@@ -415,7 +414,7 @@ def _take_batch(queue: list[T], size: int) -> list[T]:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 6, 7), donate_argnums=2)
-def run_fill(
+def run_fill(  # noqa: PLR0913 - the arguments of a program
     graph: Any,
     weights: Any,
     state: SlotState,

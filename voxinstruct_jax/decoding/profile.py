@@ -18,7 +18,16 @@ from voxinstruct_jax.decoding.stages import Models
 from voxinstruct_jax.guidance import Branch
 from voxinstruct_jax.layers.attention import PAST_BLOCK
 
-__all__ = ["CacheType", "EngineProfile", "Lane", "cpu_profile", "growing", "longest_context", "needed_context"]
+__all__ = [
+    "CacheType",
+    "EngineProfile",
+    "Lane",
+    "cpu_profile",
+    "growing",
+    "longest_context",
+    "nar_widths",
+    "needed_context",
+]
 
 CacheType = Literal["float32", "bfloat16", "float8_e4m3fn"]
 _NO_EFFECT = ("look_ahead", "chunks_ahead", "replicas")
@@ -109,6 +118,13 @@ class EngineProfile:
             text=models.text_widths[-1],
             acoustic_prefix=models.prompt_widths[-1],
         )
+
+    def nar_targets(self, width: int, models: Models) -> int:
+        """Slots that a NAR row of this width may hide.
+
+        Of an aligned clip at least as many are text and semantic tokens as there are frames.
+        """
+        return width // 2 if models.nar.config.timing == "aligned" else width
 
     def dtype(self, models: Models) -> Any:
         """The type of keys and values."""

@@ -8,6 +8,7 @@ came or who is beside it. Read `fill_slots`, then `advance` and `_step`.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +31,17 @@ from voxinstruct_jax.models.ar import ARConfig, ARModel
 from voxinstruct_jax.models.llama import KVCache, init_cache
 from voxinstruct_jax.vocabulary import ACOUSTIC, SEMANTIC, Vocabulary
 
-__all__ = ["DONE", "SlotSizes", "SlotState", "advance", "empty_slots", "fill_slots"]
+__all__ = [
+    "DONE",
+    "SlotSizes",
+    "SlotState",
+    "advance",
+    "draw_tokens",
+    "empty_slots",
+    "feed_tokens",
+    "fill_slots",
+    "run_steps",
+]
 
 DONE = 0
 """The stage of a free slot; the others are numbered like the parts."""
@@ -225,48 +236,76 @@ def advance(
         counted sampled tokens as the budget and rebuilt a cache at EOS1; here each stage has its limit, cutting is
         reported, and semantic tokens are blanked as they are fed (BOS, language and EOS1 stay, as in training).
     """
+    return run_steps(lambda state: _step(model, state, sampling, rules), state, steps)
+
+
+def run_steps(step: Callable[[SlotState], SlotState], state: SlotState, steps: int | None) -> SlotState:
+    """Runs a step so many times, or until every slot is done."""
 
     def unfinished(carry: tuple[Array, SlotState]) -> Bool[Array, ""]:
         number, state = carry
         going = jnp.any(state.stage != DONE)
         return going if steps is None else going & (number < steps)
 
-    def step(carry: tuple[Array, SlotState]) -> tuple[Array, SlotState]:
-        number, state = carry
-        return number + 1, _step(model, state, sampling, rules)
+    def once(carry: tuple[Array, SlotState]) -> tuple[Array, SlotState]:
+        return carry[0] + 1, step(carry[1])
 
-    return jax.lax.while_loop(unfinished, step, (jnp.int32(0), state))[1]
+    return jax.lax.while_loop(unfinished, once, (jnp.int32(0), state))[1]
 
 
 def _step(model: ARModel, state: SlotState, sampling: SamplingConfig, rules: DecodingRules) -> SlotState:
     """Draws a token a slot, notes it, feeds it to all rows of the slot."""
-    drawn = _draw(model.config, state, sampling, rules)
-    tokens, stage, result = _choose(model.config.vocabulary, state, drawn)
+    tokens, after = draw_tokens(model.config, state, sampling, rules)
+    logits, cache = feed_tokens(model, state, after, tokens[:, None], rules)
+    return dataclasses.replace(after, cache=cache, logits=logits[:, 0])
+
+
+def draw_tokens(
+    config: ARConfig, state: SlotState, sampling: SamplingConfig, rules: DecodingRules
+) -> tuple[Int32[Array, " slot"], SlotState]:
+    """Draws the next token of each slot; returns them, and the state in which they are noted and not fed yet."""
+    drawn = _draw(config, state, sampling, rules)
+    tokens, stage, result = _choose(config.vocabulary, state, drawn)
     active = state.stage != DONE
-    last = len(state.stage) - 1
-
-    def by_row(values: Shaped[Array, " slot"]) -> Shaped[Array, " row"]:
-        return values[jnp.minimum(state.slot_of_row, last)]
-
-    place = state.asked.text_lengths + state.index
-    in_use = (state.slot_of_row <= last) & by_row(active)
-    cache_slot = jnp.where(in_use, by_row(place), state.cache.keys[0].shape[2])  # beyond the last: writes nothing
-    positions: Num[Array, " slot"] = place
-    if model.config.timing == "aligned":
-        positions = _times(model.config.vocabulary, tokens, state, result)
-    blank = state.branch_of_row == Branch.SEMANTIC_FREE
-    x = embed_audio(model, by_row(tokens)[:, None], by_row(state.stage)[:, None], blank, rules)
-    hidden, cache = model.decode(x, by_row(positions)[:, None], state.cache, cache_slot)
     recent = jnp.concatenate([state.recent[:, 1:], tokens[:, None]], axis=1)
-    return dataclasses.replace(
+    after = dataclasses.replace(
         state,
-        cache=cache,
-        logits=model.logits(hidden[:, 0]),
         stage=stage,
         index=jnp.where(active, state.index + 1, state.index),
         recent=jnp.where(active[:, None], recent, state.recent),
         result=result,
     )
+    return tokens, after
+
+
+def feed_tokens(
+    model: ARModel, state: SlotState, after: SlotState, tokens: Int32[Array, "slot time"], rules: DecodingRules
+) -> tuple[Float32[Array, "row time vocab"], KVCache]:
+    """Feeds tokens to all rows of their slots.
+
+    Args:
+        model: With trained weights.
+        state: From which the first of the tokens was drawn.
+        after: In which it is noted; the tokens that follow it belong to that stage.
+        tokens: Those that follow one another.
+        rules: Static.
+    """
+    active, last, time = state.stage != DONE, len(state.stage) - 1, jnp.arange(tokens.shape[1])
+
+    def by_row(values: Shaped[Array, "slot ..."]) -> Shaped[Array, "row ..."]:
+        return values[jnp.minimum(state.slot_of_row, last)]
+
+    place = state.asked.text_lengths + state.index
+    in_use = (state.slot_of_row <= last) & by_row(active)
+    cache_slot = jnp.where(in_use, by_row(place), state.cache.keys[0].shape[2])  # beyond the last: writes nothing
+    first: Num[Array, " slot"] = place
+    if model.config.timing == "aligned":
+        first = _times(model.config.vocabulary, tokens[:, 0], state, after.result)
+    part_ids = jnp.where(time == 0, state.stage[:, None], after.stage[:, None])
+    blank = state.branch_of_row == Branch.SEMANTIC_FREE
+    x = embed_audio(model, by_row(tokens), by_row(part_ids), blank, rules)
+    hidden, cache = model.decode(x, by_row(first)[:, None] + time, state.cache, cache_slot)
+    return model.logits(hidden), cache
 
 
 def _times(

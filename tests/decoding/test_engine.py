@@ -1,0 +1,177 @@
+"""The engine on tiny voices: bits that hang on the request alone, errors apart, memory that is planned."""
+
+import dataclasses
+import itertools
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from voxinstruct_jax.config import ConfigError, InputError
+from voxinstruct_jax.decoding.memory import plan_memory
+from voxinstruct_jax.decoding.profile import EngineProfile, Lane
+from voxinstruct_jax.guidance import Guidance
+from voxinstruct_jax.layers.attention import PAST_BLOCK
+from voxinstruct_jax.voice import Utterance
+
+NONE = Guidance(text_on_semantic=1.0, text_on_acoustic=1.0, semantic_on_acoustic=1.0)
+PROFILE = EngineProfile(
+    lanes=(Lane(context=PAST_BLOCK, slots=3, rows=7),),
+    nar_widths=(64,),
+    chunk_steps=8,
+    nar_batch=2,
+    vocoder_batch=2,
+    look_ahead=4,
+)
+WORDS = ("well", "two", "see", "me", "moo", "tea")
+
+
+@pytest.fixture(scope="module")
+def utterances():
+    """Six, of one and three branches in turn, at most 10 frames each."""
+    return [
+        Utterance(instruction=f'Say "{word}"', seed=seed, max_duration_s=0.4, guidance=NONE if seed % 2 else None)
+        for seed, word in enumerate(WORDS)
+    ]
+
+
+@pytest.fixture(scope="module")
+def spoken(tiny_aligned_voice, utterances):
+    return dict(tiny_aligned_voice.synthesize_many(utterances, profile=PROFILE))
+
+
+def bits_of(audio):
+    return audio.semantic.tobytes(), audio.acoustic.tobytes(), audio.samples.tobytes(), audio.finish_reason
+
+
+def test_order_and_neighbours_change_no_bit(tiny_aligned_voice, utterances, spoken):
+    assert sorted(spoken) == list(range(6))
+    assert len({bits_of(audio)[1] for audio in spoken.values()}) == 6
+    order = [4, 1, 5, 0, 3, 2, 4]
+    turned = dict(tiny_aligned_voice.synthesize_many([utterances[place] for place in order], profile=PROFILE))
+    for place, original in enumerate(order):
+        assert bits_of(turned[place]) == bits_of(spoken[original])
+    ((place, alone),) = tiny_aligned_voice.synthesize_many([utterances[2]], profile=PROFILE)
+    assert place == 0
+    assert bits_of(alone) == bits_of(spoken[2])
+
+
+def test_look_ahead_and_chunks_under_way_change_no_bit_and_are_no_part_of_the_fingerprint(
+    tiny_aligned_voice, utterances, spoken
+):
+    other = dataclasses.replace(PROFILE, look_ahead=1, chunks_ahead=1)
+    assert other.fingerprint == PROFILE.fingerprint
+    assert dataclasses.replace(PROFILE, nar_batch=1).fingerprint != PROFILE.fingerprint
+    found = dict(tiny_aligned_voice.synthesize_many(utterances, profile=other))
+    assert {place: bits_of(audio) for place, audio in found.items()} == {
+        place: bits_of(audio) for place, audio in spoken.items()
+    }
+
+
+def test_the_engine_agrees_with_one_call_a_request(tiny_aligned_voice, utterances, spoken):
+    for place in (0, 1):
+        item = utterances[place]
+        alone = tiny_aligned_voice.synthesize(
+            item.instruction, seed=item.seed, max_duration_s=0.4, guidance=item.guidance
+        )
+        np.testing.assert_array_equal(alone.acoustic, spoken[place].acoustic)
+        np.testing.assert_allclose(alone.samples, spoken[place].samples, atol=1e-4)
+        assert alone.notes == spoken[place].notes
+
+
+def test_bad_utterances_are_told_apart_and_the_rest_is_spoken(tiny_aligned_voice, utterances, spoken):
+    bad = Utterance(instruction="...")
+    long = Utterance(instruction='Say "well"', max_duration_s=4.0, transcript="well " * 20)
+    asked = [bad, utterances[0], bad, long, utterances[1]]
+    found = dict(tiny_aligned_voice.synthesize_many(asked, profile=PROFILE))
+    assert sorted(found) == [0, 1, 2, 3, 4]
+    assert all(isinstance(found[place], InputError) for place in (0, 2, 3))
+    assert "cache slots" in str(found[3])
+    assert bits_of(found[1]) == bits_of(spoken[0])
+    assert bits_of(found[4]) == bits_of(spoken[1])
+
+
+def test_utterances_are_read_only_a_bounded_number_ahead(tiny_aligned_voice, utterances):
+    pulled = itertools.count()
+    last = 0
+
+    def endless():
+        nonlocal last
+        for last in pulled:
+            yield utterances[last % 2]
+
+    stream = tiny_aligned_voice.synthesize_many(endless(), profile=PROFILE)
+    for count in range(1, 6):
+        next(stream)
+        under_way = PROFILE.lanes[0].slots + PROFILE.look_ahead + PROFILE.nar_batch + PROFILE.vocoder_batch
+        assert last <= count + under_way + PROFILE.lanes[0].slots
+    stream.close()
+
+
+def test_the_plan_of_memory_counts_every_part_and_slots_fit_what_is_given(tiny_voice):
+    least = plan_memory(
+        tiny_voice._models(), dataclasses.replace(PROFILE, lanes=(Lane(context=2688, slots=1, rows=3),))
+    )
+    cache_row = 2 * 2 * 2 * 8 * 2688 * 4  # keys and values, layers, heads, their size, slots, bytes
+    assert 3 * cache_row < least.state < 3.5 * cache_row
+    assert min(least.weights, least.prefill, least.steps, least.nar, least.vocoder) > 0
+    with pytest.raises(ConfigError, match="MiB for one request at a time, 1 MiB are there"):
+        tiny_voice.fit_profile(2**20)
+    profile = tiny_voice.fit_profile(least.total + 2**29)
+    assert plan_memory(tiny_voice._models(), profile).total <= least.total + 2**29
+    assert profile.lanes[0].slots >= profile.lanes[-1].slots > 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"chunk_steps": 0}, "profile.chunk_steps: 0 must be at least 1"),
+        ({"lanes": ()}, "profile.lanes"),
+        ({"nar_widths": (64, 32)}, "profile.nar_widths"),
+        ({"cache_dtype": "int8"}, "profile.cache_dtype: 'int8' is none of"),
+    ],
+)
+def test_profiles_that_make_no_sense_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        dataclasses.replace(PROFILE, **settings)
+
+
+def test_more_devices_than_there_are_are_refused(tiny_aligned_voice, utterances):
+    profile = dataclasses.replace(PROFILE, replicas=3)
+    with pytest.raises(ConfigError, match="3 replicas of 1 devices each, but there are 1 here"):
+        list(tiny_aligned_voice.synthesize_many(utterances, profile=profile))
+
+
+ON_TWO_DEVICES = """
+import dataclasses, json, sys, zlib
+import jax
+from voxinstruct_jax.config import from_dict
+from voxinstruct_jax.decoding.profile import EngineProfile
+from voxinstruct_jax.voice import Utterance, load
+
+folder, profile, words = sys.argv[1], from_dict(EngineProfile, json.loads(sys.argv[2])), json.loads(sys.argv[3])
+assert jax.local_device_count() == 2
+voice = load(folder)
+asked = [Utterance(instruction=f'Say "{word}"', seed=seed, max_duration_s=0.4) for seed, word in enumerate(words)]
+found = {}
+for name, settings in {"one": {"replicas": 1}, "two": {}, "shared": {"tensor": 2}}.items():
+    spoken = dict(voice.synthesize_many(asked, profile=dataclasses.replace(profile, **settings)))
+    audios = [spoken[place] for place in sorted(spoken)]
+    found[name] = [[audio.acoustic.tolist(), zlib.crc32(audio.samples.tobytes())] for audio in audios]
+print(json.dumps(found))
+"""
+
+
+def test_bits_are_the_same_on_any_number_of_replicas_and_tokens_agree_on_devices_that_share_a_model(tiny_aligned_voice):
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
+    profile = dataclasses.asdict(dataclasses.replace(PROFILE, lanes=(Lane(context=PAST_BLOCK, slots=2, rows=6),)))
+    command = [sys.executable, "-c", ON_TWO_DEVICES, tiny_aligned_voice.folder, json.dumps(profile), json.dumps(WORDS)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "XLA_FLAGS": flags})
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["one"] == found["two"]
+    agreeing = [ours[0] == theirs[0] for ours, theirs in zip(found["one"], found["shared"], strict=True)]
+    assert sum(agreeing) >= len(WORDS) - 1
