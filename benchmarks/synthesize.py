@@ -38,7 +38,7 @@ REFERENCE_PASSES = 8
 
 def main() -> int:
     """Prints audio seconds a second of each way, turn by turn, and the median ratios."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--requests", type=int, default=24, help="requests a turn of the engine (default: 24)")
     parser.add_argument("--alone", type=int, default=4, help="of them, one at a time, each way (default: 4)")
     parser.add_argument("--turns", type=int, default=2, help="turns of each way (default: 2)")

@@ -48,7 +48,7 @@ TEXT_TOKENS = 60
 
 def main() -> int:
     """Prints audio seconds a second, and what the chip would allow."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--requests", type=int, default=512, help="requests after the first round (default: 512)")
     parser.add_argument("--small", action="store_true", help="tiny networks: tries the program, measures nothing")
     options = parser.parse_args()

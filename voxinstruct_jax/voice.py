@@ -381,9 +381,9 @@ class Voice:
 
         for place, speech in speak_many(self._models(), prepared(), profile or self.default_profile()):
             request, told = requests.pop(place, None), notes.pop(place)
-            if isinstance(speech, VoxError) or request is None:
+            if isinstance(speech, VoxError):
                 yield place, speech
-            else:
+            elif request is not None:
                 yield place, self._as_audio(request, speech, told)
 
     def default_profile(self) -> EngineProfile:

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
@@ -49,7 +50,7 @@ def make_batch(vocabulary, first_seed):
 def begin(graph, weights, batch, sampling):
     model = nnx.merge(graph, weights)
     state = empty_slots(model.config, SIZES, sampling)
-    places = np.arange(REQUESTS), np.arange(3 * REQUESTS).reshape(-1, 3)
+    places = jnp.arange(REQUESTS), jnp.arange(3 * REQUESTS).reshape(-1, 3)
     return fill_slots(model, state, batch, *places, branches=tuple(Branch), rules=FIXED)
 
 

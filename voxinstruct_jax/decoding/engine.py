@@ -182,7 +182,7 @@ class _Place:
         """Brings the models there; None = where they are."""
         shape = (1, 1, len(devices or ()))
         self.mesh = Mesh(np.asarray(devices).reshape(shape), MESH_AXES) if devices is not None else None
-        self.ar, self.nar, self.codec = (self._bring(part) for part in (models.ar, models.nar, models.codec))
+        self.ar, self.nar, self.codec = self._bring(models.ar), self._bring(models.nar), self._bring(models.codec)
 
     def on_mesh(self) -> contextlib.AbstractContextManager[Any]:
         """Within it programs are compiled for this place's devices."""
@@ -191,12 +191,12 @@ class _Place:
     def empty(self, config: Any, sizes: SlotSizes, sampling: SamplingConfig, dtype: Any) -> SlotState:
         """A state without requests; keys and values are split by their heads."""
         make = functools.partial(empty_slots, config, sizes, sampling, cache_dtype=dtype)
-        if self.mesh is None:
+        if (mesh := self.mesh) is None:
             return jax.jit(make)()
         shapes = jax.eval_shape(make)
-        whole = jax.tree.map(lambda _: NamedSharding(self.mesh, PartitionSpec()), shapes)
+        whole = jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec()), shapes)
         by_heads = jax.tree.map(
-            lambda leaf: parameter_sharding(self.mesh, (None, "heads", None, None), leaf.shape), shapes.cache
+            lambda leaf: parameter_sharding(mesh, (None, "heads", None, None), leaf.shape), shapes.cache
         )
         return jax.jit(make, out_shardings=dataclasses.replace(whole, cache=by_heads))()
 
@@ -347,13 +347,13 @@ class _Finisher:
         """Sends full batches on their way and gives away what is ready; with `wait`, everything to the last batch."""
         while self._failed:
             yield self._failed.pop(0)
-        for key in self._due(self._clips, self._profile.nar_batch, all_of_them=wait):
-            self._fill(*key, self._clips)
-        while self._filling and (wait or self._filling[0][1].is_ready()):
+        for text_width, width in self._due(self._clips, self._profile.nar_batch, all_of_them=wait):
+            self._fill(text_width, width)
+        while self._filling and (wait or _is_ready(self._filling[0][1])):
             self._read_filled(*self._filling.popleft())
         for frames in self._due(self._codes, self._profile.vocoder_batch, all_of_them=wait):
             self._decode(frames)
-        while self._decoding and (wait or self._decoding[0][1].is_ready()):
+        while self._decoding and (wait or _is_ready(self._decoding[0][1])):
             yield from self._read_decoded(*self._decoding.popleft())
 
     def rest(self) -> Iterator[Result]:
@@ -371,8 +371,8 @@ class _Finisher:
             if not queue:
                 del queues[key]
 
-    def _fill(self, text_width: int, width: int, queues: dict[Any, list[_Voiced]]) -> None:
-        batch = _take_batch(queues[text_width, width], self._profile.nar_batch)
+    def _fill(self, text_width: int, width: int) -> None:
+        batch = _take_batch(self._clips[text_width, width], self._profile.nar_batch)
         filled_up = _filled_up(batch, self._profile.nar_batch)
         place, models = next(self._places), self._models
         clips = stack_clips([item.clip for item in filled_up], text_width, width)
@@ -400,6 +400,10 @@ class _Finisher:
             assert item.codes is not None
             samples = samples[: item.clip.frames * self._models.codec.config.hop_length]
             yield item.entry.place, Speech(spoken=item.spoken, codes=item.codes, samples=samples)
+
+
+def _is_ready(array: Any) -> bool:
+    return array.is_ready()
 
 
 def _filled_up(items: list[T], size: int) -> list[T]:

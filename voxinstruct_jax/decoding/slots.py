@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Float32, Int, Int32, Key, Num, Shaped
 
@@ -392,11 +393,11 @@ def _prompt_tokens(state: SlotState) -> tuple[Bool[Array, " slot"], Int32[Array,
 
 
 def _append(
-    values: Int32[Array, "slot time"],
-    lengths: Int32[Array, " slot"],
+    values: Int32[Array | np.ndarray, "slot time"],
+    lengths: Int32[Array | np.ndarray, " slot"],
     new: Int32[Array, " slot"],
     chosen: Bool[Array, " slot"],
 ) -> tuple[Int32[Array, "slot time"], Int32[Array, " slot"]]:
     """Writes the new value behind the last one of the slots chosen."""
     place = jnp.where(chosen, lengths, values.shape[1])
-    return values.at[jnp.arange(len(values)), place].set(new, mode="drop"), lengths + chosen
+    return jnp.asarray(values).at[jnp.arange(len(values)), place].set(new, mode="drop"), jnp.asarray(lengths) + chosen
