@@ -64,9 +64,8 @@ def plan_memory(models: Models, profile: EngineProfile) -> MemoryPlan:
         profile: Its lane with the largest state decides.
     """
     lane = max(profile.lanes, key=lambda lane: _state_bytes(models, profile, lane))
-    weights = sum(_bytes(part.state) for part in (models.ar, models.nar, models.codec))
     return MemoryPlan(
-        weights=weights,
+        weights=_weight_bytes(models),
         state=_state_bytes(models, profile, lane),
         prefill=_prefill_bytes(models, profile, lane),
         steps=_step_bytes(models, profile, lane),
@@ -87,7 +86,7 @@ def fit_profile(models: Models, memory_bytes: int, *, cache_dtype: CacheType | N
         ConfigError: Not even one request at a time fits.
     """
     contexts = growing(4 * PAST_BLOCK, longest_context(models), 2, PAST_BLOCK)
-    smallest = 0
+    least = 0
     for group in GROUPS:
         profile = EngineProfile(
             lanes=tuple(_lane(context, 1) for context in contexts),
@@ -100,13 +99,16 @@ def fit_profile(models: Models, memory_bytes: int, *, cache_dtype: CacheType | N
             chunks_ahead=1,
             look_ahead=4 * MOST_SLOTS,
         )
+        least = _weight_bytes(models) + _state_bytes(models, profile, profile.lanes[-1])
+        if least > memory_bytes:  # nothing needs to be compiled to know
+            break
         plan = plan_memory(models, profile)
-        smallest = plan.total
-        if plan.total <= memory_bytes:
+        least = plan.total
+        if least <= memory_bytes:
             return _with_most_slots(models, profile, plan, memory_bytes)
     raise ConfigError(
-        f"the engine needs {smallest / 2**20:.0f} MiB for one request at a time, {memory_bytes / 2**20:.0f} MiB are "
-        "there; take a device with more, or a cache of bfloat16 or float8_e4m3fn"
+        f"the engine needs at least {least / 2**20:.0f} MiB for one request at a time, {memory_bytes / 2**20:.0f} MiB "
+        "are there; take a device with more, or a cache of bfloat16 or float8_e4m3fn"
     )
 
 
@@ -141,6 +143,10 @@ def _bytes(tree: Any) -> int:
     """Of arrays or of their shapes."""
     leaves = [leaf for leaf in jax.tree.leaves(tree) if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)]
     return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+
+
+def _weight_bytes(models: Models) -> int:
+    return sum(_bytes(part.state) for part in (models.ar, models.nar, models.codec))
 
 
 def _state_shapes(models: Models, profile: EngineProfile, lane: Lane) -> Any:

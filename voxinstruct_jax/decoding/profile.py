@@ -99,7 +99,7 @@ class EngineProfile:
         settings = {name: value for name, value in to_dict(self).items() if name not in _NO_EFFECT}
         return settings | {
             "device": jax.devices()[0].device_kind,
-            "threads": int(os.environ.get("NPROC", 0)) or len(os.sched_getaffinity(0)),
+            "threads": int(os.environ.get("NPROC", 0)) or _usable_cores(),
             "jax": jax.__version__,
         }
 
@@ -129,6 +129,11 @@ class EngineProfile:
     def dtype(self, models: Models) -> Any:
         """The type of keys and values."""
         return jnp.dtype(self.cache_dtype or models.ar.config.dtype)
+
+
+def _usable_cores() -> int:
+    """Those that XLA makes threads for."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def needed_context(request: ARRequest) -> int:

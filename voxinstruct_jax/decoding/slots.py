@@ -4,7 +4,7 @@ A slot holds a request while it is decoded; it has one row of the model's batch 
 request needs, so requests with one, two and three branches share a batch without a wasted row. Every request is in its
 own stage: SEMANTIC until EOS1, ACOUSTIC (first the voice prompt's codes, fed as they are) until EOS2, DONE. Each row
 has its own place in the cache, which holds its sequence without a gap: what a request gets does not depend on when it
-came or who is beside it. Read `fill_slots`, then `advance` and `_step`.
+came or who is beside it. Read `fill_slots`, then `advance` and `step_slots`.
 """
 
 import dataclasses
@@ -42,6 +42,7 @@ __all__ = [
     "feed_tokens",
     "fill_slots",
     "run_steps",
+    "step_slots",
 ]
 
 DONE = 0
@@ -237,11 +238,13 @@ def advance(
         counted sampled tokens as the budget and rebuilt a cache at EOS1; here each stage has its limit, cutting is
         reported, and semantic tokens are blanked as they are fed (BOS, language and EOS1 stay, as in training).
     """
-    return run_steps(lambda state: _step(model, state, sampling, rules), state, steps)
+    return run_steps(lambda state: step_slots(model, state, sampling, rules), state, steps)[1]
 
 
-def run_steps(step: Callable[[SlotState], SlotState], state: SlotState, steps: int | None) -> SlotState:
-    """Runs a step so many times, or until every slot is done."""
+def run_steps(
+    step: Callable[[SlotState], SlotState], state: SlotState, steps: int | None
+) -> tuple[Int32[Array, ""], SlotState]:
+    """Runs a step so many times, or until every slot is done; returns how often it ran, too."""
 
     def unfinished(carry: tuple[Array, SlotState]) -> Bool[Array, ""]:
         number, state = carry
@@ -251,10 +254,10 @@ def run_steps(step: Callable[[SlotState], SlotState], state: SlotState, steps: i
     def once(carry: tuple[Array, SlotState]) -> tuple[Array, SlotState]:
         return carry[0] + 1, step(carry[1])
 
-    return jax.lax.while_loop(unfinished, once, (jnp.int32(0), state))[1]
+    return jax.lax.while_loop(unfinished, once, (jnp.int32(0), state))
 
 
-def _step(model: ARModel, state: SlotState, sampling: SamplingConfig, rules: DecodingRules) -> SlotState:
+def step_slots(model: ARModel, state: SlotState, sampling: SamplingConfig, rules: DecodingRules) -> SlotState:
     """Draws a token a slot, notes it, feeds it to all rows of the slot."""
     tokens, after = draw_tokens(model.config, state, sampling, rules)
     logits, cache = feed_tokens(model, state, after, tokens[:, None], rules)

@@ -21,7 +21,7 @@ from voxinstruct_jax.decoding.slots import DONE, SlotState, draw_tokens, feed_to
 from voxinstruct_jax.models.ar import ARModel
 from voxinstruct_jax.vocabulary import ACOUSTIC, Vocabulary
 
-__all__ = ["DraftTable", "advance_with_draft", "count_draft"]
+__all__ = ["DraftTable", "advance_with_draft", "count_draft", "step_with_draft"]
 
 
 @jax.tree_util.register_dataclass
@@ -84,10 +84,10 @@ def advance_with_draft(
     Source:
         Leviathan et al. 2023, section 2.3, for a draft that puts all its probability on one token.
     """
-    return run_steps(lambda state: _step(model, state, table, count, sampling, rules), state, steps)
+    return run_steps(lambda state: step_with_draft(model, state, table, count, sampling, rules), state, steps)[1]
 
 
-def _step(
+def step_with_draft(
     model: ARModel, state: SlotState, table: DraftTable, count: int, sampling: SamplingConfig, rules: DecodingRules
 ) -> SlotState:
     """Draws a token a slot, proposes those that follow, feeds all and keeps as many as are drawn again."""
