@@ -4,8 +4,8 @@ Run: uv run python benchmarks/engine_choices.py [--requests 8]
 Bound by: AR steps of eight guided requests, 24 rows.
 
 Each choice decodes the same requests in one batch; the plain float32 cache is the other side. Token agreement is the
-share of equal tokens, place by place: after the first token that differs a sequence goes on by itself. Speculation takes
-its draft from the units and codes of the voice's training speech. All sides take turns; of all turns the shortest
+share of equal tokens, place by place: after the first token that differs a sequence goes on by itself. Speculation
+takes its draft from the units and codes of the voice's training speech. All sides take turns; of all turns the shortest
 counts.
 """
 
@@ -74,7 +74,7 @@ def make_choices(voice: vox.Voice, count: int) -> Iterator[tuple[str, Callable[[
     ar, table = models.ar, count_draft(draft_clips(), models.ar.config.vocabulary)
 
     def begin(dtype: Any) -> SlotState:
-        state = empty_slots(ar.config, sizes, models.sampling, cache_dtype=dtype)
+        state = jax.jit(functools.partial(empty_slots, ar.config, sizes, models.sampling, cache_dtype=dtype))()
         places = jnp.arange(count), jnp.arange(rows).reshape(count, -1)
         return run_fill(ar.graph, ar.state, state, batch, *places, tuple(Branch), models.rules)
 

@@ -87,6 +87,9 @@ def test_tokens_are_those_of_plain_decoding_in_fewer_passes(request, vocabulary,
     split = nnx.split(request.getfixturevalue(kind))
     state = begin(*split, make_batch(vocabulary, 0), sampling)
     expected = plain(*split, state, sampling)
+    if sampling == GREEDY:  # all requests are one: a table from elsewhere may never be right
+        result = jax.device_get(expected.result)
+        table = count_draft(zip(result.semantic_tokens, result.codes, strict=True), vocabulary)
     found = drafted(*split, state, table, sampling)
     np.testing.assert_array_equal(tokens_of(found), tokens_of(expected))
     assert not (np.asarray(found.stage) != DONE).any()
