@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -72,14 +73,11 @@ def test_look_ahead_and_chunks_under_way_change_no_bit_and_are_no_part_of_the_fi
 
 
 def test_the_engine_agrees_with_one_call_a_request(tiny_aligned_voice, utterances, spoken):
-    for place in (0, 1):
-        item = utterances[place]
-        alone = tiny_aligned_voice.synthesize(
-            item.instruction, seed=item.seed, max_duration_s=0.4, guidance=item.guidance
-        )
-        np.testing.assert_array_equal(alone.acoustic, spoken[place].acoustic)
-        np.testing.assert_allclose(alone.samples, spoken[place].samples, atol=1e-4)
-        assert alone.notes == spoken[place].notes
+    item = utterances[0]
+    alone = tiny_aligned_voice.synthesize(item.instruction, seed=item.seed, max_duration_s=0.4)
+    np.testing.assert_array_equal(alone.acoustic, spoken[0].acoustic)
+    np.testing.assert_allclose(alone.samples, spoken[0].samples, atol=1e-4)
+    assert alone.notes == spoken[0].notes
 
 
 def test_bad_utterances_are_told_apart_and_the_rest_is_spoken(tiny_aligned_voice, utterances, spoken):
@@ -156,23 +154,28 @@ from voxinstruct_jax.voice import Utterance, load
 folder, profile, words = sys.argv[1], from_dict(EngineProfile, json.loads(sys.argv[2])), json.loads(sys.argv[3])
 assert jax.local_device_count() == 2
 voice = load(folder)
-asked = [Utterance(instruction=f'Say "{word}"', seed=seed, max_duration_s=0.4) for seed, word in enumerate(words)]
+asked = {
+    seed: Utterance(instruction=f'Say "{word}"', seed=seed, max_duration_s=0.4)
+    for seed, word in enumerate(words) if seed % 2 == 0
+}
 found = {}
-for name, settings in {"one": {"replicas": 1}, "two": {}, "shared": {"tensor": 2}}.items():
-    spoken = dict(voice.synthesize_many(asked, profile=dataclasses.replace(profile, **settings)))
-    audios = [spoken[place] for place in sorted(spoken)]
+for name, settings in {"replicas": {}, "shared": {"tensor": 2}}.items():
+    spoken = dict(voice.synthesize_many(asked.values(), profile=dataclasses.replace(profile, **settings)))
+    audios = [spoken[place] for place in range(len(asked))]
     found[name] = [[audio.acoustic.tolist(), zlib.crc32(audio.samples.tobytes())] for audio in audios]
 print(json.dumps(found))
 """
 
 
-def test_bits_are_the_same_on_any_number_of_replicas_and_tokens_agree_on_devices_that_share_a_model(tiny_aligned_voice):
+def test_bits_are_the_same_on_two_replicas_of_another_process_and_tokens_agree_where_devices_share_a_model(
+    tiny_aligned_voice, spoken
+):
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
-    profile = dataclasses.asdict(dataclasses.replace(PROFILE, lanes=(Lane(context=PAST_BLOCK, slots=2, rows=6),)))
-    command = [sys.executable, "-c", ON_TWO_DEVICES, tiny_aligned_voice.folder, json.dumps(profile), json.dumps(WORDS)]
+    profile = json.dumps(dataclasses.asdict(PROFILE))
+    command = [sys.executable, "-c", ON_TWO_DEVICES, tiny_aligned_voice.folder, profile, json.dumps(WORDS)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "XLA_FLAGS": flags})
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
-    assert found["one"] == found["two"]
-    agreeing = [ours[0] == theirs[0] for ours, theirs in zip(found["one"], found["shared"], strict=True)]
-    assert sum(agreeing) >= len(WORDS) - 1
+    here = [[spoken[place].acoustic.tolist(), zlib.crc32(spoken[place].samples.tobytes())] for place in (0, 2, 4)]
+    assert found["replicas"] == here
+    assert sum(ours[0] == theirs[0] for ours, theirs in zip(here, found["shared"], strict=True)) >= 2

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array, Float32, Int32
 
 from voxinstruct_jax.config import ConfigError, InputError, VoxError
@@ -83,18 +83,22 @@ def speak_many(
     feed, finisher = _Feed(iter(requests), models, profile), _Finisher(places, models, profile)
     yield from feed.refused()
     while (lane := feed.next_lane()) is not None:
-        replicas = [_Replica(place, models, profile, lane) for place in places]
-        while feed.waiting(lane) or any(replica.busy for replica in replicas):
-            for replica in replicas:
-                replica.refill(feed)
-                replica.advance()
-            yield from finisher.ready()
-            for replica in replicas:
-                for entry, spoken in replica.finished():
-                    finisher.add(entry, spoken)
-            feed.pull()
-            yield from feed.refused()
+        yield from _run_lane(feed, [_Replica(place, models, profile, lane) for place in places], finisher)
     yield from finisher.rest()
+
+
+def _run_lane(feed: "_Feed", replicas: list["_Replica"], finisher: "_Finisher") -> Iterator[Result]:
+    """Decodes until nobody waits for the lane any more; its memory is free when this is left."""
+    while replicas[0].wanted(feed) or any(replica.busy for replica in replicas):
+        for replica in replicas:
+            replica.refill(feed)
+            replica.advance()
+        yield from finisher.ready()
+        for replica in replicas:
+            for entry, spoken in replica.finished():
+                finisher.add(entry, spoken)
+        feed.pull()
+        yield from feed.refused()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,12 +197,13 @@ class _Place:
         make = functools.partial(empty_slots, config, sizes, sampling, cache_dtype=dtype)
         if (mesh := self.mesh) is None:
             return jax.jit(make)()
-        shapes = jax.eval_shape(make)
-        whole = jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec()), shapes)
-        by_heads = jax.tree.map(
-            lambda leaf: parameter_sharding(mesh, (None, "heads", None, None), leaf.shape), shapes.cache
-        )
-        return jax.jit(make, out_shardings=dataclasses.replace(whole, cache=by_heads))()
+
+        def make_spread() -> SlotState:
+            state = make()
+            by_heads = parameter_sharding(mesh, (None, "heads", None, None), state.cache.keys[0].shape)
+            return dataclasses.replace(state, cache=jax.lax.with_sharding_constraint(state.cache, by_heads))
+
+        return jax.jit(make_spread)()
 
     def _bring(self, part: Loaded[T]) -> Loaded[T]:
         if self.mesh is None:
@@ -244,6 +249,10 @@ class _Replica:
     def busy(self) -> bool:
         """Whether any request is in a slot."""
         return any(entry is not None for entry in self._entries)
+
+    def wanted(self, feed: _Feed) -> bool:
+        """Whether anyone waits for this lane."""
+        return bool(feed.waiting(self._lane))
 
     def refill(self, feed: _Feed) -> None:
         """Fills free slots by whole groups; a smaller one only where no more wait, or nothing else is under way."""

@@ -5,14 +5,15 @@ Read `plan_memory`, then `fit_profile`.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from voxinstruct_jax.config import ConfigError
-from voxinstruct_jax.decoding.engine import run_advance, run_fill
 from voxinstruct_jax.decoding.profile import (
     CacheType,
     EngineProfile,
@@ -23,7 +24,7 @@ from voxinstruct_jax.decoding.profile import (
     nar_widths,
 )
 from voxinstruct_jax.decoding.requests import ARBatch, ARRequest, Limits, batch_requests
-from voxinstruct_jax.decoding.slots import empty_slots
+from voxinstruct_jax.decoding.slots import advance, empty_slots, fill_slots
 from voxinstruct_jax.decoding.stages import CODE_BLOCK, Clip, Models, decode_codes, fill_clips, stack_clips
 from voxinstruct_jax.guidance import Branch, Guidance
 from voxinstruct_jax.layers.attention import PAST_BLOCK
@@ -149,28 +150,44 @@ def _weight_bytes(models: Models) -> int:
     return sum(_bytes(part.state) for part in (models.ar, models.nar, models.codec))
 
 
-def _state_shapes(models: Models, profile: EngineProfile, lane: Lane) -> Any:
-    sizes = profile.lane_sizes(lane, models)
-    make = functools.partial(empty_slots, models.ar.config, sizes, models.sampling, cache_dtype=profile.dtype(models))
-    return jax.eval_shape(make)
+def _state_shapes(models: Models, profile: EngineProfile, lane: Lane) -> tuple[list[Any], Any]:
+    """The state's leaves, as shapes, and how they are put together: the dataclasses themselves take arrays alone."""
+    sizes, structures = profile.lane_sizes(lane, models), []
+
+    def leaves() -> list[Any]:
+        state = empty_slots(models.ar.config, sizes, models.sampling, cache_dtype=profile.dtype(models))
+        found, structure = jax.tree.flatten(state)
+        structures.append(structure)
+        return found
+
+    return jax.eval_shape(leaves), structures[0]
 
 
 def _state_bytes(models: Models, profile: EngineProfile, lane: Lane) -> int:
-    return _bytes(_state_shapes(models, profile, lane))
+    return _bytes(_state_shapes(models, profile, lane)[0])
 
 
-def _extra_bytes(lowered: Any) -> int:
-    """What a program holds beside its arguments."""
-    found = lowered.compile().memory_analysis()
+def _extra_bytes(run: Callable[..., Any], donated: Any, *arguments: Any) -> int:
+    """What a program holds beside its arguments; they are flattened, since the dataclasses take arrays alone."""
+    leaves, structure = jax.tree.flatten(arguments)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def program(donated: Any, leaves: Any) -> Any:
+        return jax.tree.leaves(run(donated, *jax.tree.unflatten(structure, leaves)))
+
+    found: Any = program.lower(donated, leaves).compile().memory_analysis()
     return found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
 
 
 def _prefill_bytes(models: Models, profile: EngineProfile, lane: Lane) -> int:
-    state, branches = _state_shapes(models, profile, lane), tuple(Branch)
-    batch = _longest_batch(models, profile.group)
-    slots, rows = np.zeros(profile.group, np.int32), np.zeros((profile.group, len(branches)), np.int32)
-    ar = models.ar
-    return _extra_bytes(run_fill.lower(ar.graph, ar.state, state, batch, slots, rows, branches, models.rules))
+    branches, ar, (shapes, structure) = tuple(Branch), models.ar, _state_shapes(models, profile, lane)
+    slots, rows = jnp.zeros(profile.group, jnp.int32), jnp.zeros((profile.group, len(branches)), jnp.int32)
+
+    def run(leaves: Any, weights: Any, batch: Any) -> Any:
+        model, state = nnx.merge(ar.graph, weights), jax.tree.unflatten(structure, leaves)
+        return fill_slots(model, state, batch, slots, rows, branches=branches, rules=models.rules)
+
+    return _extra_bytes(run, shapes, ar.state, _longest_batch(models, profile.group))
 
 
 def _longest_batch(models: Models, group: int) -> ARBatch:
@@ -188,9 +205,14 @@ def _longest_batch(models: Models, group: int) -> ARBatch:
 
 
 def _step_bytes(models: Models, profile: EngineProfile, lane: Lane) -> int:
-    ar, state = models.ar, _state_shapes(models, profile, lane)
-    settings = models.sampling, models.rules, profile.chunk_steps
-    return _extra_bytes(run_advance.lower(ar.graph, ar.state, state, *settings))
+    ar, (shapes, structure) = models.ar, _state_shapes(models, profile, lane)
+
+    def run(leaves: Any, weights: Any) -> Any:
+        model, state = nnx.merge(ar.graph, weights), jax.tree.unflatten(structure, leaves)
+        state = advance(model, state, sampling=models.sampling, rules=models.rules, steps=profile.chunk_steps)
+        return state, (state.stage, state.result)  # as `engine.run_advance`
+
+    return _extra_bytes(run, shapes, ar.state)
 
 
 def _nar_bytes(models: Models, profile: EngineProfile) -> int:
@@ -204,13 +226,19 @@ def _nar_bytes(models: Models, profile: EngineProfile) -> int:
     )
     batch = stack_clips([clip] * profile.nar_batch, text_width, width)
     keys = jax.random.split(jax.random.key(0), profile.nar_batch)
-    targets = profile.nar_targets(width, models)
-    settings = models.num_steps, models.rules, targets
-    return _extra_bytes(fill_clips.lower(models.nar.graph, models.nar.state, batch, keys, *settings))
+    settings = models.num_steps, models.rules, profile.nar_targets(width, models)
+
+    def run(_: Any, weights: Any, batch: Any, keys: Any) -> Any:
+        return fill_clips(models.nar.graph, weights, batch, keys, *settings)
+
+    return _extra_bytes(run, (), models.nar.state, batch, keys)
 
 
 def _vocoder_bytes(models: Models, profile: EngineProfile) -> int:
     frames = -(-(models.max_frames + models.prompt_widths[-1]) // CODE_BLOCK) * CODE_BLOCK
     shape = profile.vocoder_batch, models.nar.config.vocabulary.num_codebooks, frames
-    codec = models.codec
-    return _extra_bytes(decode_codes.lower(codec.graph, codec.state, jax.ShapeDtypeStruct(shape, jnp.int32)))
+
+    def run(_: Any, weights: Any, codes: Any) -> Any:
+        return decode_codes(models.codec.graph, weights, codes)
+
+    return _extra_bytes(run, (), models.codec.state, jax.ShapeDtypeStruct(shape, jnp.int32))
