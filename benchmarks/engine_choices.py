@@ -44,10 +44,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", default=[], help="names of choices")
     options = parser.parse_args()
     voice = vox.load()
-    choices = dict(make_choices(voice, options.requests))
-    choices = {
-        name: call for name, call in choices.items() if name == "plain" or not options.only or name in options.only
-    }
+    choices = dict(make_choices(voice, options.requests, options.only))
     results = {name: call() for name, call in choices.items()}  # compiles
     times: dict[str, list[float]] = {name: [] for name in choices}
     for _ in range(options.turns):
@@ -63,8 +60,10 @@ def main() -> int:
     return 0
 
 
-def make_choices(voice: vox.Voice, count: int) -> Iterator[tuple[str, Callable[[], tuple[ARResult, int]]]]:
-    """Names and calls that decode all requests and give what came out and the steps it took."""
+def make_choices(
+    voice: vox.Voice, count: int, only: list[str]
+) -> Iterator[tuple[str, Callable[[], tuple[ARResult, int]]]]:
+    """Names and calls that decode all requests and give what came out and the steps it took; `only` some, if named."""
     models = voice._models()
     requests = [voice._prepare(item, []).ar for item in read_requests(count)]
     rows = count * len(Branch)
@@ -102,8 +101,9 @@ def make_choices(voice: vox.Voice, count: int) -> Iterator[tuple[str, Callable[[
         ("speculation 1", None, 1),
         ("speculation 2", None, 2),
     ):
-        state = begin(jnp.dtype(dtype)) if dtype else plain
-        yield name, functools.partial(decode, state, draft)
+        if name == "plain" or not only or name in only:
+            state = begin(jnp.dtype(dtype)) if dtype else plain
+            yield name, functools.partial(decode, state, draft)
 
 
 def draft_clips() -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -16,7 +16,6 @@ import collections
 import contextlib
 import dataclasses
 import json
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 import voxinstruct_jax as vox
 from voxinstruct_jax import voice as voice_module
@@ -53,7 +53,7 @@ def main() -> int:
 def compare(voice: Voice, profile: EngineProfile, options: argparse.Namespace) -> None:
     """Runs the three ways in turn; a first round compiles and is not counted."""
     utterances = read_requests(options.requests)
-    ways: dict[str, Callable[[], tuple[float, float]]] = {
+    ways: dict[str, Callable[[], tuple[float, np.ndarray]]] = {
         "engine": lambda: together(voice, utterances, profile),
         "one at a time": lambda: alone(voice, utterances[: options.alone]),
         "the reference's way": lambda: reference(voice, utterances[: options.alone]),
@@ -63,16 +63,19 @@ def compare(voice: Voice, profile: EngineProfile, options: argparse.Namespace) -
     speeds = collections.defaultdict(list)
     for _ in range(options.turns):
         for name, way in ways.items():
-            audio_s, spent_s = way()
-            speeds[name].append(audio_s / spent_s)
-            print(f"{name}: {audio_s:.1f} s of audio in {spent_s:.1f} s, {speeds[name][-1]:.2f} a second", flush=True)
+            audio_s, spent = way()
+            speeds[name].append(audio_s / spent)
+            print(f"{name}: {audio_s:.1f} s of audio in {_seconds(spent)}", flush=True)
     for name in list(ways)[1:]:
         ratios = [ours / theirs for ours, theirs in zip(speeds["engine"], speeds[name], strict=True)]
-        print(f"engine / {name}: {statistics.median(ratios):.2f}")
-    audio_s, spent_s = together(voice, utterances, profile, programs := {})
-    total = sum(programs.values())
-    parts = ", ".join(f"{name} {spent / total:.0%}" for name, spent in programs.items())
-    print(f"engine: programs take {total:.1f} s of {spent_s:.1f} s ({parts}); overhead {spent_s / total - 1:.1%}")
+        clock, processor = np.median(ratios, axis=0)
+        print(f"engine / {name}: {clock:.2f} by the clock, {processor:.2f} by processor time")
+    programs: dict[str, np.ndarray] = {}
+    _, spent = together(voice, utterances, profile, programs)
+    total = sum(programs.values(), np.zeros(2))
+    parts = ", ".join(f"{name} {part[0] / total[0]:.0%}" for name, part in programs.items())
+    print(f"engine: {_seconds(spent)}, of which programs take {_seconds(total)} ({parts})")
+    print(f"overhead {spent[0] / total[0] - 1:.1%} by the clock")
 
 
 def read_requests(count: int) -> list[vox.Utterance]:
@@ -85,25 +88,34 @@ def read_requests(count: int) -> list[vox.Utterance]:
 
 
 def together(
-    voice: Voice, utterances: list[vox.Utterance], profile: EngineProfile, programs: dict[str, float] | None = None
-) -> tuple[float, float]:
-    """Seconds of audio and of time, all at once; `programs` takes up the time of each program."""
-    start, audio_s = time.perf_counter(), 0.0
+    voice: Voice, utterances: list[vox.Utterance], profile: EngineProfile, programs: dict[str, Any] | None = None
+) -> tuple[float, np.ndarray]:
+    """Seconds of audio and of time (`_now`), all at once; `programs` takes up the time of each program."""
+    start, audio_s = _now(), 0.0
     with watched(programs):
         for _, audio in voice.synthesize_many(utterances, profile=profile):
             assert isinstance(audio, vox.Audio), audio
             audio_s += audio.duration_s
-    return audio_s, time.perf_counter() - start
+    return audio_s, _now() - start
 
 
-def alone(voice: Voice, utterances: list[vox.Utterance]) -> tuple[float, float]:
+def alone(voice: Voice, utterances: list[vox.Utterance]) -> tuple[float, np.ndarray]:
     """The same one at a time."""
-    start = time.perf_counter()
+    start = _now()
     audio_s = sum(voice.synthesize(item.instruction, seed=item.seed).duration_s for item in utterances)
-    return audio_s, time.perf_counter() - start
+    return audio_s, _now() - start
 
 
-def reference(voice: Voice, utterances: list[vox.Utterance]) -> tuple[float, float]:
+def _now() -> np.ndarray:
+    """Seconds by the clock, and of processor time, which other programs on the machine disturb less."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+def _seconds(spent: np.ndarray) -> str:
+    return f"{spent[0]:.1f} s by the clock, {spent[1]:.1f} s of processor time"
+
+
+def reference(voice: Voice, utterances: list[vox.Utterance]) -> tuple[float, np.ndarray]:
     """The same in the reference's way."""
     slow = dataclasses.replace(
         voice,
@@ -111,21 +123,21 @@ def reference(voice: Voice, utterances: list[vox.Utterance]) -> tuple[float, flo
             voice.config, num_steps=(REFERENCE_PASSES,) * len(voice.config.num_steps), guidance=NO_GUIDANCE
         ),
     )
-    audio_s = spent_s = 0.0
+    audio_s, spent = 0.0, np.zeros(2)
     for item in utterances:
-        start, parts = time.perf_counter(), {}
+        start, parts = _now(), {}
         with watched(parts, voice_module, ("decode_requests",)):
             audio = slow.synthesize(item.instruction, seed=item.seed)
-        spent_s += time.perf_counter() - start
+        spent += _now() - start
         semantic, acoustic = len(audio.semantic), audio.acoustic.shape[1]
         passes = (2 * semantic + 3 * acoustic) / (semantic + acoustic)
-        spent_s += (passes - 1) * parts["decode_requests"]
+        spent += (passes - 1) * parts["decode_requests"]
         audio_s += audio.duration_s
-    return audio_s, spent_s
+    return audio_s, spent
 
 
 @contextlib.contextmanager
-def watched(spent: dict[str, float] | None, module: Any = engine, names: tuple[str, ...] = PROGRAMS) -> Iterator[None]:
+def watched(spent: dict[str, Any] | None, module: Any = engine, names: tuple[str, ...] = PROGRAMS) -> Iterator[None]:
     """Waits for each call of these functions and adds up their times, if there is a table for them."""
     if spent is None:
         yield
@@ -134,9 +146,9 @@ def watched(spent: dict[str, float] | None, module: Any = engine, names: tuple[s
 
     def timed(name: str) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:
-            start = time.perf_counter()
+            start = _now()
             found = jax.block_until_ready(originals[name](*arguments))
-            spent[name] = spent.get(name, 0.0) + time.perf_counter() - start
+            spent[name] = spent.get(name, 0.0) + _now() - start
             return found
 
         return call

@@ -20,7 +20,7 @@ from voxinstruct_jax.voice import Utterance
 
 NONE = Guidance(text_on_semantic=1.0, text_on_acoustic=1.0, semantic_on_acoustic=1.0)
 PROFILE = EngineProfile(
-    lanes=(Lane(context=PAST_BLOCK, slots=3, rows=7),),
+    lanes=(Lane(context=2 * PAST_BLOCK, slots=3, rows=7),),
     nar_widths=(64,),
     chunk_steps=8,
     nar_batch=2,

@@ -23,7 +23,7 @@ NO_SEMANTIC = Guidance(semantic_on_acoustic=1.0)
 SAMPLING = SamplingConfig(semantic_top_k=8, temperature=3.0, top_p=1.0)
 WIDTHS = {"text_width": 6, "prefix_width": 5, "acoustic_prefix_width": 3}
 SIZES = SlotSizes(
-    slots=3, rows=7, context=PAST_BLOCK, capacity=Capacity(semantic=6, acoustic=8), text=6, acoustic_prefix=3
+    slots=3, rows=7, context=2 * PAST_BLOCK, capacity=Capacity(semantic=6, acoustic=8), text=6, acoustic_prefix=3
 )
 
 

@@ -24,7 +24,7 @@ RANDOM = SamplingConfig(semantic_top_k=4, acoustic_top_k=6, temperature=2.0, rep
 SIZES = SlotSizes(
     slots=REQUESTS,
     rows=3 * REQUESTS,
-    context=PAST_BLOCK,
+    context=2 * PAST_BLOCK,
     capacity=Capacity(semantic=6, acoustic=8),
     text=6,
     acoustic_prefix=2,

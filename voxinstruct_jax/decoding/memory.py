@@ -86,7 +86,7 @@ def fit_profile(models: Models, memory_bytes: int, *, cache_dtype: CacheType | N
     Raises:
         ConfigError: Not even one request at a time fits.
     """
-    contexts = growing(4 * PAST_BLOCK, longest_context(models), 2.0, PAST_BLOCK)
+    contexts = growing(8 * PAST_BLOCK, longest_context(models), 2.0, PAST_BLOCK)
     least = 0
     for group in GROUPS:
         profile = EngineProfile(

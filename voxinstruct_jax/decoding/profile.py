@@ -172,7 +172,7 @@ def cpu_profile(models: Models, *, slots: int = 8) -> EngineProfile:
     What a CPU reads of the cache follows from lengths and not from the context, so few lanes do.
     """
     longest = longest_context(models)
-    contexts = sorted({min(8 * PAST_BLOCK, longest), longest})
+    contexts = sorted({min(16 * PAST_BLOCK, longest), longest})
     rows = slots * len(Branch)
     return EngineProfile(
         lanes=tuple(Lane(context=context, slots=slots, rows=rows) for context in contexts),

@@ -15,7 +15,7 @@ TextAttention = Literal["bidirectional", "causal"]
 
 HIDDEN_SCORE = -1e30
 """Finite, so that a query with nothing to see (padding) gives a plain mean and not NaN."""
-PAST_BLOCK = 128
+PAST_BLOCK = 64
 """Slots that `attend_to_past` reads at a time."""
 MANY_SCORES = 2**21
 """Scores from which on a CPU takes one head after another: those of one stay in its caches."""
