@@ -10,14 +10,22 @@ Example:
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from voxinstruct_jax.decoding.profile import EngineProfile
     from voxinstruct_jax.guidance import Guidance
     from voxinstruct_jax.voice import Audio, Utterance, Voice, load
 
-__all__ = ["Audio", "Guidance", "Utterance", "Voice", "__version__", "load"]
+__all__ = ["Audio", "EngineProfile", "Guidance", "Utterance", "Voice", "__version__", "load"]
 
 __version__ = "0.1.0"
 
-_HOMES = {"Audio": "voice", "Guidance": "guidance", "Utterance": "voice", "Voice": "voice", "load": "voice"}
+_HOMES = {
+    "Audio": "voice",
+    "EngineProfile": "decoding.profile",
+    "Guidance": "guidance",
+    "Utterance": "voice",
+    "Voice": "voice",
+    "load": "voice",
+}
 
 
 def __getattr__(name: str) -> Any:

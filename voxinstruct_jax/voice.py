@@ -12,10 +12,9 @@ import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Float32, Int32, Num
@@ -27,11 +26,27 @@ from voxinstruct_jax.audio.waveform import check_samples, read_audio, resample, 
 from voxinstruct_jax.audio.whisper import load_whisper_encoder
 from voxinstruct_jax.checkpoints.weights import load_weights, read_settings
 from voxinstruct_jax.config import ConfigError, InputError, VoxError, from_dict
-from voxinstruct_jax.decoding.autoregressive import decode_ar
-from voxinstruct_jax.decoding.maskgit import fill_codebooks, masked_layout
-from voxinstruct_jax.decoding.requests import ARRequest, Capacity, FinishReason, Limits, batch_requests
+from voxinstruct_jax.decoding.engine import Speech, speak_many
+from voxinstruct_jax.decoding.memory import default_profile, fit_profile
+from voxinstruct_jax.decoding.profile import CacheType, EngineProfile
+from voxinstruct_jax.decoding.requests import ARRequest, Capacity, Limits, batch_requests
 from voxinstruct_jax.decoding.rules import DecodingRules
 from voxinstruct_jax.decoding.sampling import SamplingConfig
+from voxinstruct_jax.decoding.stages import (
+    Loaded,
+    Models,
+    SpeechRequest,
+    Spoken,
+    choose_width,
+    decode_codes,
+    decode_requests,
+    fill_clips,
+    nar_clip,
+    own_codes,
+    read_spoken,
+    stack_clips,
+    stack_codes,
+)
 from voxinstruct_jax.guidance import Guidance, needed_branches
 from voxinstruct_jax.layers.dense import cast_kernels, put_outputs_first
 from voxinstruct_jax.models.ar import ARConfig, ARModel
@@ -40,18 +55,11 @@ from voxinstruct_jax.models.nar import NARConfig, NARModel
 from voxinstruct_jax.text.content import spoken_content
 from voxinstruct_jax.text.subword import SubwordRules, SubwordTokenizer
 from voxinstruct_jax.text.tokenizer import PronunciationTokenizer, TextTokenizer
-from voxinstruct_jax.vocabulary import (
-    TEXT,
-    PackedBatch,
-    audio_times,
-    build_prompt,
-    deduplicate,
-    prompt_semantic_length,
-    text_times,
-)
+from voxinstruct_jax.vocabulary import build_prompt, deduplicate, prompt_semantic_length
 
 __all__ = [
     "Audio",
+    "EngineProfile",
     "Loaded",
     "Utterance",
     "Voice",
@@ -151,15 +159,6 @@ class Utterance:
     guidance: Guidance | None = None
     seed: int = 0
     max_duration_s: float | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Loaded(Generic[T]):
-    """A model as jitted functions take it: its graph, and its arrays as a plain argument."""
-
-    graph: nnx.GraphDef[Any]
-    state: nnx.State
-    config: Any
 
 
 def embedded_release() -> Path:
@@ -280,9 +279,8 @@ def encode_clips(
 
 def decode_clip(codec: Loaded[Codec], codes: Int32[np.ndarray, "codebook frame"]) -> Float32[np.ndarray, " sample"]:
     """Returns the samples of one clip's codes; padded to multiples of 50 frames, so that few programs are compiled."""
-    frames = codes.shape[1]
-    padded = np.pad(codes, ((0, 0), (0, -frames % 50)), mode="edge")
-    return np.asarray(_vocode(codec.graph, codec.state, padded[None]))[0, : frames * codec.config.hop_length]
+    samples = np.asarray(decode_codes(codec.graph, codec.state, stack_codes([codes])))
+    return samples[0, : codes.shape[1] * codec.config.hop_length]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -332,60 +330,125 @@ class Voice:
         Raises:
             InputError: The instruction is empty or too long, or the prompt cannot be read.
         """
+        utterance = Utterance(
+            instruction=instruction,
+            prompt=prompt,
+            prompt_transcript=prompt_transcript,
+            transcript=transcript,
+            language=language,
+            guidance=guidance,
+            seed=seed,
+            max_duration_s=max_duration_s,
+        )
         notes: list[str] = []
-        text = check_instruction(instruction)
-        if language is None and self.config.rules.language_from_user:
+        request = self._prepare(utterance, notes)
+        models = self._models(sampling)
+        spoken = self._decode(models, request.ar)
+        codes = self._fill(models, request, spoken)
+        samples = decode_clip(self.codec, codes)  # prompt and continuation together, so that the join is smooth
+        return self._as_audio(request, Speech(spoken=spoken, codes=codes, samples=samples), notes)
+
+    def synthesize_many(
+        self, utterances: Iterable[Utterance], *, profile: EngineProfile | None = None
+    ) -> Iterator[tuple[int, Audio | VoxError]]:
+        """Speaks many at once; each comes as soon as it is done.
+
+        For one profile the tokens of an utterance are the same, to the last bit, whatever the others are and in
+        whichever order they come; other profiles, and `synthesize`, agree with it but for rounding.
+
+        Args:
+            utterances: Read as they are needed, a bounded number ahead.
+            profile: Sizes of the programs; None = `default_profile`.
+
+        Yields:
+            The utterance's place in the input, from 0, and what was spoken or why not; in the order they are finished.
+
+        Raises:
+            ConfigError: The profile does not fit the voice or the machine.
+        """
+        notes: dict[int, list[str]] = {}
+        requests: dict[int, SpeechRequest] = {}
+
+        def prepared() -> Iterator[tuple[int, SpeechRequest | VoxError]]:
+            for place, utterance in enumerate(utterances):
+                notes[place] = []
+                try:
+                    requests[place] = self._prepare(utterance, notes[place])
+                except VoxError as error:
+                    yield place, error
+                else:
+                    yield place, requests[place]
+
+        for place, speech in speak_many(self._models(), prepared(), profile or self.default_profile()):
+            request, told = requests.pop(place, None), notes.pop(place)
+            if isinstance(speech, VoxError):
+                yield place, speech
+            elif request is not None:
+                yield place, self._as_audio(request, speech, told)
+
+    def default_profile(self) -> EngineProfile:
+        """The profile of `synthesize_many` on this machine."""
+        return default_profile(self._models())
+
+    def fit_profile(self, memory_bytes: int, *, cache_dtype: CacheType | None = None) -> EngineProfile:
+        """The profile with as many requests at once as fit a device's memory.
+
+        Raises:
+            ConfigError: Not even one fits.
+        """
+        return fit_profile(self._models(), memory_bytes, cache_dtype=cache_dtype)
+
+    def _prepare(self, utterance: Utterance, notes: list[str]) -> SpeechRequest:
+        """Reads an utterance; what its user should know is added to `notes`."""
+        text, prompt_transcript = check_instruction(utterance.instruction), utterance.prompt_transcript
+        if utterance.language is None and self.config.rules.language_from_user:
             raise InputError("this voice follows the release, which is told the language; give language en or zh")
-        if prompt_transcript is not None and prompt is None:
+        if prompt_transcript is not None and utterance.prompt is None:
             raise InputError("prompt_transcript is given without a prompt; give the audio file too")
         if self.ar.config.timing == "aligned":
             # A prompt counts by its sound alone: there are no units of it in time with the text.
-            text, prompt_transcript = _with_quotes(text, transcript, notes), None
-        prompt_codes, prompt_units = self._read_prompt(prompt, prompt_transcript, notes)
+            text, prompt_transcript = _with_quotes(text, utterance.transcript, notes), None
+        prompt_codes, prompt_units = self._read_prompt(utterance.prompt, prompt_transcript, notes)
         if len(prompt_units) and prompt_transcript:
             text = _with_prompt_transcript(text, prompt_transcript)
         tokens = self.tokenizer.encode(text)
         if len(tokens) > TEXT_WIDTHS[-1]:
             raise InputError(f"instruction has {len(tokens)} text tokens, at most {TEXT_WIDTHS[-1]}; shorten it")
-        limits = self._limits(text, transcript, max_duration_s, notes)
         request = ARRequest(
             text_tokens=tokens,
-            prompt=build_prompt(self.ar.config.vocabulary, language, prompt_units, prompt_codes),
-            guidance=guidance or self.config.guidance,
-            limits=limits,
-            seed=_checked_seed(seed),
+            prompt=build_prompt(self.ar.config.vocabulary, utterance.language, prompt_units, prompt_codes),
+            guidance=utterance.guidance or self.config.guidance,
+            limits=self._limits(text, utterance.transcript, utterance.max_duration_s, notes),
+            seed=_checked_seed(utterance.seed),
         )
-        spoken = self._decode(request, sampling or self.config.sampling)
-        all_semantic = np.concatenate([prompt_units, spoken.semantic])
-        codes = self._fill(tokens, spoken, all_semantic, prompt_codes, seed)
-        samples = self._vocode(codes, prompt_codes)
+        return SpeechRequest(ar=request, prompt_units=prompt_units, prompt_codes=prompt_codes)
+
+    def _as_audio(self, request: SpeechRequest, speech: Speech, notes: list[str]) -> Audio:
+        prompt_frames = request.prompt_codes.shape[1]
         return Audio(
-            samples=samples,
+            samples=speech.samples[prompt_frames * self.codec.config.hop_length :],
             sample_rate=self.sample_rate,
-            semantic=spoken.semantic,
-            acoustic=codes[:, prompt_codes.shape[1] :],
-            language=spoken.language,
-            finish_reason=spoken.reason.name.lower(),
-            seed=seed,
+            semantic=speech.spoken.semantic,
+            acoustic=speech.codes[:, prompt_frames:],
+            language=speech.spoken.language,
+            finish_reason=speech.spoken.reason.name.lower(),
+            seed=request.ar.seed,
             notes=tuple(notes),
             model=self.name,
         )
 
-    def synthesize_many(self, utterances: Iterable[Utterance]) -> Iterator[tuple[int, Audio | VoxError]]:
-        """Speaks many; each comes as soon as it is done.
-
-        Args:
-            utterances: Read as they are needed, a bounded number ahead.
-
-        Yields:
-            The utterance's place in the input, from 0, and what was spoken or why not; in the order they are finished.
-        """
-        for place, utterance in enumerate(utterances):
-            fields = {item.name: getattr(utterance, item.name) for item in dataclasses.fields(utterance)}
-            try:
-                yield place, self.synthesize(**fields)
-            except VoxError as error:
-                yield place, error
+    def _models(self, sampling: SamplingConfig | None = None) -> Models:
+        return Models(
+            ar=self.ar,
+            nar=self.nar,
+            codec=self.codec,
+            sampling=sampling or self.config.sampling,
+            num_steps=self.config.num_steps,
+            rules=self.config.rules,
+            text_widths=TEXT_WIDTHS,
+            prompt_widths=self._frames(PROMPT_DURATIONS_S),
+            max_frames=int(MAX_DURATION_S * self.codec.config.frame_rate),
+        )
 
     def encode(self, samples: Num[np.ndarray, " sample"]) -> Int32[np.ndarray, "codebook frame"]:
         """Returns the codec's codes of samples at `sample_rate`; errors as in `encode_clip`."""
@@ -441,92 +504,38 @@ class Voice:
             max_total=self.config.max_tokens or 2 * frames + 2 * self._frames(PROMPT_DURATIONS_S)[-1] + 4,
         )
 
-    def _decode(self, request: ARRequest, sampling: SamplingConfig) -> "_Spoken":
+    def _decode(self, models: Models, request: ARRequest) -> Spoken:
         branches = needed_branches(request.guidance)
-        room = _bucket(int(request.limits.max_acoustic), ROOMS)
-        prompt_widths = self._frames(PROMPT_DURATIONS_S)
+        room = choose_width(int(request.limits.max_acoustic), ROOMS)
         prompt = request.prompt
         batch = batch_requests(
             [request],
             branches,
-            text_width=_bucket(len(request.text_tokens), TEXT_WIDTHS),
-            prefix_width=2 + _bucket(len(prompt.semantic_prefix) - 2, prompt_widths),
-            acoustic_prefix_width=_bucket(prompt.acoustic_prefix.shape[1], prompt_widths),
+            text_width=choose_width(len(request.text_tokens), models.text_widths),
+            prefix_width=2 + choose_width(len(prompt.semantic_prefix) - 2, models.prompt_widths),
+            acoustic_prefix_width=choose_width(prompt.acoustic_prefix.shape[1], models.prompt_widths),
         )
         capacity = Capacity(semantic=room, acoustic=room)
-        settings = (branches, sampling, capacity, self.config.rules)
-        result = jax.device_get(_decode(self.ar.graph, self.ar.state, batch, settings))
-        language = self.ar.config.vocabulary.language_name(int(result.language[0]))
-        return _Spoken(
-            language=language,
-            semantic=result.semantic_tokens[0, : result.semantic_lengths[0]],
-            first_codes=result.codes[0, : result.code_lengths[0]],
-            reason=FinishReason(int(result.finish_reasons[0])),
-            durations=result.durations[0, : len(request.text_tokens)],
-        )
+        settings = branches, models.sampling, capacity, models.rules
+        result = jax.device_get(decode_requests(self.ar.graph, self.ar.state, batch, *settings))
+        return read_spoken(result, 0, len(request.text_tokens), self.ar.config.vocabulary)
 
     def _fill(
-        self,
-        text_tokens: Int32[np.ndarray, "text channel"],
-        spoken: "_Spoken",
-        semantic: Int32[np.ndarray, " unit"],
-        prompt_codes: Int32[np.ndarray, "all_codebooks prompt"],
-        seed: int,
+        self, models: Models, request: SpeechRequest, spoken: Spoken
     ) -> Int32[np.ndarray, "codebook prompt_and_frame"]:
         """Codebooks from the second on; returns those of the prompt too."""
-        vocabulary = self.nar.config.vocabulary
-        prompt_codes = prompt_codes[: vocabulary.num_codebooks]  # a NAR model may stop at the leading codebooks
-        rules = self.config.rules
-        layout = masked_layout(vocabulary, spoken.language, semantic, spoken.first_codes, prompt_codes, rules)
-        width = _bucket(len(text_tokens), TEXT_WIDTHS)
-        audio_width = _bucket(layout.tokens.shape[1], tuple(2 * frames + 4 for frames in ROOMS))
-        times = None
-        if self.nar.config.timing == "aligned":
-            heard = audio_times(len(semantic), len(spoken.first_codes), prompt_codes.shape[1])
-            times = np.concatenate([text_times(spoken.durations), heard]).astype(np.float32)
-        batch = _one_clip(text_tokens, layout.tokens, layout.part_ids, times, width, audio_width)
-        keys = jax.random.key(seed)[None]
-        settings = (self.config.num_steps, rules, audio_width)
-        filled = np.asarray(_fill(self.nar.graph, self.nar.state, batch, keys, settings))[0]
-        frames = prompt_codes.shape[1] + len(spoken.first_codes)
-        begin = len(text_tokens) + layout.tokens.shape[1] - 1 - frames
-        # Under the release's rules a frame may have got an id that is no code.
-        return np.clip(filled[:, begin : begin + frames] - vocabulary.acoustic_offset, 0, vocabulary.codebook_size - 1)
+        clip = nar_clip(models, request, spoken)
+        text_width = choose_width(len(clip.text_tokens), models.text_widths)
+        audio_width = choose_width(clip.tokens.shape[1], tuple(2 * frames + 4 for frames in ROOMS))
+        batch = stack_clips([clip], text_width, text_width + audio_width)
+        keys = jax.random.key(request.ar.seed)[None]
+        settings = models.num_steps, models.rules, audio_width
+        filled = fill_clips(self.nar.graph, self.nar.state, batch, keys, *settings)
+        return own_codes(models, clip, np.asarray(filled)[0])
 
     def _frames(self, durations_s: tuple[int, ...]) -> tuple[int, ...]:
         """Codec frames of durations."""
         return tuple(int(seconds * self.codec.config.frame_rate) for seconds in durations_s)
-
-    def _vocode(
-        self, codes: Int32[np.ndarray, "codebook frame"], prompt_codes: Int32[np.ndarray, "all_codebooks prompt"]
-    ) -> Float32[np.ndarray, " sample"]:
-        """Decodes prompt and continuation together, so that the join is smooth, and cuts the prompt off."""
-        return decode_clip(self.codec, codes)[prompt_codes.shape[1] * self.codec.config.hop_length :]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Spoken:
-    """What the AR model gave for one request."""
-
-    language: str
-    semantic: Int32[np.ndarray, " unit"]
-    first_codes: Int32[np.ndarray, " frame"]
-    reason: FinishReason
-    durations: Float32[np.ndarray, " text"]
-
-
-@functools.partial(jax.jit, static_argnums=(0, 3))
-def _decode(graph: Any, state: Any, batch: Any, settings: Any) -> Any:
-    branches, sampling, capacity, rules = settings
-    model = nnx.merge(graph, state)
-    return decode_ar(model, batch, branches=branches, sampling=sampling, capacity=capacity, rules=rules)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 4))
-def _fill(graph: Any, state: Any, batch: PackedBatch, keys: Any, settings: Any) -> Any:
-    num_steps, rules, max_targets = settings
-    model = nnx.merge(graph, state)
-    return fill_codebooks(model, batch, keys, num_steps=num_steps, rules=rules, max_targets=max_targets)
 
 
 def open_units(voice: Path) -> tuple[SemanticUnits, FeatureSource]:
@@ -560,43 +569,8 @@ def _open_tokenizer(folder: Path, config: VoiceConfig, vocabulary_size: int) -> 
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _vocode(graph: Any, state: Any, codes: Any) -> Any:
-    return nnx.merge(graph, state).decode(codes)
-
-
-@functools.partial(jax.jit, static_argnums=0)
 def _encode(graph: Any, state: Any, samples: Any) -> Any:
     return nnx.merge(graph, state).encode(samples)
-
-
-def _one_clip(
-    text_tokens: Int32[np.ndarray, "text channel"],
-    tokens: Int32[np.ndarray, "codebook time"],
-    part_ids: Int32[np.ndarray, " time"],
-    times: Float32[np.ndarray, " slot"] | None,
-    text_width: int,
-    audio_width: int,
-) -> PackedBatch:
-    """A batch of one row that holds one clip, padded to static widths."""
-    text, audio = len(text_tokens), tokens.shape[1]
-    spare = text_width + audio_width - text - audio
-    slots = np.arange(text_width + audio_width)
-    real = slots < text + audio
-    return PackedBatch(
-        text_tokens=jnp.asarray(np.pad(text_tokens, ((0, text_width - text), (0, 0))))[None],
-        text_segment_ids=jnp.asarray(np.pad(text_tokens.any(axis=1), (0, text_width - text)), jnp.int32)[None],
-        tokens=jnp.asarray(np.pad(tokens, ((0, 0), (text, spare))))[None],
-        part_ids=jnp.asarray(np.pad(part_ids, (text, spare), constant_values=TEXT), jnp.int32)[None],
-        segment_ids=jnp.asarray(real, jnp.int32)[None],
-        positions=jnp.asarray(np.where(real, slots, 0), jnp.int32)[None],
-        text_index=jnp.asarray(np.where(slots < text, slots, 0), jnp.int32)[None],
-        clip_ids=jnp.zeros(1, jnp.int32),
-        times=None if times is None else jnp.asarray(np.pad(times, (0, spare)))[None],
-    )
-
-
-def _bucket(length: int, widths: tuple[int, ...]) -> int:
-    return next(width for width in widths if width >= length)
 
 
 def _checked_seed(seed: int) -> int:

@@ -8,13 +8,15 @@ from jaxtyping import Array, Bool, Float, Int
 
 from voxinstruct_jax.layers.dropout import dropout
 
-__all__ = ["TextAttention", "attend", "attend_to_cache", "segment_mask"]
+__all__ = ["PAST_BLOCK", "TextAttention", "attend", "attend_to_cache", "attend_to_past", "segment_mask"]
 
 TextAttention = Literal["bidirectional", "causal"]
 """How text slots see one another; causal only for weights of the original release."""
 
 HIDDEN_SCORE = -1e30
 """Finite, so that a query with nothing to see (padding) gives a plain mean and not NaN."""
+PAST_BLOCK = 64
+"""Slots that `attend_to_past` reads at a time."""
 MANY_SCORES = 2**21
 """Scores from which on a CPU takes one head after another: those of one stay in its caches."""
 
@@ -97,6 +99,86 @@ def _attend_head_by_head(
 
     by_head = tuple(jnp.moveaxis(part, 1, 0) for part in (query, keys, values))
     return jnp.moveaxis(jax.lax.map(attend_head, by_head), 0, 1)
+
+
+def attend_to_past(
+    query: Float[Array, "batch time heads head_dim"],
+    keys: Float[Array, "batch kv_heads slot head_dim"],
+    values: Float[Array, "batch kv_heads slot head_dim"],
+    start: Int[Array, " batch"],
+) -> Float[Array, "batch time heads head_dim"]:
+    """As `attend_to_cache`, each row up to its own place: query t sees the slots up to `start + t`.
+
+    Slots are read in blocks and only as far as they are seen, and a block that a row does not see adds an exact zero:
+    a row's result follows from the row alone, to the last bit, however many slots there are.
+
+    Args:
+        query: Of positions that follow one another.
+        keys: In a type of their own; they are read in that of the query.
+        values: As `keys`.
+        start: Slot of the first query; one beyond the last slot sees nothing and gives zeros.
+
+    Source:
+        The running softmax of Milakov and Gimelshein 2018, by blocks as in FlashAttention (Dao et al. 2022).
+    """
+    batch, time, heads, head_dim = query.shape
+    kv_heads, slots = keys.shape[1:3]
+    grouped = query.reshape(batch, time, kv_heads, heads // kv_heads, head_dim).transpose(0, 2, 3, 1, 4)
+    ends = jnp.where(start < slots, start + time, 0)
+    arguments = grouped, keys, values, start, ends
+    attended = jax.lax.platform_dependent(*arguments, cpu=_attend_row_by_row, default=_attend_blocks)
+    return attended.transpose(0, 3, 1, 2, 4).reshape(query.shape)
+
+
+def _attend_row_by_row(
+    query: Float[Array, "batch kv_heads group time head_dim"],
+    keys: Float[Array, "batch kv_heads slot head_dim"],
+    values: Float[Array, "batch kv_heads slot head_dim"],
+    start: Int[Array, " batch"],
+    ends: Int[Array, " batch"],
+) -> Float[Array, "batch kv_heads group time head_dim"]:
+    """What a CPU does: it reads no more of a row than the row sees."""
+
+    def attend_row(row: tuple[Array, Array, Array, Array]) -> Array:
+        number, query, start, end = row
+        return _attend_blocks(query[None], keys, values, start[None], end[None], first_row=number)[0]
+
+    return jax.lax.map(attend_row, (jnp.arange(len(query)), query, start, ends))
+
+
+def _attend_blocks(
+    query: Float[Array, "batch kv_heads group time head_dim"],
+    keys: Float[Array, "all kv_heads slot head_dim"],
+    values: Float[Array, "all kv_heads slot head_dim"],
+    start: Int[Array, " batch"],
+    ends: Int[Array, " batch"],
+    first_row: Int[Array, ""] | int = 0,
+) -> Float[Array, "batch kv_heads group time head_dim"]:
+    """Reads the rows from `first_row` on, block by block, as far as the longest one sees."""
+    (batch, kv_heads, _, time, head_dim), slots = query.shape, keys.shape[2]
+    width = min(PAST_BLOCK, slots)
+    shape = (batch, kv_heads, width, head_dim)
+
+    def add_block(number: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        highest, total, summed = carry
+        begin = jnp.minimum(number * width, slots - width)  # the last block may overlap the one before it
+        block = [jax.lax.dynamic_slice(x, (first_row, 0, begin, 0), shape).astype(query.dtype) for x in (keys, values)]
+        slot = begin + jnp.arange(width)
+        seen = (slot >= number * width) & (slot <= (start[:, None] + jnp.arange(time))[..., None])
+        scores = jnp.einsum("bkgth,bksh->bkgts", query, block[0], preferred_element_type=jnp.float32)
+        scores = jnp.where(seen[:, None, None], scores * head_dim**-0.5, HIDDEN_SCORE)
+        now = jnp.maximum(highest, scores.max(axis=-1))
+        shares = jnp.where(seen[:, None, None], jnp.exp(scores - now[..., None]), 0)
+        faded = jnp.exp(highest - now)
+        added = jnp.einsum(
+            "bkgts,bksh->bkgth", shares.astype(query.dtype), block[1], preferred_element_type=jnp.float32
+        )
+        return now, total * faded + shares.sum(axis=-1), summed * faded[..., None] + added
+
+    lead = query.shape[:-1]
+    nothing = jnp.full(lead, HIDDEN_SCORE), jnp.zeros(lead), jnp.zeros(query.shape)
+    _, total, summed = jax.lax.fori_loop(0, -(-ends.max() // width), add_block, nothing)
+    return (summed / jnp.where(total > 0, total, 1)[..., None]).astype(query.dtype)
 
 
 def segment_mask(segment_ids: Int[Array, "batch time"]) -> Bool[Array, "batch time time"]:

@@ -64,6 +64,8 @@ def put_outputs_first(module: nnx.Module) -> None:
         if not part.outputs_first:
             kernel, inputs = part.kernel[...], part.num_inputs
             part.kernel.set_value(jnp.transpose(kernel, (*range(inputs, kernel.ndim), *range(inputs))))
+            axes = part.kernel.get_metadata()["out_sharding"]
+            part.kernel.set_metadata(out_sharding=(*axes[inputs:], *axes[:inputs]))
             part.outputs_first = True
 
 

@@ -185,8 +185,8 @@ class ARModel(nnx.Module):
         x: Float[Array, "batch time dim"],
         positions: Num[Array, "batch time"],
         cache: KVCache,
-        slot: Int[Array, ""],
-        mask: Bool[Array, "batch time slot"],
+        slot: Int[Array, "*batch"],
+        mask: Bool[Array, "batch time slot"] | None = None,
     ) -> tuple[Float[Array, "batch time dim"], KVCache]:
         """Runs new positions against the cache: see `Llama.decode`. Text needs its slots in one call to see itself."""
         return self.backbone.decode(x, positions, cache, slot, mask)

@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Num, Shaped
 
 from voxinstruct_jax.config import ConfigError
-from voxinstruct_jax.layers.attention import attend, attend_to_cache
+from voxinstruct_jax.layers.attention import attend, attend_to_cache, attend_to_past
 from voxinstruct_jax.layers.dense import AdaptedDense, Dense
 from voxinstruct_jax.layers.dropout import split_key
 from voxinstruct_jax.layers.execution import Execution, keep, run_blocks
@@ -128,22 +128,32 @@ def init_cache(config: LlamaConfig, batch: int, slots: int, dtype: DTypeLike = j
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LayerCache:
-    """One layer's share of a `KVCache`, and the slot that the next position goes to."""
+    """One layer's share of a `KVCache`, and the slot that the next position goes to, of all rows or of each."""
 
     keys: Float[Array, "batch kv_heads slot head_dim"]
     values: Float[Array, "batch kv_heads slot head_dim"]
-    slot: Int[Array, ""]
+    slot: Int[Array, "*batch"]
 
     def write(
         self, keys: Float[Array, "batch time kv_heads head_dim"], values: Float[Array, "batch time kv_heads head_dim"]
     ) -> "LayerCache":
-        """Returns it with the new positions written in."""
-        both = (self.keys, keys), (self.values, values)
-        written = [
-            jax.lax.dynamic_update_slice_in_dim(old, new.swapaxes(1, 2).astype(old.dtype), self.slot, axis=2)
-            for old, new in both
-        ]
-        return LayerCache(keys=written[0], values=written[1], slot=self.slot)
+        """Returns it with the new positions written in; a row whose slot lies beyond the last one is left alone."""
+
+        def put(old: Array, new: Array) -> Array:
+            if not self.slot.ndim:
+                return jax.lax.dynamic_update_slice_in_dim(old, new.swapaxes(1, 2).astype(old.dtype), self.slot, axis=2)
+            rows, slots = jnp.arange(len(old))[:, None], self.slot[:, None] + jnp.arange(new.shape[1])
+            return old.at[rows, :, slots].set(new.astype(old.dtype), mode="drop")
+
+        return LayerCache(keys=put(self.keys, keys), values=put(self.values, values), slot=self.slot)
+
+    def attend(
+        self, query: Float[Array, "batch time heads head_dim"], mask: Bool[Array, "batch time slot"] | None
+    ) -> Float[Array, "batch time heads head_dim"]:
+        """Attends to what the mask shows; without one, to each row's own past."""
+        if mask is not None:
+            return attend_to_cache(query, self.keys, self.values, mask)
+        return attend_to_past(query, self.keys, self.values, self.slot)
 
 
 class LlamaAttention(nnx.Module):
@@ -185,13 +195,13 @@ class LlamaAttention(nnx.Module):
         self,
         x: Float[Array, "batch time dim"],
         rotary: Rotary,
-        mask: Bool[Array, "batch time slot"],
+        mask: Bool[Array, "batch time slot"] | None,
         cache: LayerCache,
     ) -> tuple[Float[Array, "batch time dim"], LayerCache]:
         """Runs new positions; returns the output, and the cache with them."""
         query, keys, values = self._project(x, rotary)
         cache = cache.write(keys, values)
-        return self.output(attend_to_cache(query, cache.keys, cache.values, mask)), cache
+        return self.output(cache.attend(query, mask)), cache
 
     def _project(self, x: Float[Array, "batch time dim"], rotary: Rotary) -> tuple[Array, Array, Array]:
         query, key, value = (
@@ -238,7 +248,11 @@ class LlamaBlock(nnx.Module):
         return constrain(x + keep(self.ffn(self.ffn_norm(x)), "ffn"), "batch", None, None)
 
     def decode(
-        self, x: Float[Array, "batch time dim"], rotary: Rotary, mask: Bool[Array, "batch time slot"], cache: LayerCache
+        self,
+        x: Float[Array, "batch time dim"],
+        rotary: Rotary,
+        mask: Bool[Array, "batch time slot"] | None,
+        cache: LayerCache,
     ) -> tuple[Float[Array, "batch time dim"], LayerCache]:
         """Runs new positions; returns the output, and the cache with them."""
         y, cache = self.attention.decode(self.attention_norm(x), rotary, mask, cache)
@@ -319,8 +333,8 @@ class Llama(nnx.Module):
         x: Float[Array, "batch time dim"],
         positions: Num[Array, "batch time"],
         cache: KVCache,
-        slot: Int[Array, ""],
-        mask: Bool[Array, "batch time slot"],
+        slot: Int[Array, "*batch"],
+        mask: Bool[Array, "batch time slot"] | None = None,
     ) -> tuple[Float[Array, "batch time dim"], KVCache]:
         """Runs new positions only, one or a prefill of many.
 
@@ -328,8 +342,10 @@ class Llama(nnx.Module):
             x: Embeddings of the new positions.
             positions: Of the rotary embedding; they need not equal the slots.
             cache: From `init_cache` or an earlier call.
-            slot: First cache slot to write; the new positions take as many as they are.
-            mask: True where a new position may see a slot, the new ones included.
+            slot: First cache slot to write, of all rows or of each; the new positions take as many as they are. A row
+                with a slot of its own that lies beyond the last one writes and sees nothing.
+            mask: True where a new position may see a slot, the new ones included. None = each sees all slots up to its
+                own; then every row has a slot of its own.
         """
         rotary = self._rotary(positions)
         layers = []
