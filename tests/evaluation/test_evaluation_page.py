@@ -137,12 +137,13 @@ def test_a_page_is_made_of_what_evaluate_wrote(tmp_path, sound):
     folder.mkdir()
     row = {
         "slice": "all", "metric": "wer.vox", "value": 0.5, "ci_low": None, "ci_high": None, "evaluated": 1, "total": 2,
-        "failed": 1, "void": 0, "skipped": 0, "unit": "errors a token", "better": "lower", "protocol": "p", "judge": "j",
-        "note": "",
+        "failed": 1, "void": 0, "skipped": 0, "unit": "errors a token", "better": "lower", "protocol": "p",
+        "judge": "j", "note": "",
     }  # fmt: skip
     item = {
-        "id": "a", "system": "s", "language": "en", "transcript": "one two", "instruction": "Say", "attributes": {"stress": [1]},
-        "tags": ["language=en", "position=first"], "metrics": {"wer.vox": {"value": 0.5}, "mos": {"value": None}},
+        "id": "a", "system": "s", "language": "en", "transcript": "one two", "instruction": "Say",
+        "attributes": {"stress": [1]}, "tags": ["language=en", "position=first"],
+        "metrics": {"wer.vox": {"value": 0.5}, "mos": {"value": None}},
         "evidence": {"flags": ["truncated"], "asr": {"heard": "one"}, "sound": {"status": "ok"}}, "error": None,
     }  # fmt: skip
     lost = item | {"id": "b", "metrics": {}, "evidence": {"flags": [], "sound": {"problem": "no file"}}}
