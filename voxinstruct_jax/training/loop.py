@@ -8,7 +8,7 @@ import dataclasses
 import json
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ def train(task: Task, experiment: Any, out: Path, *, report: Report) -> TrainRes
         )
         store = RunStore(out / "states", keep=task.train.keep, best_of=task.train.best_of)
         try:
-            state = _restore(store, trainer) or _start_from(task.train.init_from, trainer)
+            state = _restore(store, trainer) or _put_frozen(task.frozen, _start_from(task.train.init_from, trainer))
             return _Run(task, trainer, store, out, report, began).go(state)
         finally:
             store.close()
@@ -313,6 +313,21 @@ def _start_from(folder: str, trainer: Trainer) -> TrainState:
         return dataclasses.replace(state, params=params, rest=_take(state.rest, arrays), ema=ema)
     except (KeyError, TypeError) as error:
         raise InputError(f"{folder}: weights of another model ({error}); give another --train.init-from") from error
+
+
+def _put_frozen(folders: Mapping[str, Any], state: TrainState) -> TrainState:
+    """The state with parts of it, such as a frozen latent space, taken from weights folders of their own."""
+
+    def put(like: Any, place: Any) -> Any:
+        if isinstance(place, Path):
+            _, arrays = load_weights(place)
+            try:
+                return _take(like, arrays)
+            except (KeyError, TypeError) as error:
+                raise InputError(f"{place}: weights of another model ({error}); give another folder") from error
+        return {**like, **{name: put(like[name], inner) for name, inner in place.items()}}
+
+    return dataclasses.replace(state, rest=put(state.rest, folders)) if folders else state
 
 
 def _take(like: Any, arrays: Any) -> Any:

@@ -20,12 +20,10 @@ from voxinstruct_jax.layers.execution import Execution
 from voxinstruct_jax.sharding.chips import Chip, chip_of
 from voxinstruct_jax.sharding.mesh import MeshConfig, arrange
 from voxinstruct_jax.sharding.topology import described_devices
-from voxinstruct_jax.training.ar import ARExperiment
-from voxinstruct_jax.training.experiment import program_of
+from voxinstruct_jax.training.experiment import Plannable, batch_of, program_of, rows_of
 from voxinstruct_jax.training.flops import BatchFlops
 from voxinstruct_jax.training.hlo import Traffic, traffic
-from voxinstruct_jax.training.language_model import TokenExperiment, abstract_batch
-from voxinstruct_jax.training.nar import NARExperiment
+from voxinstruct_jax.training.language_model import TokenExperiment
 from voxinstruct_jax.training.optimizer import make_optimizer
 from voxinstruct_jax.training.step import StepConfig, build_trainer
 
@@ -78,7 +76,7 @@ class Plan:
 
 
 def plan_step(
-    experiment: ARExperiment | NARExperiment,
+    experiment: Plannable,
     topology: str,
     *,
     slices: int = 1,
@@ -89,7 +87,8 @@ def plan_step(
     """Compiles the experiment's train step for a pod.
 
     Args:
-        experiment: Of the AR or NAR model; its mesh's `data` 0 takes the devices that the other axes leave.
+        experiment: Of the AR or NAR model, or of a denoiser; its mesh's `data` 0 takes the devices that the
+            other axes leave.
         topology: As `described_devices` has it.
         slices: Pods of this shape.
         price: Of a device hour; 0 = not known.
@@ -102,7 +101,7 @@ def plan_step(
     """
     mesh = arrange(experiment.mesh, described_devices(topology, slices))
     program = program_of(experiment)
-    batch = abstract_batch(experiment, mesh)
+    batch = batch_of(experiment, mesh)
     trainer = build_trainer(
         program.build_model,
         program.objective,
@@ -121,8 +120,10 @@ def plan_step(
     limit = USABLE * chip.memory if chip and mesh.devices.flat[0].platform != "tpu" else None
     if compiled and limit and peak > limit:
         why_not = f"the step needs {peak / 2**30:.1f} GiB of a device's {limit / 2**30:.1f} GiB that can be counted on"
-    assert program.flops is not None  # known for all token experiments
-    useful = _useful_flops(program.flops, experiment, clip_slots)
+    if program.flops is not None:
+        useful = _useful_flops(program.flops, experiment, clip_slots)
+    else:  # of a denoiser: all that a step without recomputation does, its rows being of one length
+        useful = _executed_flops(_without_remat(experiment), mesh)[0]
     bounds = _bounds(chip, done / mesh.size, moved) if chip and compiled else {}
     step_s = _step_time(bounds) if bounds else None
     mfu = hours = None
@@ -133,7 +134,7 @@ def plan_step(
         topology=topology if slices == 1 else f"{slices} x {topology}",
         devices=mesh.size,
         mesh=dict(mesh.shape),
-        rows=experiment.data.batch.rows,
+        rows=rows_of(experiment),
         fits=not why_not,
         peak_bytes=peak,
         memory_bytes=chip.memory if chip else None,
@@ -178,7 +179,7 @@ def suggestions(experiment: Any, devices: int) -> Iterator[tuple[str, Any]]:
         attention=execution.attention, remat="full", scan=execution.scan, loss_chunk=execution.loss_chunk or 512
     )
     told = f"--execution.remat full --execution.loss-chunk {lean.loss_chunk}"
-    rows = experiment.data.batch.rows
+    rows = rows_of(experiment)
     for fsdp in (1, 2, 4, 8, 16):
         wide = mesh.fsdp * fsdp
         if devices % (wide * mesh.tensor):
@@ -203,13 +204,16 @@ def suggestions(experiment: Any, devices: int) -> Iterator[tuple[str, Any]]:
 
 
 def jaxpr_flops(jaxpr: Any) -> float:
-    """Operations of all products of matrices in a program, the bodies of scans as often as they run."""
+    """Operations of all products of matrices and convolutions in a program, bodies of scans as often as they run."""
     total = 0.0
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
             depth = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
             total += 2.0 * math.prod(equation.outvars[0].aval.shape) * depth
+        if equation.primitive.name == "conv_general_dilated":
+            kernel, layout = equation.invars[1].aval.shape, equation.params["dimension_numbers"].rhs_spec
+            total += 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / kernel[layout[0]]
         inner = sum(jaxpr_flops(body) for body in _bodies(equation.params.values()))
         total += inner * (equation.params["length"] if equation.primitive.name == "scan" else 1)
     return total
@@ -225,6 +229,10 @@ def _bodies(values: Any) -> Iterator[Any]:
             yield value.jaxpr
 
 
+def _without_remat(experiment: Any) -> Any:
+    return dataclasses.replace(experiment, execution=dataclasses.replace(experiment.execution, remat="none"))
+
+
 def _executed_flops(experiment: Any, mesh: Mesh) -> tuple[float, list[str]]:
     """Counts the step with attention as plain products: a kernel hides its own, which are fewer where it is causal."""
     plain = dataclasses.replace(
@@ -237,7 +245,7 @@ def _executed_flops(experiment: Any, mesh: Mesh) -> tuple[float, list[str]]:
         program.build_model, program.objective, make_optimizer(plain.optimizer), single, seed=0, config=plain.step
     )
     with jax.set_mesh(single):
-        jaxpr = jax.make_jaxpr(trainer.jitted)(trainer.shapes, abstract_batch(plain, single))
+        jaxpr = jax.make_jaxpr(trainer.jitted)(trainer.shapes, batch_of(plain, single))
     derived = [] if experiment.execution.attention == "reference" else ["operations of attention: those of plain XLA"]
     return jaxpr_flops(jaxpr.jaxpr), derived
 
