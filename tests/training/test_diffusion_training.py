@@ -158,7 +158,7 @@ def test_a_reference_has_no_part_in_the_loss(fed):
 
 def test_settings_that_do_not_fit_are_refused(manifests):
     experiment = unison(manifests.train)
-    with pytest.raises(ConfigError, match="model.latent_channels: 9, but these latents have 8"):
+    with pytest.raises(ConfigError, match=r"model\.latent_channels: 9, but these latents have 8"):
         dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, latent_channels=9))
     outside = dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, text_encoder=None))
     with pytest.raises(ConfigError, match="can be planned and inspected"):

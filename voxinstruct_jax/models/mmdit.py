@@ -212,7 +212,8 @@ class _Stream(nnx.Module):
         parts = 6 if full else 2
         self.modulation = Affine((dim,), (parts, dim), ("embed", None, None), init=zeros, rngs=rngs)
         self.query, self.key, self.value = (
-            Affine((dim,), heads, ("embed", "heads", None), **(options | {"init": _flat_xavier})) for _ in range(3)
+            Affine((dim,), heads, ("embed", "heads", None), init=_flat_xavier, dtype=config.dtype, rngs=rngs)
+            for _ in range(3)
         )
         self.query_norm, self.key_norm = RMSNorm(config.head_dim), RMSNorm(config.head_dim)
         self.full, self.rotary_dims = full, config.rotary_dims

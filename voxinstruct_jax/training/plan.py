@@ -120,7 +120,7 @@ def plan_step(
     limit = USABLE * chip.memory if chip and mesh.devices.flat[0].platform != "tpu" else None
     if compiled and limit and peak > limit:
         why_not = f"the step needs {peak / 2**30:.1f} GiB of a device's {limit / 2**30:.1f} GiB that can be counted on"
-    if program.flops is not None:
+    if program.flops is not None and isinstance(experiment, TokenExperiment):
         useful = _useful_flops(program.flops, experiment, clip_slots)
     else:  # of a denoiser: all that a step without recomputation does, its rows being of one length
         useful = _executed_flops(_without_remat(experiment), mesh)[0]
