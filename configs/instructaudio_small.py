@@ -1,4 +1,4 @@
-"""InstructAudio in miniature: instruction and phones to log-mel latents, 2 joint blocks and a single one, 1M weights.
+"""InstructAudio in miniature: instruction and phones to log-mel latents, 2 joint blocks and a single one, 1.2M weights.
 
 After arXiv 2511.18487. Latents are log-mel frames at 31.25 Hz, so that no Mel-VAE has to be trained before; the text
 encoder is trained along.

@@ -1,4 +1,4 @@
-"""UNISON in miniature: all tasks of its table, 4 blocks each fed by a layer of the text encoder, 1.1M weights.
+"""UNISON in miniature: all tasks of its table, 4 blocks each fed by a layer of the text encoder, 1.3M weights.
 
 After arXiv 2605.31530. Latents are log-mel frames at 31.25 Hz, so that no Mel-VAE has to be trained before; the text
 encoder, which in the paper is a frozen language model, is trained along and reads pronunciation; sounds are made on the

@@ -116,8 +116,9 @@ def test_shares_sum_to_one_and_the_first_stage_only_generates():
     assert not any(name.startswith("edit") or name in ("denoise", "speech_delete") for name in first)
     with pytest.raises(ConfigError, match="'edit_ad' is none of tts"):
         probabilities(("edit_ad",), generation_only=False)
-    with pytest.raises(ConfigError, match="none of edit_add generates"):
-        probabilities(("edit_add",), generation_only=True)
+    assert probabilities(("edit_add",), generation_only=True) == {"edit_add": 1.0}  # there is no first stage
+    with pytest.raises(ConfigError, match="tasks: none is given"):
+        SoundData(tasks=())
 
 
 @pytest.fixture(scope="module")

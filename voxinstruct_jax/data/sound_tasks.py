@@ -141,14 +141,15 @@ def probabilities(names: tuple[str, ...], *, generation_only: bool) -> dict[str,
 
     Args:
         names: Tasks that the run takes.
-        generation_only: First stage of the curriculum.
+        generation_only: First stage of the curriculum; a run without tasks that generate has none.
 
     Raises:
-        ConfigError: A task is unknown, or none is left.
+        ConfigError: A task is unknown, or there are none.
     """
-    shares = {name: _task(name).share for name in names if _task(name).generates or not generation_only}
-    if not shares:
-        raise ConfigError(f"tasks: none of {', '.join(names)} generates, so a first stage has nothing to train")
+    if not names:
+        raise ConfigError(f"tasks: none is given; take some of {', '.join(TASKS)}")
+    every = {name: _task(name).share for name in names}
+    shares = {name: share for name, share in every.items() if generation_only and TASKS[name].generates} or every
     total = sum(shares.values())
     return {name: share / total for name, share in shares.items()}
 
