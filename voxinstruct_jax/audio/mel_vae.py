@@ -27,6 +27,7 @@ MAX_ACTIVATION = 256.0
 MEL_MEAN, MEL_STD = -5.0, 3.0
 """About those of log-mel cells of speech; levels are not lost."""
 STATISTICS_RATE = 0.01
+SMALLEST_VARIANCE = 1e-4
 
 
 class RunningStatistic(nnx.Variable):
@@ -132,6 +133,34 @@ class _Attention(nnx.Module):
         return _mixed(x, self.output(jnp.einsum("bts,bsd->btd", jax.nn.softmax(scores), value)))
 
 
+class _Statistics(nnx.Module):
+    """Mean and deviation of each channel, measured while training: a mean of all batches at first, then a running one."""
+
+    def __init__(self, channels: int, mean: float, std: float) -> None:
+        self.mean = RunningStatistic(jnp.full(channels, mean))
+        self.variance = RunningStatistic(jnp.full(channels, std**2))
+        self.count = RunningStatistic(jnp.zeros(()))
+
+    def observe(self, values: Float[Array, "batch time channel"]) -> None:
+        """Moves them towards those of a batch."""
+        flat = jax.lax.stop_gradient(values).reshape(-1, values.shape[-1])
+        rate = jnp.maximum(STATISTICS_RATE, 1 / (self.count[...] + 1))
+        mean = self.mean[...] + rate * (flat.mean(0) - self.mean[...])
+        spread = jnp.square(flat - mean).mean(0)
+        self.variance.set_value(self.variance[...] + rate * (spread - self.variance[...]))
+        self.mean.set_value(mean)
+        self.count.set_value(self.count[...] + 1)
+
+    def standardised(self, values: Float[Array, "batch time channel"]) -> Float[Array, "batch time channel"]:
+        return (values - self.mean[...]) / self._std()
+
+    def restored(self, values: Float[Array, "batch time channel"]) -> Float[Array, "batch time channel"]:
+        return values * self._std() + self.mean[...]
+
+    def _std(self) -> Float[Array, " channel"]:
+        return jnp.sqrt(self.variance[...] + SMALLEST_VARIANCE)
+
+
 class MelVAE(nnx.Module):
     """Encodes log-mel spectrograms to latents and back.
 
@@ -164,16 +193,16 @@ class MelVAE(nnx.Module):
         self.up = _Conv(widths[1], widths[1], 3, **options)
         self.last = _Conv(inputs, bins, 3, **options)
         self.gain = make_param(jnp.zeros(2), (None,))
-        self.mean = RunningStatistic(jnp.zeros(channels))
-        self.variance = RunningStatistic(jnp.ones(channels))
+        self.mel_statistics = _Statistics(bins, MEL_MEAN, MEL_STD)
+        self.latent_statistics = _Statistics(channels, 0.0, 1.0)
 
     def spectrogram(self, samples: Float[Array, "batch sample"]) -> Float[Array, "batch frame bin"]:
-        """Standardised log-mel of whole latent frames; what is short of one is silence."""
+        """Natural-log mel of whole latent frames; what is short of one is silence."""
         padded = jnp.pad(samples, ((0, 0), (0, -samples.shape[1] % self.config.hop_length)))
-        return (log_mel(padded, self.config.mel) - MEL_MEAN) / MEL_STD
+        return log_mel(padded, self.config.mel)
 
     def posterior(self, mel: Float[Array, "batch frame bin"]) -> Posterior:
-        """Encodes `spectrogram`; `time = frame / 2`."""
+        """Encodes a standardised spectrogram; `time = frame / 2`."""
         x = self.first(mel)
         for number, block in enumerate(self.encoder):
             x = block(x)
@@ -184,7 +213,7 @@ class MelVAE(nnx.Module):
         return Posterior(mean, jnp.clip(log_variance, -20.0, 10.0))
 
     def reconstruct(self, latents: Float[Array, "batch time channel"]) -> Float[Array, "batch frame bin"]:
-        """Decodes raw latents to `spectrogram`."""
+        """Decodes raw latents to a standardised spectrogram."""
         x = _through(self.decoder_middle, self.from_latent(latents))
         upsampled = 3 * (len(self.config.encoder_multiples) - 1)
         for number, block in enumerate(self.decoder, start=1):
@@ -195,22 +224,12 @@ class MelVAE(nnx.Module):
 
     def encode(self, samples: Float[Array, "batch sample"]) -> Float[Array, "batch time channel"]:
         """Latents of unit variance: the posterior's mean, standardised; `time = ceil(sample / hop_length)`."""
-        raw = self.posterior(self.spectrogram(samples)).mean
-        return (raw - self.mean[...]) * jax.lax.rsqrt(self.variance[...] + 1e-6)
+        mel = self.mel_statistics.standardised(self.spectrogram(samples))
+        return self.latent_statistics.standardised(self.posterior(mel).mean)
 
     def decode(self, latents: Float[Array, "batch time channel"]) -> Float[Array, "batch frame bin"]:
         """Natural-log mel of standardised latents."""
-        raw = latents * jnp.sqrt(self.variance[...] + 1e-6) + self.mean[...]
-        return self.reconstruct(raw) * MEL_STD + MEL_MEAN
-
-    def observe(self, latents: Float[Array, "batch time channel"]) -> None:
-        """Moves the stored mean and variance towards those of raw latents."""
-        flat = jax.lax.stop_gradient(latents).reshape(-1, latents.shape[-1])
-        mean = self.mean[...] + STATISTICS_RATE * (flat.mean(0) - self.mean[...])
-        self.variance.set_value(
-            self.variance[...] + STATISTICS_RATE * (jnp.square(flat - mean).mean(0) - self.variance[...])
-        )
-        self.mean.set_value(mean)
+        return self.mel_statistics.restored(self.reconstruct(self.latent_statistics.restored(latents)))
 
 
 def _middle(dim: int, rngs: nnx.Rngs) -> nnx.List:

@@ -51,11 +51,13 @@ def mel_vae_loss(
     Source:
         Kingma and Welling 2014, equation 10; the weights are of the size that the field's audio VAEs have.
     """
-    mel = model.spectrogram(batch.samples)
+    measured = model.spectrogram(batch.samples)
+    model.mel_statistics.observe(measured)
+    mel = jax.lax.stop_gradient(model.mel_statistics.standardised(measured))
     posterior = model.posterior(mel)
     noise = jax.random.normal(key, posterior.mean.shape)
     drawn = posterior.mean + jnp.exp(0.5 * posterior.log_variance) * noise
-    model.observe(posterior.mean)
+    model.latent_statistics.observe(posterior.mean)
     distance = jnp.abs(model.reconstruct(drawn) - mel).mean()
     divergence = (
         0.5 * (jnp.square(posterior.mean) + jnp.exp(posterior.log_variance) - 1 - posterior.log_variance).mean()
