@@ -6,7 +6,7 @@ encoder is trained along.
 Run: voxinstruct train configs/instructaudio_small.py --out runs/instructaudio_small
 Hardware: two CPU cores.
 Cost: 200 steps of 8 clips, one to two minutes.
-Expect: loss falls well below that of the predictor which has seen nothing (`loss_trivial`, about 2).
+Expect: loss falls well below that of the predictor which has seen nothing (`loss_trivial`).
 Measured: by the tests.
 """
 

@@ -7,7 +7,7 @@ spot. One task alone: `--data.tasks edit_add`.
 Run: voxinstruct train configs/unison_small.py --out runs/unison_small
 Hardware: two CPU cores.
 Cost: 200 steps of 8 examples, one to two minutes.
-Expect: loss falls well below that of the predictor which has seen nothing (`loss_trivial`, about 2).
+Expect: loss falls well below that of the predictor which has seen nothing (`loss_trivial`).
 Measured: by the tests.
 """
 
