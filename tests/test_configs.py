@@ -7,16 +7,20 @@ import pytest
 from flax import nnx
 
 from voxinstruct_jax.audio.codec import CodecConfig, MelCodec
+from voxinstruct_jax.audio.mel_vae import MelVAE, MelVAEConfig
 from voxinstruct_jax.cli.experiments import load_experiment, override
 from voxinstruct_jax.cli.main import main
 from voxinstruct_jax.config import ConfigError, from_dict, to_dict
 from voxinstruct_jax.models.ar import ARConfig, ARModel
+from voxinstruct_jax.models.mmdit import MMDiT, MMDiTConfig
 from voxinstruct_jax.models.nar import NARConfig, NARModel
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(CONFIGS.glob("*.py"))
 PARTS = ["Run:", "Hardware:", "Cost:", "Expect:", "Measured:"]
-MODELS = {CodecConfig: MelCodec, ARConfig: ARModel, NARConfig: NARModel}
+MODELS = {
+    CodecConfig: MelCodec, ARConfig: ARModel, NARConfig: NARModel, MMDiTConfig: MMDiT, MelVAEConfig: MelVAE
+}  # fmt: skip
 
 
 @pytest.fixture(params=FILES, ids=lambda path: path.stem)

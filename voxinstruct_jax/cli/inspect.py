@@ -324,7 +324,9 @@ def _configuration(path: Path) -> dict[str, Any]:
 def _builder(experiment: Any) -> Callable[[Any], Any] | None:
     """What makes the model of an experiment from `nnx.Rngs`; None where there is none to make (units)."""
     from voxinstruct_jax.audio.codec import CodecConfig, MelCodec
+    from voxinstruct_jax.audio.mel_vae import MelVAE, MelVAEConfig
     from voxinstruct_jax.models.ar import ARConfig, ARModel
+    from voxinstruct_jax.models.mmdit import MMDiT, MMDiTConfig
     from voxinstruct_jax.models.nar import NARConfig, NARModel
 
     match config := getattr(experiment, "model", None):
@@ -334,6 +336,10 @@ def _builder(experiment: Any) -> Callable[[Any], Any] | None:
             return lambda rngs: NARModel(config, rngs=rngs)
         case CodecConfig():
             return lambda rngs: MelCodec(config, rngs=rngs)
+        case MMDiTConfig():
+            return lambda rngs: MMDiT(config, rngs=rngs)
+        case MelVAEConfig():
+            return lambda rngs: MelVAE(config, rngs=rngs)
     return None
 
 

@@ -27,7 +27,7 @@ def run(arguments: list[str]) -> int:
         description="Compile the train step of a configuration, and decoding, for a pod that is not here: does it fit, "
         f"what does it move, how long will a step take at least; `--a.b value` changes the configuration. {EXAMPLE}",
     )
-    parser.add_argument("config", help="a file of configs/ that trains AR or NAR")
+    parser.add_argument("config", help="a file of configs/ that trains AR, NAR or a denoiser")
     parser.add_argument("--topology", required=True, help="v5e:16x16, v5p:4x4x8, tpu7x:4x4x4, H100:64 ...")
     parser.add_argument("--slices", type=int, default=1, help="pods of this shape; --mesh.data spans them (default: 1)")
     parser.add_argument("--price", type=float, default=0.0, help="of a device hour, for the cost of all steps")
@@ -53,12 +53,12 @@ def run(arguments: list[str]) -> int:
 
     prepare_environment()
     from voxinstruct_jax.training.ar import ARExperiment
-    from voxinstruct_jax.training.nar import NARExperiment
+    from voxinstruct_jax.training.experiment import Plannable
     from voxinstruct_jax.training.plan import plan_step
 
     experiment = override(load_experiment(options.config), rest, program=f"plan {options.config}")
-    if not isinstance(experiment, ARExperiment | NARExperiment):
-        raise ConfigError(f"{options.config}: only AR and NAR experiments can be planned")
+    if not isinstance(experiment, Plannable):
+        raise ConfigError(f"{options.config}: only experiments of AR, NAR and denoisers can be planned")
     settings = {
         "slices": options.slices,
         "price": options.price,

@@ -1,11 +1,50 @@
-"""Convolutions over time and the ConvNeXt block that codec and vocoder share."""
+"""Convolutions over time, and the ConvNeXt block that codec and vocoder share."""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-__all__ = ["ConvNeXtBlock", "DepthwiseConv"]
+from voxinstruct_jax.layers.parameter import Axes, Initializer, make_param
+
+__all__ = ["Conv", "ConvNeXtBlock", "DepthwiseConv"]
+
+
+class Conv(nnx.Module):
+    """A full convolution over time, zero-padded to keep the length; of kernel size 1 a linear map."""
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        axes: Axes,
+        *,
+        init: Initializer,
+        bias: bool = True,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        """Makes the kernel.
+
+        Args:
+            shape: Places seen (an odd number), channels read, channels made.
+            axes: Logical axes of the channels read and made.
+            init: Initial values.
+            bias: Whether a number a channel is added, zero at first.
+            dtype: Of the computation and the result.
+            rngs: Draws the values.
+        """
+        self.kernel = make_param(init(rngs.params(), shape), (None, *axes))
+        self.bias = make_param(jnp.zeros(shape[2]), axes[1:]) if bias else None
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "batch time inputs"]) -> Float[Array, "batch time outputs"]:
+        x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
+        if len(kernel) == 1:
+            y = x @ kernel[0]
+        else:
+            y = jax.lax.conv_general_dilated(x, kernel, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"))
+        return y if self.bias is None else y + self.bias[...].astype(self.dtype)
 
 
 class DepthwiseConv(nnx.Module):

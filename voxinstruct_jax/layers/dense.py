@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from voxinstruct_jax.layers.parameter import Axes, Initializer, LoRAParam, make_param, normal, uniform
 
-__all__ = ["AdaptedDense", "Dense", "TokenEmbedding", "cast_kernels", "put_outputs_first"]
+__all__ = ["AdaptedDense", "Affine", "Dense", "TokenEmbedding", "cast_kernels", "put_outputs_first"]
 
 FEW_ROWS = 16
 
@@ -52,6 +52,28 @@ class Dense(nnx.Module):
             return jnp.tensordot(x, kernel, axes=summed[::-1])
         y, outputs = jnp.tensordot(kernel, x, axes=summed), kernel.ndim - inputs
         return jnp.moveaxis(y, range(outputs), range(-outputs, 0))
+
+
+class Affine(nnx.Module):
+    """A linear map with a bias, which starts at zero."""
+
+    def __init__(
+        self,
+        inputs: tuple[int, ...],
+        outputs: tuple[int, ...],
+        axes: Axes,
+        *,
+        init: Initializer,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        """As `Dense`."""
+        self.map = Dense(inputs, outputs, axes, init=init, dtype=dtype, rngs=rngs)
+        self.bias = make_param(jnp.zeros(outputs), axes[len(inputs) :])
+
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        y = self.map(x)
+        return y + self.bias[...].astype(y.dtype)
 
 
 def put_outputs_first(module: nnx.Module) -> None:

@@ -70,8 +70,8 @@ def run_blocks(
     Args:
         blocks: All with the same arrays.
         x: Input of the first.
-        keys: Of dropout, one a block.
-        apply: (block, x, key) → x.
+        keys: Of dropout, or what else a block reads besides x: one array a block.
+        apply: (block, x, its key) → x.
         execution: How.
         dtype: Of the blocks' computation: a scan stacks the kernels in it.
     """

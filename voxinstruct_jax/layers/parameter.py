@@ -1,12 +1,25 @@
 """How parameters are made: every one names its logical axes; none needs a mesh to be made."""
 
+import math
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-__all__ = ["Axes", "FrozenParam", "Initializer", "LoRAParam", "freeze", "make_param", "normal", "uniform"]
+__all__ = [
+    "Axes",
+    "FrozenParam",
+    "Initializer",
+    "LoRAParam",
+    "freeze",
+    "make_param",
+    "normal",
+    "uniform",
+    "xavier",
+    "zeros",
+]
 
 Axes = tuple[str | None, ...]
 """Logical axis of each array axis: vocab, embed, heads, mlp, layers, or None. `sharding/` maps them to the mesh."""
@@ -39,6 +52,18 @@ def normal(stddev: float) -> Initializer:
 def uniform(bound: float) -> Initializer:
     """Values from U(-bound, bound)."""
     return lambda key, shape: jax.random.uniform(key, shape, minval=-bound, maxval=bound)
+
+
+def xavier(key: jax.Array, shape: tuple[int, ...]) -> Float[Array, "..."]:
+    """Glorot and Bengio's uniform values for a kernel [inputs, outputs], or [places, inputs, outputs]."""
+    places = math.prod(shape[:-2])
+    bound = math.sqrt(6 / (places * (shape[-2] + shape[-1])))
+    return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
+
+
+def zeros(key: jax.Array, shape: tuple[int, ...]) -> Float[Array, "..."]:
+    """Zeros: what starts as nothing."""
+    return jnp.zeros(shape)
 
 
 def freeze(module: nnx.Module) -> None:

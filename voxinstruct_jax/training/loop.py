@@ -8,7 +8,7 @@ import dataclasses
 import json
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ def train(task: Task, experiment: Any, out: Path, *, report: Report, sampler: Sa
         )
         store = RunStore(out / "states", keep=task.train.keep, best_of=task.train.best_of)
         try:
-            state = _restore(store, trainer) or _start_from(task.train.init_from, trainer)
+            state = _restore(store, trainer) or _put_frozen(task.frozen, _start_from(task.train.init_from, trainer))
             return _Run(task, trainer, store, out, report, sampler).go(state, began)
         finally:
             store.close()
@@ -361,6 +361,21 @@ def _take_encoder(like: Any, arrays: Any) -> Any:
 
 def _may_lack(key: str, value: Any) -> bool:
     return key in OPTIONAL or (key in LORA and not isinstance(value, dict))
+
+
+def _put_frozen(folders: Mapping[str, Any], state: TrainState) -> TrainState:
+    """The state with parts of it, such as a frozen latent space, taken from weights folders of their own."""
+
+    def put(like: Any, place: Any) -> Any:
+        if isinstance(place, Path):
+            _, arrays = load_weights(place)
+            try:
+                return _take(like, arrays)
+            except (KeyError, TypeError) as error:
+                raise InputError(f"{place}: weights of another model ({error}); give another folder") from error
+        return {**like, **{name: put(like[name], inner) for name, inner in place.items()}}
+
+    return dataclasses.replace(state, rest=put(state.rest, folders)) if folders else state
 
 
 def _take(like: Any, arrays: Any) -> Any:

@@ -22,11 +22,11 @@ from voxinstruct_jax.sharding.mesh import MESH_AXES, MeshConfig, abstract_mesh, 
 from voxinstruct_jax.sharding.topology import GPUS_A_HOST, described_devices, device_count, is_gpu
 from voxinstruct_jax.training.ar import ARExperiment
 from voxinstruct_jax.training.derived import bytes_a_device, derive_step
-from voxinstruct_jax.training.experiment import program_of
+from voxinstruct_jax.training.diffusion import DiffusionExperiment
+from voxinstruct_jax.training.experiment import batch_of, program_of, rows_of, with_rows
 from voxinstruct_jax.training.flops import BatchFlops
 from voxinstruct_jax.training.hlo import Traffic, traffic
-from voxinstruct_jax.training.language_model import TokenExperiment, abstract_batch
-from voxinstruct_jax.training.nar import NARExperiment
+from voxinstruct_jax.training.language_model import TokenExperiment
 from voxinstruct_jax.training.optimizer import make_optimizer
 from voxinstruct_jax.training.step import StepConfig, TrainState, build_trainer, state_shapes
 
@@ -80,7 +80,7 @@ class Plan:
 
 
 def plan_step(
-    experiment: ARExperiment | NARExperiment,
+    experiment: Plannable,
     topology: str,
     *,
     slices: int = 1,
@@ -92,7 +92,8 @@ def plan_step(
     """Plans the experiment's train step for a pod: compiles it, or counts by formula for GPUs without their compiler.
 
     Args:
-        experiment: Of the AR or NAR model; its mesh's `data` 0 takes the devices that the other axes leave.
+        experiment: Of the AR or NAR model, or of a denoiser; its mesh's `data` 0 takes the devices that the other axes
+            leave.
         topology: As `described_devices` has it.
         slices: Pods of this shape.
         price: Of a device hour; 0 = not known.
@@ -112,8 +113,11 @@ def plan_step(
     if is_gpu(topology) or not devices:  # a TPU's compiler has refused what does not fit
         found = dataclasses.replace(found, why_not=found.why_not or shortage(found.peak_bytes, chip))
     program = program_of(experiment)
-    assert program.flops is not None  # known for all token experiments
-    done, useful = _executed_flops(experiment), _useful_flops(program.flops, experiment, clip_slots)
+    done = _executed_flops(experiment)
+    if program.flops is not None and isinstance(experiment, TokenExperiment):
+        useful = _useful_flops(program.flops, experiment, clip_slots)
+    else:  # of a denoiser: all that a step without recomputation does, its rows being of one length
+        useful = _executed_flops(_without_remat(experiment))
     bounds = _bounds(chip, done / count, found.moved) if chip and found.moved else {}
     step_s = _step_time(bounds) if bounds else None
     mfu = hours = None
@@ -126,7 +130,7 @@ def plan_step(
         topology=topology if slices == 1 else f"{slices} x {topology}",
         devices=count,
         mesh=dict(zip(MESH_AXES, experiment.mesh.shape(count), strict=True)),
-        rows=experiment.data.batch.rows,
+        rows=rows_of(experiment),
         fits=not found.why_not if chip else None,
         peak_bytes=found.peak_bytes,
         memory_bytes=chip.memory if chip else None,
@@ -171,7 +175,7 @@ def _compiled(experiment: Any, devices: Any, near: int, effort: float | None) ->
         seed=experiment.train.seed,
         config=experiment.step,
     )
-    compiled, why_not = compile_for(trainer.lower(abstract_batch(experiment, mesh)), effort)
+    compiled, why_not = compile_for(trainer.lower(batch_of(experiment, mesh)), effort)
     state_bytes = bytes_a_device(trainer.shapes)
     if compiled is None:
         return _Found(peak_bytes=_asked_bytes(why_not), state_bytes=state_bytes, moved=None, why_not=why_not)
@@ -185,6 +189,8 @@ def _compiled(experiment: Any, devices: Any, near: int, effort: float | None) ->
 
 
 def _derived(experiment: Any, count: int, near: int) -> _Found:
+    if isinstance(experiment, DiffusionExperiment):
+        raise ConfigError("there are no formulas for a denoiser; plan it for a TPU, which compiles it")
     shapes, sizes = _abstract_state(experiment, count)
     peak, moved = derive_step(experiment, _head_size(experiment), shapes, sizes, near)
     return _Found(
@@ -209,12 +215,12 @@ def _head_size(experiment: Any) -> int:
 
 def _check_rows(experiment: Any, count: int) -> None:
     data, fsdp, _ = experiment.mesh.shape(count)
-    rows, parts = experiment.data.batch.rows, data * fsdp * experiment.step.accumulate
+    rows, parts = rows_of(experiment), data * fsdp * experiment.step.accumulate
     if rows % parts:
         accumulated = f" x accumulate {experiment.step.accumulate}" if experiment.step.accumulate > 1 else ""
         raise ConfigError(
             f"{rows} rows do not split over data {data} x fsdp {fsdp}{accumulated} = {parts}; give "
-            f"--data.batch.rows {max(1, rows // parts) * parts}, or another mesh"
+            f"{with_rows(experiment, max(1, rows // parts) * parts)[0]}, or another mesh"
         )
 
 
@@ -241,6 +247,9 @@ def promising(experiment: Any, devices: int, memory: float) -> Iterator[tuple[st
     """Those of `suggestions` that fit by formula: only these are worth compiling."""
     shapes: dict[MeshConfig, tuple[TrainState, dict[str, int]]] = {}
     for options, changed in suggestions(experiment, devices):
+        if isinstance(changed, DiffusionExperiment):
+            yield options, changed
+            continue
         if changed.mesh not in shapes:
             shapes[changed.mesh] = _abstract_state(changed, devices)
         peak, _ = derive_step(changed, _head_size(changed), *shapes[changed.mesh], devices)
@@ -260,20 +269,20 @@ def suggestions(experiment: Any, devices: int) -> Iterator[tuple[str, Any]]:
         attention=execution.attention, remat="full", scan=execution.scan, loss_chunk=execution.loss_chunk or 512
     )
     told = f"--execution.remat full --execution.loss-chunk {lean.loss_chunk}"
-    rows = experiment.data.batch.rows
+    rows = rows_of(experiment)
     shares = devices // mesh.tensor
     widths = [mesh.fsdp * more for more in (1, 2, 4, 8, 16) if devices % (mesh.fsdp * more * mesh.tensor) == 0]
 
     def leaner(fsdp: int, parts: int, rows: int) -> tuple[str, Any]:
         options = told + (f" --mesh.fsdp {fsdp}" if fsdp != mesh.fsdp else "")
         options += f" --step.accumulate {parts}" if parts != step.accumulate else ""
-        options += f" --data.batch.rows {rows}" if rows != experiment.data.batch.rows else ""
+        fewer, changed = with_rows(experiment, rows)
+        options += f" {fewer}" if rows != rows_of(experiment) else ""
         return options, dataclasses.replace(
-            experiment,
+            changed,
             execution=lean,
             mesh=MeshConfig(fsdp=fsdp, tensor=mesh.tensor),
             step=dataclasses.replace(step, accumulate=parts),
-            data=dataclasses.replace(experiment.data, batch=dataclasses.replace(experiment.data.batch, rows=rows)),
         )
 
     for fsdp in widths:
@@ -287,13 +296,16 @@ def suggestions(experiment: Any, devices: int) -> Iterator[tuple[str, Any]]:
 
 
 def jaxpr_flops(jaxpr: Any) -> float:
-    """Operations of all products of matrices in a program: bodies of scans as often as they run, one branch of many."""
+    """Operations of all matrix products and convolutions: bodies of scans as often as they run, one branch of many."""
     total = 0.0
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
             depth = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
             total += 2.0 * math.prod(equation.outvars[0].aval.shape) * depth
+        if equation.primitive.name == "conv_general_dilated":
+            kernel, layout = equation.invars[1].aval.shape, equation.params["dimension_numbers"].rhs_spec
+            total += 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / kernel[layout[0]]
         inside = [jaxpr_flops(body) for body in _bodies(equation.params.values())]
         # the branches of a choice by platform do the same work
         inner = max(inside) if equation.primitive.name == "cond" else sum(inside)
@@ -311,6 +323,10 @@ def _bodies(values: Any) -> Iterator[Any]:
             yield value.jaxpr
 
 
+def _without_remat(experiment: Any) -> Any:
+    return dataclasses.replace(experiment, execution=dataclasses.replace(experiment.execution, remat="none"))
+
+
 def _executed_flops(experiment: Any) -> float:
     """Counts the step with attention as plain products: a kernel hides its own, which are fewer where it is causal."""
     plain = dataclasses.replace(
@@ -323,7 +339,7 @@ def _executed_flops(experiment: Any) -> float:
         program.build_model, program.objective, make_optimizer(plain.optimizer), single, seed=0, config=plain.step
     )
     with jax.set_mesh(single):
-        return jaxpr_flops(jax.make_jaxpr(trainer.jitted)(trainer.shapes, abstract_batch(plain, single)).jaxpr)
+        return jaxpr_flops(jax.make_jaxpr(trainer.jitted)(trainer.shapes, batch_of(plain, single)).jaxpr)
 
 
 def _useful_flops(flops: BatchFlops, experiment: TokenExperiment, clip_slots: int) -> float:

@@ -1,7 +1,7 @@
 """What the loop needs to know of an experiment: a model, its objective, its batches, and what identifies the run."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,8 @@ class Task:
     """Processes that read batches ahead; 0 = a thread."""
     summary: str = ""
     """One line on the data, shown at the start."""
+    frozen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Weights folders (Path) of frozen parts, nested as the parts are in the model; a new run starts with them."""
     identity: dict[str, str]
     """Fingerprints that must agree for a run to be continued."""
 

@@ -1,0 +1,75 @@
+"""The field's systems as rows of settings: path, prediction, times of training, guidance, solver.
+
+A new baseline is a row here and a network that takes `Conditions`; no code of its own.
+"""
+
+import dataclasses
+
+from voxinstruct_jax.diffusion.guidance import DenoiserGuidance, dual, single
+from voxinstruct_jax.diffusion.objective import Weighting
+from voxinstruct_jax.diffusion.path import PathConfig
+from voxinstruct_jax.diffusion.solvers import SamplerConfig
+from voxinstruct_jax.diffusion.times import Grid, TimeDensity
+
+__all__ = ["SYSTEMS", "DiffusionConfig"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DiffusionConfig:
+    """What a denoiser is trained to do and how it is sampled, apart from its network."""
+
+    path: PathConfig = PathConfig()
+    times: TimeDensity = TimeDensity()
+    weighting: Weighting = "uniform"
+    drop: tuple[tuple[tuple[str, ...], float], ...] = ((("text", "content"), 0.1),)
+    """(slots, share of rows that go without them in training); at most one for a row."""
+    guidance: DenoiserGuidance = DenoiserGuidance()
+    sampler: SamplerConfig = SamplerConfig()
+
+
+_COSINE_V = PathConfig(schedule="cosine", prediction="v")
+_EDM = PathConfig(schedule="edm", prediction="edm")
+_NORMAL = TimeDensity(kind="logit_normal")
+
+SYSTEMS: dict[str, DiffusionConfig] = {
+    "instructaudio": DiffusionConfig(
+        path=PathConfig(prediction="data_velocity", data_at_one=True),
+        drop=((("text", "content"), 0.1), (("text",), 0.1)),
+        guidance=single(2.0),
+        sampler=SamplerConfig(grid=Grid(steps=32)),
+    ),
+    "unison": DiffusionConfig(
+        times=_NORMAL,
+        drop=((("text",), 0.1),),
+        guidance=single(4.5, ("text",)),
+        sampler=SamplerConfig(grid=Grid(kind="last_short", steps=100)),
+    ),
+    "f5_tts": DiffusionConfig(
+        path=PathConfig(prediction="data_velocity", data_at_one=True),
+        drop=((("source",), 0.3), (("text", "content", "source"), 0.2)),
+        guidance=single(3.0, ("text", "content", "source")),
+        sampler=SamplerConfig(grid=Grid(kind="sway", steps=32)),
+    ),
+    "tango_flux": DiffusionConfig(
+        times=_NORMAL, guidance=single(3.0, ("text",)), sampler=SamplerConfig(grid=Grid(steps=50))
+    ),
+    "stable_audio": DiffusionConfig(
+        path=_COSINE_V, guidance=single(7.0, ("text",)), sampler=SamplerConfig(solver="dpmpp_2m")
+    ),
+    "edm_sound": DiffusionConfig(
+        path=_EDM,
+        times=TimeDensity(kind="log_normal_noise", mean=-1.2, std=1.2),
+        sampler=SamplerConfig(solver="heun", grid=Grid(kind="karras", steps=32)),
+    ),
+    "e3_tts": DiffusionConfig(
+        path=PathConfig(schedule="cosine", prediction="epsilon"),
+        guidance=single(3.0, ("text",)),
+        sampler=SamplerConfig(solver="ancestral"),
+    ),
+    "voice_ldm": DiffusionConfig(
+        path=PathConfig(schedule="cosine", prediction="epsilon"),
+        drop=((("text",), 0.1), (("content",), 0.1), (("text", "content"), 0.1)),
+        guidance=dual(1.0, 9.0),
+    ),
+}
+"""By name; `docs/baselines.md` says what of each is built."""

@@ -1,0 +1,270 @@
+"""Training of denoisers on latents: InstructAudio, UNISON and their kin, each a configuration."""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Bool, Float
+
+from voxinstruct_jax.audio.latents import LatentConfig
+from voxinstruct_jax.checkpoints.weights import weights_fingerprint
+from voxinstruct_jax.config import ConfigError
+from voxinstruct_jax.data.sound_batches import (
+    SoundBatch,
+    SoundBatches,
+    SoundData,
+    describe,
+    open_pool,
+    without_places,
+)
+from voxinstruct_jax.diffusion.objective import diffusion_loss, trivial_loss
+from voxinstruct_jax.diffusion.path import Path as NoisePath
+from voxinstruct_jax.diffusion.solvers import draw_noise
+from voxinstruct_jax.diffusion.systems import DiffusionConfig
+from voxinstruct_jax.diffusion.times import sample_times
+from voxinstruct_jax.layers.execution import Execution
+from voxinstruct_jax.models.conditions import Conditions, null_conditions
+from voxinstruct_jax.models.latent_diffusion import LatentDiffusion
+from voxinstruct_jax.models.mmdit import MMDiTConfig
+from voxinstruct_jax.sharding.mesh import BATCH_AXES, MeshConfig, build_mesh, row_shares
+from voxinstruct_jax.text.phones import NUM_PHONES
+from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
+from voxinstruct_jax.training.optimizer import OptimizerConfig
+from voxinstruct_jax.training.step import Mean, StepConfig
+from voxinstruct_jax.training.task import Program, Task, TrainConfig, identity
+
+__all__ = [
+    "DiffusionExperiment",
+    "abstract_sound_batch",
+    "conditions_of",
+    "diffusion_program",
+    "diffusion_task",
+    "latent_loss",
+]
+
+TIME_BINS = 4
+"""Of training times, whose losses are logged apart."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DiffusionExperiment:
+    """Trains a denoiser."""
+
+    model: MMDiTConfig
+    latents: LatentConfig = LatentConfig()
+    latent_weights: str = ""
+    """Weights folder of the latents' Mel-VAE (`voxinstruct convert` of its run); needed where they have one."""
+    diffusion: DiffusionConfig = DiffusionConfig()
+    data: SoundData = SoundData()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig = TrainConfig()
+    step: StepConfig = StepConfig()
+    execution: Execution = Execution()
+    mesh: MeshConfig = MeshConfig()
+
+    def __post_init__(self) -> None:
+        if self.model.latent_channels != self.latents.channels:
+            raise ConfigError(
+                f"model.latent_channels: {self.model.latent_channels}, but these latents have {self.latents.channels}"
+            )
+        if sum(share for _, share in self.diffusion.drop) > 1:
+            raise ConfigError(f"diffusion.drop: the shares {self.diffusion.drop} must sum to at most 1")
+
+
+def latent_loss(
+    config: DiffusionConfig, model: LatentDiffusion, batch: SoundBatch, key: jax.Array
+) -> tuple[list[Mean], dict[str, Mean]]:
+    """Error of the prediction at a drawn time of each row; a short clip counts as much as a long one.
+
+    Beside the loss stand that of the predictor which has seen nothing (`loss_trivial`) and the loss by quarters of the
+    time, from data (`loss_t0`) to noise.
+
+    Source:
+        UNISON, equation 3; InstructAudio, section 2.4.
+    """
+    path, network = NoisePath(config.path), model.network
+    keys = jax.vmap(lambda row: jax.random.split(jax.random.fold_in(key, row), 3))(batch.row_ids)
+    x0 = jax.lax.stop_gradient(model.latents.encode(batch.target))
+    time_keys, noise_keys, drop_keys = keys[:, 0], keys[:, 1], keys[:, 2]
+    t = sample_times(time_keys, config.times, path)
+    noise = draw_noise(noise_keys, *x0.shape[1:])
+    conditions = conditions_of(model, batch, key=jax.random.fold_in(key, batch.row_ids[0]))
+    conditions = _dropped(config, conditions, jax.vmap(jax.random.uniform)(drop_keys))
+    frame_mask, loss_mask = _masks(batch, x0.shape[1], model.latents.config.hop_length)
+
+    def predict(x: Float[Array, "batch time channel"], time: Float[Array, " batch"]) -> Array:
+        return network(x, time, conditions, frame_mask)
+
+    losses = diffusion_loss(path, predict, x0, noise, t, loss_mask, weighting=config.weighting)
+    trivial = trivial_loss(path, x0, noise, t, loss_mask)
+    every = jnp.ones_like(losses)
+    metrics = {"loss_trivial": _row_mean(trivial, every)}
+    for part in range(TIME_BINS):
+        inside = jnp.floor(t * TIME_BINS) == part
+        metrics[f"loss_t{part}"] = _row_mean(losses, inside.astype(jnp.float32))
+    return [_row_mean(losses, every)], metrics
+
+
+def conditions_of(model: LatentDiffusion, batch: SoundBatch, *, key: jax.Array | None = None) -> Conditions:
+    """What a batch tells the network.
+
+    Args:
+        model: Encodes text and source.
+        batch: Examples.
+        key: Of the text encoder's dropout; None = no dropout.
+    """
+    network = model.network
+    text_mask = batch.text_tokens[..., 0] > 0
+    dropout = network.config.text_encoder.dropout if network.config.text_encoder else 0.0
+    if batch.text_states is not None:
+        text = batch.text_states
+    else:
+        text = network.encode_text(batch.text_tokens, text_mask, key=key if dropout else None)
+    conditions = Conditions(text=text, text_mask=text_mask)
+    if network.config.phones is not None:
+        conditions = dataclasses.replace(conditions, content=batch.phones, content_mask=batch.phones > 0)
+    if not network.config.source:
+        return conditions
+    source = jax.lax.stop_gradient(model.latents.encode(batch.source))
+    hop, tags = model.latents.config.hop_length, batch.tags[:, None]
+    prefix = _frames_below(-(-batch.prefix_samples // hop), source.shape[1])
+    # a reference is seen in its prefix alone; without a source there are zeros, not the latents of silence
+    shown = (tags == 1) | ((tags == 2) & prefix)
+    return dataclasses.replace(
+        conditions,
+        source=jnp.where(shown[..., None], source, 0),
+        task_tag=jnp.where(shown, tags, 0).astype(jnp.float32),
+    )
+
+
+def diffusion_program(experiment: DiffusionExperiment) -> Program:
+    """Model and objective of the experiment."""
+    return Program(
+        build_model=lambda rngs: LatentDiffusion(
+            experiment.model, experiment.latents, execution=experiment.execution, rngs=rngs
+        ),
+        objective=functools.partial(latent_loss, experiment.diffusion),
+    )
+
+
+def diffusion_task(experiment: DiffusionExperiment) -> Task:
+    """Opens the data and makes the experiment ready.
+
+    Raises:
+        ConfigError: The network or its latents need weights or states that are not given.
+        InputError: The data cannot be read.
+    """
+    tokenizer, data = PronunciationTokenizer(), experiment.data
+    _check_parts(experiment, tokenizer)
+    pool, data_fingerprint = open_pool(data, experiment.latents.sample_rate)
+    batches = SoundBatches(
+        pool,
+        data,
+        tokenizer,
+        experiment.train.seed,
+        host_rows=row_shares(build_mesh(experiment.mesh), data.rows),
+    )
+    latents, parts = experiment.latents, {}
+    if latents.vae is not None:
+        parts["latents"] = {"vae": Path(experiment.latent_weights)}
+    return Task(
+        program=diffusion_program(experiment),
+        batches=batches,
+        count_tokens=lambda batch: int((-(-batch.num_samples // latents.hop_length)).sum()),
+        count_audio_s=lambda batch: float(batch.num_samples.sum()) / latents.sample_rate,
+        count_flops=None,
+        rows=data.rows,
+        measure=batches.measure,
+        summary=describe(data),
+        optimizer=experiment.optimizer,
+        train=experiment.train,
+        step=experiment.step,
+        mesh=experiment.mesh,
+        frozen=parts,
+        identity=identity(
+            "diffusion",
+            data_fingerprint,
+            experiment.train,
+            model=experiment.model,
+            latents=[latents, weights_fingerprint(Path(experiment.latent_weights)) if latents.vae else ""],
+            objective=experiment.diffusion,
+            optimizer=experiment.optimizer,
+            batch=without_places(data),
+        ),
+    )
+
+
+def abstract_sound_batch(experiment: DiffusionExperiment, mesh: Mesh) -> SoundBatch:
+    """Returns shapes and placement of the batches of an experiment: enough to compile its step, without data."""
+    data, model = experiment.data, experiment.model
+    sharding = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+    def rows(*shape: int, dtype: Any = jnp.int32) -> Any:
+        return jax.ShapeDtypeStruct((data.rows, *shape), dtype, sharding=sharding)
+
+    samples = round(data.clip_s * experiment.latents.sample_rate)
+    channels = len(model.text_encoder.channel_sizes) if model.text_encoder else 1
+    states = None
+    if model.text_encoder is None:
+        states = rows(model.text_layers, data.text_width, model.text_dim, dtype=jnp.bfloat16)
+    return SoundBatch(
+        target=rows(samples, dtype=jnp.float32),
+        source=rows(samples, dtype=jnp.float32),
+        num_samples=rows(),
+        prefix_samples=rows(),
+        tags=rows(),
+        text_tokens=rows(data.text_width, channels),
+        phones=rows(data.phone_width),
+        row_ids=rows(),
+        text_states=states,
+    )
+
+
+def _check_parts(experiment: DiffusionExperiment, tokenizer: PronunciationTokenizer) -> None:
+    model = experiment.model
+    if model.text_encoder is None:
+        raise ConfigError(
+            "model.text_encoder: none is given, and states of an encoder that is run apart cannot be read yet; take a "
+            "configuration that has one (this one can be planned and inspected)"
+        )
+    if model.text_encoder.channel_sizes != tokenizer.channel_sizes:
+        raise ConfigError(
+            f"model.text_encoder.channel_sizes: {model.text_encoder.channel_sizes} must be those of the tokenizer, "
+            f"{tokenizer.channel_sizes}"
+        )
+    if model.phones is not None and model.phones.num_phones < NUM_PHONES:
+        raise ConfigError(f"model.phones.num_phones: {model.phones.num_phones} must be at least {NUM_PHONES}")
+    if experiment.latents.vae is not None and not experiment.latent_weights:
+        raise ConfigError(
+            "latent_weights: these latents need the weights of their Mel-VAE; give --latent-weights FOLDER"
+        )
+
+
+def _dropped(config: DiffusionConfig, conditions: Conditions, draws: Float[Array, " batch"]) -> Conditions:
+    """Leaves conditions out: each row lies in one of the shares, or in none."""
+    start = 0.0
+    for slots, share in config.drop:
+        conditions = null_conditions(conditions, slots, (draws >= start) & (draws < start + share))
+        start += share
+    return conditions
+
+
+def _masks(
+    batch: SoundBatch, frames: int, hop_length: int
+) -> tuple[Bool[Array, "batch time"], Bool[Array, "batch time"]]:
+    """Frames that are real, and of them those that count."""
+    real = _frames_below(-(-batch.num_samples // hop_length), frames)
+    given = _frames_below(-(-batch.prefix_samples // hop_length), frames)
+    return real, real & ~given
+
+
+def _frames_below(counts: Array, frames: int) -> Bool[Array, "batch time"]:
+    return jnp.arange(frames) < counts[:, None]
+
+
+def _row_mean(values: Float[Array, " batch"], weights: Float[Array, " batch"]) -> Mean:
+    return Mean(jnp.sum(values * weights), jnp.sum(weights))

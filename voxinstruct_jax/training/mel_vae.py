@@ -1,0 +1,117 @@
+"""Training of the Mel-VAE by the distance of spectrograms and the divergence of its latents."""
+
+import dataclasses
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from voxinstruct_jax.audio.mel_vae import MelVAE, MelVAEConfig
+from voxinstruct_jax.config import fingerprint
+from voxinstruct_jax.data.manifest import read_manifest
+from voxinstruct_jax.data.segments import SegmentBatch, SegmentBatches, build_cache
+from voxinstruct_jax.sharding.mesh import MeshConfig, build_mesh, row_shares
+from voxinstruct_jax.training.codec import SegmentData
+from voxinstruct_jax.training.optimizer import OptimizerConfig
+from voxinstruct_jax.training.step import Mean, StepConfig
+from voxinstruct_jax.training.task import Program, Task, TrainConfig, identity
+
+__all__ = ["MelVAEExperiment", "MelVAEObjective", "mel_vae_loss", "mel_vae_task"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MelVAEObjective:
+    """Weight of the divergence."""
+
+    kl_weight: float = 1e-4
+    """Of the divergence from N(0, 1), nats a latent channel and frame."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MelVAEExperiment:
+    """Trains the VAE."""
+
+    model: MelVAEConfig
+    objective: MelVAEObjective = MelVAEObjective()
+    data: SegmentData = SegmentData()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig = TrainConfig()
+    step: StepConfig = StepConfig()
+    mesh: MeshConfig = MeshConfig()
+
+
+def mel_vae_loss(
+    config: MelVAEObjective, model: MelVAE, batch: SegmentBatch, key: jax.Array
+) -> tuple[list[Mean], dict[str, Mean]]:
+    """L1 of standardised log-mel cells, and the divergence of the posterior; the latents' statistics move along.
+
+    `mel_l1_mean` is the distance of the batch's mean spectrum: what a decoder without latents comes to at best.
+
+    Source:
+        Kingma and Welling 2014, equation 10; the weights are of the size that the field's audio VAEs have.
+    """
+    measured = model.spectrogram(batch.samples)
+    model.mel_statistics.observe(measured)
+    mel = jax.lax.stop_gradient(model.mel_statistics.standardised(measured))
+    posterior = model.posterior(mel)
+    noise = jax.random.normal(key, posterior.mean.shape)
+    drawn = posterior.mean + jnp.exp(0.5 * posterior.log_variance) * noise
+    model.latent_statistics.observe(posterior.mean)
+    distance = jnp.abs(model.reconstruct(drawn) - mel).mean()
+    divergence = (
+        0.5 * (jnp.square(posterior.mean) + jnp.exp(posterior.log_variance) - 1 - posterior.log_variance).mean()
+    )
+    one = jnp.ones(())
+    metrics = {
+        "mel_l1": distance,
+        "mel_l1_mean": jnp.abs(mel - mel.mean((0, 1))).mean(),
+        "kl": divergence,
+        "latent_std": posterior.mean.std(),
+    }
+    loss = distance + config.kl_weight * divergence
+    return [Mean(loss, one)], {name: Mean(value, one) for name, value in metrics.items()}
+
+
+def mel_vae_task(experiment: MelVAEExperiment) -> Task:
+    """Opens the data and makes the experiment ready.
+
+    Raises:
+        InputError: The data cannot be read.
+    """
+    data, config = experiment.data, experiment.model
+    paths = [row.audio for row in read_manifest(data.manifest)]
+    folder = Path(data.cache or Path(data.manifest).parent / f"audio-cache-{config.sample_rate}")
+    cache = build_cache(paths, folder, config.sample_rate)
+    batches = SegmentBatches(
+        cache,
+        round(data.segment_s * config.frame_rate) * config.hop_length,
+        data.rows,
+        experiment.train.seed,
+        gain_db=data.gain_db,
+        host_rows=row_shares(build_mesh(experiment.mesh), data.rows),
+    )
+    return Task(
+        program=Program(
+            build_model=lambda rngs: MelVAE(config, rngs=rngs),
+            objective=functools.partial(mel_vae_loss, experiment.objective),
+        ),
+        batches=batches,
+        count_tokens=lambda batch: batch.samples.size // config.hop_length,
+        count_audio_s=lambda batch: batch.samples.size / config.sample_rate,
+        count_flops=None,
+        rows=data.rows,
+        optimizer=experiment.optimizer,
+        train=experiment.train,
+        step=experiment.step,
+        mesh=experiment.mesh,
+        identity=identity(
+            "mel_vae",
+            fingerprint([[Path(path).name for path in paths], int(cache.offsets[-1])]),
+            experiment.train,
+            model=config,
+            objective=experiment.objective,
+            optimizer=experiment.optimizer,
+            batch=dataclasses.replace(data, manifest="", cache="", units=""),
+        ),
+    )
