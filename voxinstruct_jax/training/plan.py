@@ -23,7 +23,7 @@ from voxinstruct_jax.sharding.topology import GPUS_A_HOST, described_devices, de
 from voxinstruct_jax.training.ar import ARExperiment
 from voxinstruct_jax.training.derived import bytes_a_device, derive_step
 from voxinstruct_jax.training.diffusion import DiffusionExperiment
-from voxinstruct_jax.training.experiment import batch_of, program_of, rows_of, with_rows
+from voxinstruct_jax.training.experiment import Plannable, batch_of, program_of, rows_of, with_rows
 from voxinstruct_jax.training.flops import BatchFlops
 from voxinstruct_jax.training.hlo import Traffic, traffic
 from voxinstruct_jax.training.language_model import TokenExperiment
@@ -114,7 +114,7 @@ def plan_step(
         found = dataclasses.replace(found, why_not=found.why_not or shortage(found.peak_bytes, chip))
     program = program_of(experiment)
     done = _executed_flops(experiment)
-    if program.flops is not None and isinstance(experiment, TokenExperiment):
+    if program.flops is not None and not isinstance(experiment, DiffusionExperiment):
         useful = _useful_flops(program.flops, experiment, clip_slots)
     else:  # of a denoiser: all that a step without recomputation does, its rows being of one length
         useful = _executed_flops(_without_remat(experiment))
