@@ -111,7 +111,8 @@ class Claims:
         self._store.remove(_file(claim))
 
     def _claimed(self, speaking: str | None) -> bytes:
-        return json.dumps({"owner": self.owner, "speaking": speaking}).encode()
+        # Unlike any other, since `Store.create` takes a file of the same content for its own.
+        return json.dumps({"owner": self.owner, "speaking": speaking, "mark": uuid.uuid4().hex}).encode()
 
     def _content(self, name: str, generation: int) -> Mapping[str, Any] | None:
         found = self._store.read(f"{CLAIMS_FOLDER}/{name}.{generation}")

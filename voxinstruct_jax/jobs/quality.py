@@ -80,7 +80,7 @@ class Verdict:
         """The lower the better: faults, then errors heard, then distance from the expected length."""
         syllables, spoken = self.measures.get("syllables", 0.0), self.measures.get("speech_s", 0.0)
         distance = abs(math.log(max(spoken, 0.01) / (syllables * SYLLABLE_S))) if syllables else 0.0
-        return len(self.faults), self.measures.get("wer", 0.0), round(distance, 6)
+        return float(len(self.faults)), self.measures.get("wer", 0.0), round(distance, 6)
 
 
 class Inspector:

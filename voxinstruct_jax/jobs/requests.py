@@ -278,7 +278,7 @@ def _lines(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def _parse_line(line: bytes) -> Mapping[str, Any]:
-    if len(line) > MAX_LINE_BYTES:
+    if len(line.rstrip(b"\r\n")) > MAX_LINE_BYTES:
         raise InputError(f"longer than {MAX_LINE_BYTES // 2**20} MiB; write one request a line")
     try:
         record = json.loads(line)

@@ -37,6 +37,7 @@ RESULTS_FILE = "results.parquet"
 PARTS_FOLDER = "results"
 MAX_NAME = 120
 """Characters of a file name before its suffix; file systems allow 255 bytes."""
+STATUSES = ("done", "failed", "quarantined")
 TIMINGS = ("synthesis_s", "discarded_s", "judging_s", "finished_unix_s")
 MEASURES = (
     "syllables",
@@ -242,15 +243,15 @@ def _part_tables(store: Store) -> Iterator[Any]:
 
 
 def _sums(results: Sequence[Result]) -> dict[str, float]:
-    sums: dict[str, float] = {"requests": len(results), "audio_s": 0.0, "tries": 0}
-    for result in results:
-        sums[result.status] = sums.get(result.status, 0) + 1
-        sums["audio_s"] += result.duration_s or 0.0
-        sums["tries"] += result.attempts
-        sums["unsound"] = sums.get("unsound", 0) + bool(result.checks)
-        for name in TIMINGS[:3]:
-            sums[name] = sums.get(name, 0.0) + result.timings.get(name, 0.0)
-    return sums
+    counts = {
+        "requests": len(results),
+        **{status: sum(result.status == status for result in results) for status in STATUSES},
+        "tries": sum(result.attempts for result in results),
+        "unsound": sum(bool(result.checks) for result in results),
+        "audio_s": sum(result.duration_s or 0.0 for result in results),
+        **{name: sum(result.timings.get(name, 0.0) for result in results) for name in TIMINGS[:3]},
+    }
+    return {name: float(value) for name, value in counts.items()}
 
 
 def _table(results: Iterable[Result]) -> Any:

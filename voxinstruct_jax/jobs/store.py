@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, Protocol, TypeVar
+from typing import IO, Any, Protocol, TypeVar, runtime_checkable
 
 from voxinstruct_jax.config import InputError
 
@@ -34,8 +34,9 @@ REFUSALS = ("NoCredentialsError", "PartialCredentialsError", "TokenRetrievalErro
 """Errors of clients, by name, that waiting does not mend; the clients may not be installed."""
 
 
+@runtime_checkable
 class Store(Protocol):
-    """Files by names such as `results/unit-00000.parquet`."""
+    """Files by names such as `results/unit-00000.parquet`; its functions may be called from several threads."""
 
     place: str
     """As the user wrote it."""
@@ -102,7 +103,7 @@ class LocalStore:
     def __init__(self, place: str) -> None:
         self.place = place
         self.root = Path(place)
-        self._partial = (f"{uuid.uuid4().hex[:12]}-{number}" for number in itertools.count())
+        self._token, self._numbers = uuid.uuid4().hex[:12], itertools.count()
         with self._faults(self.root):
             (self.root / PARTIAL_FOLDER).mkdir(parents=True, exist_ok=True)
             probe = self._written(b"")  # that a folder is read-only shows only by writing
@@ -173,7 +174,7 @@ class LocalStore:
 
     def _written(self, content: bytes) -> Path:
         """A new file in the folder of partial files."""
-        path = self.root / PARTIAL_FOLDER / next(self._partial)
+        path = self.root / PARTIAL_FOLDER / f"{self._token}-{next(self._numbers)}"
         path.parent.mkdir(exist_ok=True)  # whoever ended the job has removed it
         with path.open("xb") as file:
             file.write(content)

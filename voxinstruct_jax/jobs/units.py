@@ -3,7 +3,7 @@
 The voice draws utterances as it has room for them (`Voice.synthesize_many`), so what it draws from decides what is
 spoken next: tries of requests whose sound had a fault, then the rest of the units that are held, then a new unit.
 Inspecting and committing run in threads beside it. What the voice cannot speak fails alone; what ends the whole process
-is found by speaking the unit's requests one by one, once it has cost three workers. Start at `Worker.run`.
+is found by speaking the unit's requests one by one, once it has cost two workers. Start at `Worker.run`.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ __all__ = ["Speaker", "Worker", "one_line", "try_seed"]
 
 T = TypeVar("T")
 
-ALONE_AFTER = 3
+ALONE_AFTER = 2
 """Workers that a unit may cost before its requests are spoken one by one."""
 MOST_DEATHS = 2
 """Workers that a request may cost while it is spoken alone; then it fails."""
@@ -144,7 +144,7 @@ class Worker:
         self._in_flight: dict[int, tuple[_Task, int]] = {}
         self._judging: deque[tuple[Future[tuple[Verdict, float]], _Task, int, Audio, float]] = deque()
         self._commits: deque[Future[None]] = deque()
-        self._fault: BaseException | None = None
+        self._fault: Exception | None = None
         self._prompts: dict[str, str] = {}
 
     def run(self) -> None:
@@ -190,7 +190,7 @@ class Worker:
                 if task is None:
                     return
                 utterance = self._utterance(task, task.given)
-            except VoxError as error:
+            except Exception as error:
                 self._fault = error
                 return
             if utterance is None:
