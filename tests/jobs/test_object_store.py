@@ -1,5 +1,6 @@
 """A job in an S3 bucket: a real server on loopback, reached through a gate that is shut, slow or broken for a while."""
 
+import contextlib
 import json
 import random
 import socket
@@ -67,20 +68,16 @@ class Gate:
         back.join()
 
     def _copy(self, source, target):
-        try:
+        with contextlib.suppress(OSError):
             while data := source.recv(65536):
                 target.sendall(data)
-        except OSError:
-            pass
         self._end(source)
         self._end(target)
 
     def _end(self, one):
         self._open.discard(one)
-        try:
+        with contextlib.suppress(OSError):
             one.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
         one.close()
 
 
@@ -154,7 +151,7 @@ def test_a_store_that_stays_away_is_one_clear_line(gate):
     store = RemoteStore("s3://bucket/away", patience_s=0.5, say=said.append)
     gate.shut()
     try:
-        with pytest.raises(InputError, match="no answer for .* start the same command again") as found:
+        with pytest.raises(InputError, match=r"no answer for .* start the same command again") as found:
             store.write("x", b"1")
     finally:
         gate.open()

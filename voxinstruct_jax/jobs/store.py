@@ -254,15 +254,15 @@ class RemoteStore:
                     raise InputError(
                         f"{self.place}: refused ({_reason(error)}); check its name and your keys"
                     ) from error
+                if not told:
+                    self._say(f"{self.place}: {_reason(error)}; trying again for up to {self._patience_s:.0f} s")
+                    told = True
                 waited = time.monotonic() - began
                 if waited > self._patience_s:
                     raise InputError(
                         f"{self.place}: no answer for {waited:.0f} s ({_reason(error)}); what is done is kept: start "
                         "the same command again"
                     ) from error
-                if not told:
-                    self._say(f"{self.place}: {_reason(error)}; trying again for up to {self._patience_s:.0f} s")
-                    told = True
             time.sleep(random.uniform(0.5, 1.0) * min(0.2 * 2**attempt, LONGEST_WAIT_S))
         raise AssertionError
 
