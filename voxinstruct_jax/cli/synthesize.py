@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         "voxinstruct synthesize",
         description="Speak one instruction, or a file of requests.",
         epilog=EXAMPLE,
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--instruction", help="how and what to speak, the words to be spoken in quotes")
@@ -154,12 +155,13 @@ def _speak_file(options: argparse.Namespace) -> tuple[dict[str, Any], int]:
         threads=options.threads or 0,
     )
     try:
-        with _ended_by_sigterm(), _bar() as report:
+        with _ended_by_sigterm():
             with Claims(store) as claims:
                 open_plan(store, options.requests, settings, claims, unit_size=options.unit_size, say=_say)
             _say_opening()
             finish = functools.partial(write_page, store, price_per_hour=options.price_per_hour)
-            progress = run_job(job, engine, store, report=report, finish=finish)
+            with _bar() as report:
+                progress = run_job(job, engine, store, report=report, finish=finish)
     except KeyboardInterrupt:
         store.tidy()
         raise InputError(f"{options.out}: stopped; the same command goes on where it stopped") from None
