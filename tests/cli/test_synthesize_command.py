@@ -83,14 +83,17 @@ class Tones:
             if one.language == "tlh":
                 yield place, InputError("language 'tlh' is not known")
                 continue
-            yield place, Audio(
-                samples=0.3 * np.sin(np.arange(12_000, dtype=np.float32) / 5),
-                sample_rate=24_000,
-                semantic=np.zeros(1, np.int32),
-                acoustic=np.zeros((1, 1), np.int32),
-                language="en",
-                finish_reason="max_acoustic" if "quietly" in one.instruction else "stop",
-                seed=one.seed,
+            yield (
+                place,
+                Audio(
+                    samples=0.3 * np.sin(np.arange(12_000, dtype=np.float32) / 5),
+                    sample_rate=24_000,
+                    semantic=np.zeros(1, np.int32),
+                    acoustic=np.zeros((1, 1), np.int32),
+                    language="en",
+                    finish_reason="max_acoustic" if "quietly" in one.instruction else "stop",
+                    seed=one.seed,
+                ),
             )
 
 

@@ -259,7 +259,7 @@ def test_a_faulty_sound_is_tried_again_with_another_seed_and_the_first_good_one_
 
 def test_a_request_whose_every_try_is_faulty_is_quarantined_with_its_best_sound(tmp_path):
     seed = derive_seed(0, "b")
-    quiet = 0.001 * np.sin(np.arange(4000) / 3)
+    quiet = 0.0015 * np.sin(np.arange(4000) / 3)
     voice = FakeVoice(
         finish=lambda utterance: "stop" if utterance.seed == try_seed(seed, 1) else "max_total", samples=quiet
     )

@@ -28,7 +28,7 @@ __all__ = ["FAULTS", "Inspector", "Listener", "Verdict", "open_inspector"]
 FAULTS = {
     "silent": "its peak is below -60 dBFS",
     "clipped": "more than a thousandth of it is at full scale",
-    "quiet": "its speech is below -45 dBFS",
+    "quiet": "its speech is below -55 dBFS",
     "cut": "decoding ended at a limit, not by itself (finish_reason)",
     "short": "less than a quarter of the time that its syllables take",
     "long": "more than three times the time that its syllables take",
@@ -38,7 +38,7 @@ FAULTS = {
     "words": "the ASR judge hears more errors than --max-wer",
     "speaker": "its voice is less similar to the prompt's than --min-similarity",
 }
-SILENT_DBFS, QUIET_DBFS = -60.0, -45.0
+SILENT_DBFS, QUIET_DBFS = -60.0, -55.0
 CLIPPED_SHARE = 1e-3
 SYLLABLE_S = 0.2
 """Five a second: ordinary speech in both languages."""
