@@ -83,7 +83,7 @@ class _Deadly(conftest.FakeVoice):
 
 def main(requests, out, unit_size="3"):
     """A job as a process of its own: to be killed."""
-    run(requests, out, functools.partial(slow_voice), unit_size=int(unit_size))
+    run(requests, out, functools.partial(slow_voice, 0.05), unit_size=int(unit_size))
 
 
 if __name__ == "__main__":

@@ -215,7 +215,7 @@ def test_a_request_that_ends_its_process_fails_alone(tmp_path):
     (tmp_path / "deaths").mkdir()
     open_voice = functools.partial(jobs_for_tests.deadly_voice, str(tmp_path / "deaths"), 'Say "r2"', 9)
     results = run(
-        requests, tmp_path / "out", open_voice, engine=in_processes(1, 1, say=said.append), unit_size=4, lease_s=60
+        requests, tmp_path / "out", open_voice, engine=in_processes(1, 1, say=said.append), unit_size=4, lease_s=60.0
     )
     assert [result.status for result in results] == ["done", "done", "failed", "done"]
     assert "2 worker processes ended while it was spoken" in results[2].error
