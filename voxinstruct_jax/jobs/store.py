@@ -222,7 +222,8 @@ class RemoteStore:
         return self._patiently(lambda: self._or_none(lambda: self._files.cat_file(self._path(name))))
 
     def exists(self, name: str) -> bool:
-        return bool(self._patiently(lambda: self._files.isfile(self._path(name))))
+        # Not `isfile`, to which a store that does not answer has no files.
+        return self._patiently(lambda: self._or_none(lambda: self._files.info(self._path(name)))) is not None
 
     def names(self, folder: str) -> list[str]:
         found = self._patiently(lambda: self._or_none(lambda: self._files.ls(self._path(folder), detail=False)))
