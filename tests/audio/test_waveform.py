@@ -1,3 +1,4 @@
+import time
 import tracemalloc
 
 import av
@@ -170,7 +171,7 @@ def test_a_sound_file_without_samples_or_with_broken_ones_is_refused(tmp_path):
         read_audio(tmp_path, 24_000)
 
 
-@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg"])
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".opus"])
 def test_written_files_carry_their_tag_and_nothing_else_is_left(tmp_path, suffix):
     path = tmp_path / "new" / f"said{suffix}"
     write_audio(path, tone(440, 0.3, 24_000), 24_000, tag="synthetic speech; tiny; seed 7")
@@ -178,6 +179,20 @@ def test_written_files_carry_their_tag_and_nothing_else_is_left(tmp_path, suffix
         assert file.comment == "synthetic speech; tiny; seed 7"
         assert (file.samplerate, file.channels) == (24_000, 1)
     assert [item.name for item in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("suffix", [".flac", ".ogg", ".opus"])
+def test_the_same_sound_is_the_same_file_at_another_time(tmp_path, suffix):
+    for name in ("one", "two"):
+        write_audio(tmp_path / f"{name}{suffix}", tone(440, 0.3, 24_000), 24_000, tag="x")
+        time.sleep(1.01 if suffix != ".flac" else 0)  # libsndfile draws serial numbers from the clock's seconds
+    assert (tmp_path / f"one{suffix}").read_bytes() == (tmp_path / f"two{suffix}").read_bytes()
+    assert len(read_audio(tmp_path / f"one{suffix}", 24_000)) == pytest.approx(7200, abs=1)
+
+
+def test_opus_of_a_rate_that_it_does_not_know_is_resampled(tmp_path):
+    write_audio(tmp_path / "a.opus", tone(440, 0.5, 22_050), 22_050, tag="x")
+    assert soundfile.info(tmp_path / "a.opus").samplerate == 48_000
 
 
 def test_samples_beyond_full_scale_are_clipped_and_do_not_wrap(tmp_path):

@@ -86,16 +86,17 @@ def test_a_request_file_is_told_from_a_manifest(inspect, tmp_path):
 
 
 def test_results_are_counted_finished_or_not(inspect, tmp_path):
-    from voxinstruct_jax.jobs.results import Result, write_done, write_results
+    from voxinstruct_jax.jobs.results import Result, part_bytes
 
     done = Result(id="a", status="done", instruction="x", duration_s=36.0, finish_reason="stop", seed=1)
     failed = Result(id="b", status="failed", instruction="x", finish_reason="error", error="no", seed=1)
-    (tmp_path / "done").mkdir()
-    write_done(tmp_path, done, "mark")
+    (tmp_path / "results").mkdir()
     (tmp_path / "job.json").write_text('{"voice": "v"}')
+    assert inspect(tmp_path)["results"] == 0
+    (tmp_path / "results" / "unit-00000.parquet").write_bytes(part_bytes([done]))
     found = inspect(tmp_path)
-    assert (found["kind"], found["complete"], found["finished_requests"]) == ("results", False, 1)
-    write_results(tmp_path, [done, failed])
+    assert (found["kind"], found["complete"], found["results"]) == ("results", False, 1)
+    (tmp_path / "results.parquet").write_bytes(part_bytes([done, failed]))
     for path in (tmp_path, tmp_path / "results.parquet"):
         found = inspect(path)
         assert found["status"] == {"done": 1, "failed": 1}

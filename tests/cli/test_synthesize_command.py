@@ -5,6 +5,8 @@ import pytest
 import soundfile
 
 from voxinstruct_jax.cli.main import main
+from voxinstruct_jax.config import InputError
+from voxinstruct_jax.voice import Audio
 
 
 @pytest.fixture
@@ -71,26 +73,102 @@ def test_a_stereo_prompt_of_another_rate_is_taken(synthesize, tmp_path):
     assert any("acoustic codes only" in line for line in errors)
 
 
-def test_a_request_file_leaves_sounds_rows_and_rejections(synthesize, tmp_path):
+class Tones:
+    """Speaks a tone at once; what is to be spoken quietly is cut, and Klingon is not known."""
+
+    name = "tones"
+
+    def synthesize_many(self, utterances):
+        for place, one in enumerate(utterances):
+            if one.language == "tlh":
+                yield place, InputError("language 'tlh' is not known")
+                continue
+            yield (
+                place,
+                Audio(
+                    samples=0.3 * np.sin(np.arange(12_000, dtype=np.float32) / 5),
+                    sample_rate=24_000,
+                    semantic=np.zeros(1, np.int32),
+                    acoustic=np.zeros((1, 1), np.int32),
+                    language="en",
+                    finish_reason="max_acoustic" if "quietly" in one.instruction else "stop",
+                    seed=one.seed,
+                ),
+            )
+
+
+def test_a_request_file_leaves_sounds_rows_a_page_and_rejections(synthesize, tmp_path, monkeypatch):
+    monkeypatch.setattr("voxinstruct_jax.cli.synthesize.open_voice", lambda *_: Tones())
     rows = [
-        {"id": "a", "instruction": 'Say "yes"', "max_duration_s": 0.4},
+        {"id": "a", "instruction": 'Say "<b>yes</b>"'},
         {"id": "b", "instruction": ""},
         {"id": "c", "instruction": 'Say "no"', "language": "tlh"},
+        {"id": "d", "instruction": 'Say quietly "no"'},
     ]
     requests = tmp_path / "requests.jsonl"
     requests.write_text("".join(json.dumps(row) + "\n" for row in rows))
     out = tmp_path / "out"
-    code, output, errors = synthesize("--requests", requests, "--out", out)
+    arguments = ("--requests", requests, "--out", out, "--price-per-hour", 3, "--shards")
+    code, output, errors = synthesize(*arguments)
     assert code == 1
-    assert f"{out}: 1 spoken, 1 failed, 1 rejected" in output
-    assert any(line.startswith("failed c: ") and "tlh" in line for line in errors)
+    assert f"{out}: 1 spoken, 1 failed, 1 quarantined, 1 rejected; 1.0 s of sound" in output
+    assert "2 further tries" in output
+    assert "failed c: language 'tlh' is not known" in errors
+    assert "quarantined d: cut" in errors
     assert any(line.startswith("rejected row 2: instruction") for line in errors)
-    assert (out / "audio" / "a.wav").is_file()
-    assert (out / "results.parquet").is_file()
-    requests.write_text(json.dumps(rows[0]) + "\n")
-    code, output, _ = synthesize("--requests", requests, "--out", out, "--json")
-    assert code == 0
-    assert [result["id"] for result in json.loads(output)["results"]] == ["a"]
+    page = (out / "job.html").read_text(encoding="utf-8")
+    assert 'src="quarantine/d.wav"' in page
+    assert 'src="page/a.wav"' in page  # copied out of its shard
+    assert (out / "page" / "a.wav").is_file()
+    assert "&lt;b&gt;yes" in page
+    assert "Cost of an hour of sound" in page
+    code, output, _ = synthesize(*arguments, "--json")
+    found = json.loads(output)
+    assert code == 1
+    assert sorted(result["id"] for result in found["results"]) == ["a", "c", "d"]
+    assert found["summary"]["retries"] == 2
+    assert [row["row"] for row in found["rejected"]] == [2]
+
+
+def test_hostile_requests_leave_one_record_each(synthesize, tmp_path):
+    """Duplicates, prompts that are missing, short and long, NaN, megabytes, mixed languages: none ends the job."""
+    for name, seconds in (("short", 0.1), ("long", 60.0)):
+        noise = 0.1 * np.random.default_rng(0).standard_normal(int(16_000 * seconds))
+        soundfile.write(tmp_path / f"{name}.wav", noise, 16_000)
+    common = {"instruction": 'Say "好 yes"', "max_duration_s": 0.4}
+    rows = [
+        {"id": "twice", **common},
+        {"id": "twice", **common},
+        {"id": "gone", **common, "prompt": "none.wav"},
+        {"id": "nan", **common, "guidance": [float("nan"), 1, 1]},
+        {"id": "huge", **common, "instruction": "x" * 10_000_000},
+        {"id": "i" * 1_000_000, **common},
+        {"id": "short", **common, "prompt": "short.wav"},
+        {"id": "long", **common, "prompt": "long.wav"},
+        {"id": "mixed", **common, "language": "zh"},
+    ]
+    (tmp_path / "r.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, output, errors = synthesize(
+        "--requests",
+        tmp_path / "r.jsonl",
+        "--out",
+        tmp_path / "out",
+        "--attempts",
+        1,
+        "--min-similarity",
+        0.1,
+        "--json",
+    )
+    assert output, errors
+    found = json.loads(output)
+    assert code == 1
+    assert [row["row"] for row in found["rejected"]] == [2, 3, 4, 5, 6]
+    assert sorted(result["id"] for result in found["results"]) == ["long", "mixed", "short", "twice"]
+    assert (tmp_path / "out" / "rejected.jsonl").stat().st_size < 5000
+    assert {result["status"] for result in found["results"]} <= {"done", "quarantined"}
+    notes = {result["id"]: " ".join(result["notes"]) for result in found["results"]}
+    assert "first 10 s" in notes["long"]
+    assert "less than .3 s of speech" in notes["short"]
 
 
 @pytest.mark.parametrize(
@@ -111,6 +189,12 @@ def test_a_request_file_leaves_sounds_rows_and_rejections(synthesize, tmp_path):
         ((), 2, "either --instruction TEXT or --requests FILE"),
         (("--requests", "none.jsonl"), 1, "no such request file"),
         (("--requests", "none.jsonl", "--language", "en"), 2, "--language goes with --instruction"),
+        (("--instruction", "Hi", "--attempts", "2"), 2, "--attempts goes with --requests"),
+        (("--requests", "none.jsonl", "--attempts", "0"), 2, "attempts: 0 is not at least 1"),
+        (("--requests", "none.jsonl", "--workers", "0"), 2, "--workers must be at least 1"),
+        (("--requests", "none.jsonl", "--max-wer", "-1"), 2, "max_wer: -1.0 is not a rate"),
+        (("--requests", "none.jsonl", "--loudness-lufs", "5"), 2, "loudness_lufs: 5.0 is not from -70 to 0"),
+        (("--requests", "none.jsonl", "--ray-address", "x"), 2, "--ray-address goes with --engine ray"),
     ],
 )
 def test_wrong_input_is_one_clear_line_before_the_voice_is_opened(no_voice, tmp_path, arguments, code, message):
@@ -129,7 +213,7 @@ def test_no_out_is_wrong_use(no_voice):
 def test_a_kind_of_sound_that_is_not_written_is_wrong_use(no_voice, tmp_path):
     code, [line] = no_voice("--instruction", "Hi", "--out", tmp_path / "a.mp3")
     assert code == 2
-    assert ".wav, .flac, .ogg" in line
+    assert ".wav, .flac, .ogg, .opus" in line
 
 
 @pytest.mark.parametrize("what", ["--instruction", "--requests"])

@@ -77,6 +77,9 @@ def test_parquet_gives_the_same_requests_as_json_lines(tmp_path):
     [
         ({"id": None}, "id: missing"),
         ({"id": 5}, "id: expected text, got 5"),
+        ({"id": "x" * 501}, "id: 501 characters, at most 500"),
+        ({"instruction": ["x" * 10_000]}, "instruction: expected text, got .{100,200}…$"),
+        ({"guidance": [float("nan"), 1, 1]}, "text_on_semantic: nan is not a number"),
         ({"instruction": None}, "instruction: missing"),
         ({"instruction": "  "}, "instruction: empty"),
         ({"instruction": "🙂🎉"}, "holds no words"),
@@ -117,6 +120,15 @@ def test_of_two_rows_with_one_id_the_first_wins(tmp_path):
     requests, [rejected] = read_requests(path)
     assert requests == [Request(**GOOD)]
     assert rejected == RejectedRequest(row=2, id="a", reason="id 'a' stands in row 1 already, which was taken")
+
+
+def test_a_line_that_is_too_long_is_set_aside_unread(tmp_path, monkeypatch):
+    monkeypatch.setattr("voxinstruct_jax.jobs.requests.MAX_LINE_BYTES", 100)
+    path = write_lines(tmp_path / "r.jsonl", GOOD, "x" * 100, "x" * 101, "x" * 1000, {**GOOD, "id": "b"})
+    requests, rejected = read_requests(path)
+    assert [request.id for request in requests] == ["a", "b"]
+    assert [row.row for row in rejected] == [2, 3, 4]
+    assert [row.reason.startswith("longer than") for row in rejected] == [False, True, True]
 
 
 @pytest.mark.parametrize("content", [None, "", "\n\n"])

@@ -11,6 +11,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Num
 
+from voxinstruct_jax.audio.ogg import fix_serial
 from voxinstruct_jax.config import InputError
 
 __all__ = ["OpenFile", "check_samples", "read_audio", "resample", "write_audio"]
@@ -19,6 +20,8 @@ MAX_OVERHANG_S = 0.1
 """A part may end this much after its file does: durations in manifests are rounded."""
 SETTLE_S = 1.0
 """Decoding begins so much before a part (s): MP3 and others need what came before."""
+OPUS_RATES = (8_000, 12_000, 16_000, 24_000, 48_000)
+"""Rates that Opus knows (Hz); others become the last one."""
 UNKNOWN_FORMAT = 1
 """libsndfile's code for a file of a format that it does not know."""
 STREAMED_BYTES = 2**31 - 2**16
@@ -242,8 +245,10 @@ def write_audio(
 ) -> None:
     """Writes 16-bit sound in the format that the suffix names; the file appears whole or not at all.
 
+    The same samples give the same bytes.
+
     Args:
-        path: Target; `.wav`, `.flac` and `.ogg` are usual.
+        path: Target; `.wav`, `.flac`, `.ogg` (Vorbis) and `.opus` are usual.
         samples: Clipped to [-1, 1].
         sample_rate: Hz.
         tag: Comment stored in the file: that it is synthetic speech, by which model and seed.
@@ -255,11 +260,17 @@ def write_audio(
 
     place = Path(path)
     partial = place.with_name(f".{place.stem}.part{place.suffix}")
+    suffix = place.suffix.lower()
+    kind: dict[str, Any] = {"format": "OGG", "subtype": "OPUS"} if suffix == ".opus" else {}
+    if kind and sample_rate not in OPUS_RATES:
+        samples, sample_rate = resample(samples, sample_rate, OPUS_RATES[-1]), OPUS_RATES[-1]
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with soundfile.SoundFile(partial, "w", sample_rate, channels=1) as sink:
+        with soundfile.SoundFile(partial, "w", sample_rate, channels=1, **kind) as sink:
             sink.comment = tag
             sink.write(np.clip(samples, -1.0, 1.0))
+        if suffix in (".opus", ".ogg", ".oga"):
+            partial.write_bytes(fix_serial(partial.read_bytes()))
         partial.replace(place)
     except (OSError, RuntimeError, TypeError, ValueError) as error:  # TypeError: soundfile knows no such suffix
         if partial.is_file():

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from voxinstruct_jax.cli.evaluate import add_judging, judging, write_report
 from voxinstruct_jax.cli.experiments import load_experiment
 from voxinstruct_jax.cli.options import parse
+from voxinstruct_jax.cli.synthesize import job_bar
 from voxinstruct_jax.config import ConfigError, to_dict
 
 if TYPE_CHECKING:
@@ -112,22 +113,26 @@ def _named(paths: Sequence[Path]) -> dict[str, Path]:
 
 def _speak(system: "Speaking", experiment: "CompareExperiment", options: argparse.Namespace) -> Path:
     """Has a system speak all requests, or what it has not spoken yet; returns its results."""
-    from voxinstruct_jax.data.progress import progress_bar
-    from voxinstruct_jax.jobs.run import run_requests
+    from voxinstruct_jax.jobs.claims import Claims
+    from voxinstruct_jax.jobs.plan import open_plan
+    from voxinstruct_jax.jobs.run import Job, in_this_process, run_job
+    from voxinstruct_jax.jobs.settings import JobSettings
+    from voxinstruct_jax.jobs.store import open_store
 
     out = options.out / "spoken" / system.name
-    requests = _requests(experiment, options.out)
-    own = [dataclasses.replace(each, guidance=system.guidance or each.guidance) for each in requests]
-    with progress_bar(f"Speaking {system.name}", len(own), visible=not options.json) as tick:
-        told = 0
-
-        def report(finished: int, total: int) -> None:
-            nonlocal told
-            for _ in range(told, finished):
-                tick()
-            told = finished
-
-        run_requests(_voice(system.voice), own, out, job_seed=experiment.seeds[0], rejected=[], report=report)
+    asked = [
+        dataclasses.replace(each, guidance=system.guidance or each.guidance)
+        for each in _requests(experiment, options.out)
+    ]
+    written = out.with_name(f"{out.name}.jsonl")
+    _write_requests(written, asked)
+    store = open_store(str(out))
+    settings = JobSettings(job_seed=experiment.seeds[0], attempts=1)  # a second try would not be the same system
+    with Claims(store) as claims:
+        open_plan(store, str(written), settings, claims)
+    job = Job(place=str(out.resolve()), open_voice=functools.partial(_voice, system.voice))
+    with job_bar(system.name) as report:
+        run_job(job, in_this_process, store, report=report)
     return out
 
 
@@ -156,14 +161,14 @@ def _requests(experiment: "CompareExperiment", out: Path) -> "list[Request]":
         for each in read
         for seed in experiment.seeds
     ]
-    out.mkdir(parents=True, exist_ok=True)
-    located = [
-        to_dict(each) | {"guidance": None, "prompt": each.prompt and str(Path(each.prompt).resolve())}
-        for each in requests
-    ]
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in located]
-    (out / REQUESTS_FILE).write_text("".join(lines), encoding="utf-8")
+    _write_requests(out / REQUESTS_FILE, [dataclasses.replace(each, guidance=None) for each in requests])
     return requests
+
+
+def _write_requests(path: Path, requests: "Sequence[Request]") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    located = [to_dict(each) | {"prompt": each.prompt and str(Path(each.prompt).resolve())} for each in requests]
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in located), encoding="utf-8")
 
 
 def _evaluated(

@@ -179,28 +179,34 @@ def _rejections(rejected: list[Any]) -> dict[str, Any]:
 
 
 def _results(path: Path) -> dict[str, Any]:
-    from voxinstruct_jax.jobs.results import DONE_FOLDER, RESULTS_FILE, read_results
-    from voxinstruct_jax.jobs.run import JOB_FILE, REJECTED_FILE
+    from voxinstruct_jax.jobs.plan import REJECTED_FILE
+    from voxinstruct_jax.jobs.results import PARTS_FOLDER, RESULTS_FILE, iter_results
+    from voxinstruct_jax.jobs.run import JOB_FILE
 
-    about: dict[str, Any] = {}
+    about: dict[str, Any] = {"complete": True}
     if path.is_dir():
+        about["complete"] = (path / RESULTS_FILE).is_file()
         if (path / JOB_FILE).is_file():
             about["job"] = json.loads((path / JOB_FILE).read_text(encoding="utf-8"))
-        if not (path / RESULTS_FILE).is_file():
-            finished = len(list((path / DONE_FOLDER).glob("*.json")))
-            return {**about, "complete": False, "finished_requests": finished}
         if (path / REJECTED_FILE).is_file():
             about["rejected"] = len((path / REJECTED_FILE).read_text(encoding="utf-8").splitlines())
-    results = read_results(path)
+        if not about["complete"] and not any((path / PARTS_FOLDER).glob("*")):
+            return {**about, "results": 0}
+    counts: dict[str, Counter[str]] = {
+        name: Counter() for name in ("status", "finish_reasons", "languages_predicted", "checks")
+    }
+    seconds = 0.0
+    for result in iter_results(str(path)):
+        counts["status"][result.status] += 1
+        counts["finish_reasons"][result.finish_reason] += 1
+        counts["languages_predicted"].update([result.language_predicted] if result.language_predicted else [])
+        counts["checks"].update(result.checks)
+        seconds += result.duration_s or 0.0
     return {
         **about,
-        "complete": True,
-        "results": len(results),
-        "status": _counts(result.status for result in results),
-        "finish_reasons": _counts(result.finish_reason for result in results),
-        "languages_predicted": _counts(result.language_predicted for result in results if result.language_predicted),
-        "checks": _counts(check for result in results for check in result.checks),
-        "hours": round(sum(result.duration_s or 0.0 for result in results) / SECONDS_AN_HOUR, 4),
+        "results": counts["status"].total(),
+        **{name: dict(found.most_common()) for name, found in counts.items()},
+        "hours": round(seconds / SECONDS_AN_HOUR, 4),
     }
 
 

@@ -3,9 +3,12 @@
 import argparse
 import contextlib
 import dataclasses
+import functools
 import json
+import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +16,24 @@ from voxinstruct_jax.cli.options import parse
 from voxinstruct_jax.config import ConfigError, InputError, to_dict
 
 if TYPE_CHECKING:
-    from voxinstruct_jax.jobs.requests import RejectedRequest
-    from voxinstruct_jax.jobs.results import Result
+    from voxinstruct_jax.jobs.progress import Progress
+    from voxinstruct_jax.jobs.run import Engine
+    from voxinstruct_jax.jobs.store import Store
+    from voxinstruct_jax.voice import Voice
 
-__all__ = ["run"]
+__all__ = ["job_bar", "open_voice", "run"]
 
 EXAMPLE = """example: voxinstruct synthesize --instruction 'A cheerful girl says quickly: "We won!"' --out won.wav
          voxinstruct synthesize --requests requests.jsonl --out results"""
-SOUND_SUFFIXES = (".wav", ".flac", ".ogg")
-OTHER_SOUND_SUFFIXES = (".mp3", ".m4a", ".aac", ".opus")
+SOUND_SUFFIXES = (".wav", ".flac", ".ogg", ".opus")
+OTHER_SOUND_SUFFIXES = (".mp3", ".m4a", ".aac")
+MANY_REQUESTS = (
+    "workers", "threads", "engine", "ray_address", "gpus_per_worker", "unit_size", "format", "shards", "loudness_lufs",
+    "attempts", "candidates", "max_wer", "min_similarity", "price_per_hour",
+)  # fmt: skip
+"""Options of `--requests`."""
+MOST_PRINTED = 1000
+"""Results that `--json` prints; of a larger job it prints figures alone."""
 ONE_REQUEST = ("prompt", "prompt_transcript", "transcript", "language", "guidance", "max_duration_s")
 """Options of `--instruction`; in a request file they are columns."""
 DEFAULT_NAME = "speech.wav"
@@ -37,10 +49,10 @@ def run(arguments: list[str]) -> int:
     with contextlib.ExitStack() as stack:
         if options.json:  # nothing but the result may stand on the standard output
             stack.enter_context(contextlib.redirect_stdout(sys.stderr))
-        results, rejected = _speak_one(options) if options.requests is None else _speak_file(options)
+        found, code = _speak_one(options) if options.requests is None else _speak_file(options)
     if options.json:
-        print(json.dumps({"results": to_dict(results), "rejected": to_dict(rejected)}, ensure_ascii=False))
-    return SOME_FAILED if rejected or any(result.status == "failed" for result in results) else 0
+        print(json.dumps(found, ensure_ascii=False))
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -48,11 +60,14 @@ def _parser() -> argparse.ArgumentParser:
         "voxinstruct synthesize",
         description="Speak one instruction, or a file of requests.",
         epilog=EXAMPLE,
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--instruction", help="how and what to speak, the words to be spoken in quotes")
-    parser.add_argument("--requests", type=Path, help="JSONL or Parquet; a row: id, instruction, language? seed? ...")
-    parser.add_argument("--out", type=Path, required=True, help="a folder, or a .wav, .flac or .ogg file for one")
+    parser.add_argument("--requests", help="JSONL or Parquet; a row: id, instruction, language? seed? ...")
+    parser.add_argument(
+        "--out", required=True, help="a folder; for one also a .wav, .flac, .ogg or .opus file, for many also a URL"
+    )
     parser.add_argument("--voice", type=Path, help="voice folder (default: the embedded one)")
     parser.add_argument("--dtype", choices=DTYPES, help="computation (default: the voice's; bfloat16: TPU, GPU)")
     parser.add_argument("--seed", type=int, default=0, help="of all randomness (default: 0)")
@@ -70,17 +85,39 @@ def _parser() -> argparse.ArgumentParser:
         help="three strengths: text on semantic, text on acoustic, semantic on acoustic; or one for all; 1 is none",
     )
     one.add_argument("--max-duration-s", type=float, help="upper limit, seconds")
+    _add_job_options(parser.add_argument_group("with --requests"))
     return parser
 
 
-def _speak_one(options: argparse.Namespace) -> tuple[list["Result"], list["RejectedRequest"]]:
-    from voxinstruct_jax.jobs.requests import parse_request
-    from voxinstruct_jax.jobs.run import check_writable, speak
+def _add_job_options(many: Any) -> None:
+    many.add_argument("--workers", type=int, help="processes (default: this one)")
+    many.add_argument("--threads", type=int, help="CPU threads of each worker (default: the cores, shared out)")
+    many.add_argument("--engine", choices=("local", "ray"), help="this machine (default), or a Ray cluster")
+    many.add_argument("--ray-address", help="of the cluster: auto (default), HOST:PORT, ray://... or local")
+    many.add_argument("--gpus-per-worker", type=float, help="GPUs that a worker on Ray holds (default: 0)")
+    many.add_argument("--unit-size", type=int, help="requests that are committed together (default: a thousandth)")
+    many.add_argument("--format", choices=("wav", "flac", "opus"), help="of the sounds (default: wav)")
+    many.add_argument("--shards", action="store_true", default=None, help="sounds in tar shards (WebDataset)")
+    many.add_argument("--loudness-lufs", type=float, metavar="LUFS", help="bring sounds to it, such as -23")
+    many.add_argument("--attempts", type=int, metavar="N", help="sounds tried before a quarantine (default: 3)")
+    many.add_argument("--candidates", type=int, metavar="N", help="sounds of which the best is kept (default: 1)")
+    many.add_argument("--max-wer", type=float, metavar="X", help="most errors that the ASR judge may hear, such as 0.2")
+    many.add_argument(
+        "--min-similarity", type=float, metavar="X", help="least similarity to the prompt's voice, 0 to 1"
+    )
+    many.add_argument("--price-per-hour", type=float, metavar="X", help="of a worker, for the cost on the job's page")
 
-    place = _sound_file(options.out)
+
+def _speak_one(options: argparse.Namespace) -> tuple[dict[str, Any], int]:
+    from voxinstruct_jax.jobs.requests import parse_request
+    from voxinstruct_jax.jobs.single import check_writable, speak
+
+    _refuse(options, MANY_REQUESTS, "goes with --requests")
+    place = _sound_file(Path(options.out))
     check_writable(place.parent)
-    request = parse_request(_columns(options), Path())
-    result = speak(_open_voice(options), request, place.parent, place.name, job_seed=options.seed)
+    request = parse_request(_columns(options), ".")
+    _say_opening()
+    result = speak(open_voice(options.voice, options.dtype), request, place)
     if result.status == "failed":
         raise InputError(str(result.error))
     for note in (*result.checks, *result.notes):
@@ -88,52 +125,123 @@ def _speak_one(options: argparse.Namespace) -> tuple[list["Result"], list["Rejec
     print(
         f"{place}: {result.duration_s:.2f} s, {result.language_predicted}, {result.finish_reason}, seed {result.seed}"
     )
-    return [dataclasses.replace(result, audio=str(place))], []
+    return {"results": [to_dict(dataclasses.replace(result, audio=str(place)))], "rejected": []}, 0
 
 
-def _speak_file(options: argparse.Namespace) -> tuple[list["Result"], list["RejectedRequest"]]:
-    from voxinstruct_jax.jobs.requests import read_requests
-    from voxinstruct_jax.jobs.run import claim_folder, run_requests
-
-    unused = [name for name in ONE_REQUEST if getattr(options, name) is not None]
+def _refuse(options: argparse.Namespace, names: tuple[str, ...], why: str) -> None:
+    unused = [name for name in names if getattr(options, name) is not None]
     if unused:
-        raise ConfigError(f"--{unused[0].replace('_', '-')} goes with --instruction; with --requests it is a column")
-    requests, rejected = read_requests(options.requests)
-    claim_folder(options.out)
-    with contextlib.ExitStack() as stack:
-        results = run_requests(
-            _open_voice(options),
-            requests,
-            options.out,
-            job_seed=options.seed,
-            rejected=rejected,
-            report=_Bar(stack),
+        raise ConfigError(f"--{unused[0].replace('_', '-')} {why}")
+
+
+def _speak_file(options: argparse.Namespace) -> tuple[dict[str, Any], int]:
+    from voxinstruct_jax.cli.job_page import write_page
+    from voxinstruct_jax.jobs.claims import Claims
+    from voxinstruct_jax.jobs.plan import open_plan
+    from voxinstruct_jax.jobs.run import Job, run_job
+    from voxinstruct_jax.jobs.settings import JobSettings
+    from voxinstruct_jax.jobs.store import open_store
+
+    _refuse(options, ONE_REQUEST, "goes with --instruction; with --requests it is a column")
+    chosen = {item.name: getattr(options, item.name, None) for item in dataclasses.fields(JobSettings)}
+    settings = JobSettings(**{name: value for name, value in chosen.items() if value is not None})
+    settings = dataclasses.replace(settings, job_seed=options.seed)
+    engine = _engine(options)
+    store = open_store(options.out)
+    voice = None if options.voice is None else options.voice.resolve()
+    job = Job(
+        place=options.out if "://" in options.out else os.path.abspath(options.out),  # noqa: PTH100 - links stay
+        open_voice=functools.partial(open_voice, voice, options.dtype),
+        threads=options.threads or 0,
+    )
+    try:
+        with _ended_by_sigterm():
+            with Claims(store) as claims:
+                open_plan(store, options.requests, settings, claims, unit_size=options.unit_size, say=_say)
+            _say_opening()
+            finish = functools.partial(write_page, store, price_per_hour=options.price_per_hour)
+            with job_bar() as report:
+                progress = run_job(job, engine, store, report=report, finish=finish)
+    except KeyboardInterrupt:
+        store.tidy()
+        raise InputError(f"{options.out}: stopped; the same command goes on where it stopped") from None
+    return _summed_up(store, progress)
+
+
+def _engine(options: argparse.Namespace) -> "Engine":
+    """Where units are done."""
+    from voxinstruct_jax.data.workers import count_cores
+    from voxinstruct_jax.jobs.run import in_this_process
+
+    for name in ("workers", "threads", "unit_size"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1")
+    if options.engine == "ray":
+        from voxinstruct_jax.jobs.ray_engine import on_ray
+
+        return on_ray(
+            address=options.ray_address or "auto",
+            num_workers=options.workers,
+            threads=options.threads or 1,
+            gpus_a_worker=options.gpus_per_worker or 0.0,
         )
-    _print_summary(options.out, results, rejected)
-    return results, rejected
+    _refuse(options, ("ray_address", "gpus_per_worker"), "goes with --engine ray")
+    if options.workers is None and options.threads is None:
+        return in_this_process
+    from voxinstruct_jax.jobs.processes import in_processes
+
+    workers = options.workers or 1
+    return in_processes(workers, options.threads or max(1, count_cores() // workers), say=_say)
 
 
-class _Bar:
-    """The progress bar of a job, with the time to its end."""
-
-    def __init__(self, stack: contextlib.ExitStack) -> None:
-        self._stack = stack
-        self._advance: Any = None
-
-    def __call__(self, finished: int, total: int) -> None:
-        from voxinstruct_jax.data.progress import progress_bar
-
-        if self._advance is None:
-            self._advance = self._stack.enter_context(progress_bar("Speaking", total, done=finished))
-        else:
-            self._advance()
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
-def _open_voice(options: argparse.Namespace):  # noqa: ANN202 - the type is imported only when the command runs
+def _say_opening() -> None:
+    _say("opening the voice; its first sentence takes longest, since programs are compiled")
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends a job as Ctrl-C does: what is held is given back."""
+
+    def leave(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def job_bar(title: str = "Speaking") -> Iterator[Any]:
+    """The progress bar of a job: requests, hours of sound, speed, further tries, the time to its end."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+    with Bar(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=None)
+
+        def report(progress: "Progress") -> None:
+            found = progress.figures()
+            left = "?" if found["left_s"] is None else f"{found['left_s'] // 60}:{found['left_s'] % 60:02d}"
+            line = f"{found['audio_hours']:.2f} h, {found['audio_s_per_s']:.1f} audio s/s"
+            line += f", {found['retries']} further tries, {left} left"
+            bar.update(task, total=found["requests"], completed=found["finished"], description=line)
+
+        yield report
+
+
+def open_voice(folder: Path | None, dtype: Any) -> "Voice":
+    """Opens a voice; worker processes call it, too."""
     from voxinstruct_jax.voice import load
 
-    print("opening the voice; its first sentence takes longest, since programs are compiled", file=sys.stderr)
-    return load(options.voice, dtype=options.dtype)
+    return load(folder, dtype=dtype)
 
 
 def _columns(options: argparse.Namespace) -> dict[str, Any]:
@@ -156,14 +264,25 @@ def _sound_file(out: Path) -> Path:
     return out if suffix in SOUND_SUFFIXES and not out.is_dir() else out / DEFAULT_NAME
 
 
-def _print_summary(out: Path, results: Sequence["Result"], rejected: Sequence["RejectedRequest"]) -> None:
-    failed = [result for result in results if result.status == "failed"]
-    for result in failed[:5]:
-        print(f"failed {result.id}: {result.error}", file=sys.stderr)
+def _summed_up(store: "Store", progress: "Progress") -> tuple[dict[str, Any], int]:
+    """Prints what became of a job; returns what `--json` prints, and the exit code."""
+    from voxinstruct_jax.jobs.plan import REJECTED_FILE
+    from voxinstruct_jax.jobs.results import iter_results
+
+    found = progress.figures()
+    rejected = [json.loads(line) for line in (store.read(REJECTED_FILE) or b"").splitlines()]
+    for line in progress.failures:
+        _say(line)
     for row in rejected[:5]:
-        print(f"rejected row {row.row}: {row.reason}", file=sys.stderr)
-    unsound = sum(bool(result.checks) for result in results)
+        _say(f"rejected row {row['row']}: {row['reason']}")
     print(
-        f"{out}: {len(results) - len(failed)} spoken, {len(failed)} failed, {len(rejected)} rejected"
-        + (f", {unsound} silent or clipped" if unsound else "")
+        f"{store.place}: {found['done']} spoken, {found['failed']} failed, {found['quarantined']} quarantined, "
+        f"{found['rejected']} rejected; {found['audio_hours'] * 3600:.1f} s of sound in {found['synthesis_s']:.1f} s"
     )
+    if found["retries"]:
+        print(f"{found['retries']} further tries: {found['discarded_s']:.1f} s for sounds that were not kept")
+    summary: dict[str, Any] = {"summary": found, "rejected": rejected[:MOST_PRINTED]}
+    if found["finished"] <= MOST_PRINTED:
+        summary["results"] = [to_dict(result) for result in iter_results(store.place)]
+    code = 0 if found["done"] == found["requests"] and not rejected else SOME_FAILED
+    return summary, code

@@ -115,7 +115,14 @@ def draw_tokens(
         return _inline(_svg(figure), f"Spectrogram and tokens over {end_s:.1f} s: {', '.join(shown) or 'no tokens'}")
 
 
-def draw_histogram(edges: Sequence[float], counts: Mapping[str, Sequence[int]], unit: str, *, salt: str) -> str:
+def draw_histogram(
+    edges: Sequence[float],
+    counts: Mapping[str, Sequence[float]],
+    unit: str,
+    *,
+    salt: str,
+    what: str = "clips",
+) -> str:
     """Draws stacked bars as inline SVG.
 
     Args:
@@ -123,6 +130,7 @@ def draw_histogram(edges: Sequence[float], counts: Mapping[str, Sequence[int]], 
         counts: By name, one a bin.
         unit: Of the edges.
         salt: As in `draw_speech`.
+        what: Is counted.
     """
     with _styled(salt):
         figure = _figure(height=2.2)
@@ -132,11 +140,11 @@ def draw_histogram(edges: Sequence[float], counts: Mapping[str, Sequence[int]], 
             axis.bar(edges[:-1], values, np.diff(edges), bottom=below, align="edge", label=name, linewidth=0)
             below += np.asarray(values)
         axis.set_xlabel(unit)
-        axis.set_ylabel("clips")
+        axis.set_ylabel(what)
         if len(counts) > 1:
             axis.legend(frameon=False)
         total = int(below.sum())
-        return _inline(_svg(figure), f"Histogram of {total} clips over {unit}")
+        return _inline(_svg(figure), f"Histogram of {total} {what} over {unit}")
 
 
 def draw_intervals(points: Sequence[tuple[str, float, float | None, float | None]], unit: str, *, salt: str) -> str:

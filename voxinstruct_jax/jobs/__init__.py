@@ -1,1 +1,1 @@
-"""Offline batch work: `requests` reads what is asked for, `run` speaks it, resumes and writes the results."""
+"""Offline batch work: `plan` cuts a request file into units, `units` speaks them, `run` sees a job to its end."""

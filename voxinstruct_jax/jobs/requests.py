@@ -1,24 +1,42 @@
 """Request files of a synthesis job: one row a sentence to speak, in JSON lines or Parquet.
 
-A bad row never stops a job: it is set aside with its number and the reason. Read `Request`, then `read_requests`.
+A bad row never stops a job: it is set aside with its number and the reason. A file is read row by row, from a folder or
+from behind a URL. Read `Request`, then `iter_requests`.
 """
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from voxinstruct_jax.config import InputError, VoxError, from_dict
 from voxinstruct_jax.guidance import Guidance
+from voxinstruct_jax.jobs.store import is_remote, open_binary
 from voxinstruct_jax.voice import check_instruction
 
-__all__ = ["RejectedRequest", "Request", "derive_seed", "parse_request", "read_requests"]
+__all__ = [
+    "RejectedRequest",
+    "Request",
+    "derive_seed",
+    "duplicate",
+    "iter_requests",
+    "parse_request",
+    "read_requests",
+]
 
 NUM_SEEDS = 2**32
+MAX_LINE_BYTES = 2**25
+"""A longer line is set aside unread."""
+MAX_ID = 500
+"""Characters of an id."""
+MAX_REASON = 300
+"""Characters of a reason, which may quote the row."""
+ROWS_A_BATCH = 1024
 STRENGTHS = tuple(item.name for item in dataclasses.fields(Guidance))
 
 
@@ -64,7 +82,7 @@ def derive_seed(job_seed: int, request_id: str) -> int:
 
 
 def read_requests(path: Path) -> tuple[list[Request], list[RejectedRequest]]:
-    """Reads a request file.
+    """Reads a request file that is small enough to hold.
 
     Args:
         path: `.parquet`, or JSON lines under any other name.
@@ -75,32 +93,58 @@ def read_requests(path: Path) -> tuple[list[Request], list[RejectedRequest]]:
     Raises:
         InputError: The file is missing, unreadable or without rows.
     """
-    requests: list[Request] = []
+    requests: dict[str, Request] = {}
     rejected: list[RejectedRequest] = []
     first_seen: dict[str, int] = {}
-    for number, parse in _records(path):
+    for row, request in iter_requests(str(path)):
+        if isinstance(request, RejectedRequest):
+            rejected.append(request)
+        elif request.id in first_seen:
+            rejected.append(duplicate(row, request, first_seen[request.id]))
+        else:
+            first_seen[request.id] = row
+            requests[request.id] = request
+    return list(requests.values()), rejected
+
+
+def iter_requests(place: str) -> Iterator[tuple[int, Request | RejectedRequest]]:
+    """Yields the number of each row, from 1, and its request, or why it is set aside. Ids may come twice.
+
+    Args:
+        place: As `path` of `read_requests`, or an fsspec URL.
+
+    Raises:
+        InputError: The file is missing, unreadable or without rows.
+    """
+    folder, number = place.rpartition("/")[0] if is_remote(place) else str(Path(place).parent), 0
+    for number, parse in _records(place):
         values: Mapping[str, Any] = {}
         try:
             values = parse()
-            request = parse_request(values, path.parent)
-            if request.id in first_seen:
-                raise InputError(f"id {request.id!r} stands in row {first_seen[request.id]} already, which was taken")
+            yield number, parse_request(values, folder)
         except VoxError as error:
-            rejected.append(RejectedRequest(row=number, id=str(values.get("id", "")), reason=str(error)))
-            continue
-        first_seen[request.id] = number
-        requests.append(request)
-    if not requests and not rejected:
-        raise InputError(f"{path}: holds no requests; write one a line")
-    return requests, rejected
+            named = values.get("id", "")
+            yield number, _rejection(number, named if isinstance(named, str) else repr(named), str(error))
+    if not number:
+        raise InputError(f"{place}: holds no requests; write one a line")
 
 
-def parse_request(values: Mapping[str, Any], folder: Path) -> Request:
+def duplicate(row: int, request: Request, first_row: int) -> RejectedRequest:
+    """Sets aside a row whose id was taken before."""
+    return _rejection(row, request.id, f"id {request.id!r} stands in row {first_row} already, which was taken")
+
+
+def _rejection(row: int, request_id: str, reason: str) -> RejectedRequest:
+    short = request_id if len(request_id) <= MAX_ID else f"{request_id[:MAX_ID]}…"
+    return RejectedRequest(row=row, id=short, reason=reason if len(reason) <= MAX_REASON else f"{reason[:MAX_REASON]}…")
+
+
+def parse_request(values: Mapping[str, Any], folder: str) -> Request:
     """Checks one row.
 
     Args:
         values: Columns by name; None counts as absent.
-        folder: What a relative `prompt` is relative to.
+        folder: What a relative `prompt` is relative to; a local one, or a URL.
 
     Raises:
         VoxError: A column is unknown (the nearest known one is named), missing, of the wrong type or out of range, or
@@ -116,10 +160,16 @@ def parse_request(values: Mapping[str, Any], folder: Path) -> Request:
             raise InputError(f"{name}: missing")
     parsed = {name: _PARSERS[name](name, value) for name, value in present.items()}
     if "prompt" in parsed:
-        parsed["prompt"] = _existing(folder / parsed["prompt"])
+        parsed["prompt"] = _existing(_joined(folder, parsed["prompt"]))
     elif "prompt_transcript" in parsed:
         raise InputError("prompt_transcript: given without a prompt; give the audio file too")
     return Request(**parsed)
+
+
+def _shown(value: Any) -> str:
+    """The value, as far as fits into a message."""
+    text = repr(value)
+    return text if len(text) <= MAX_REASON // 2 else f"{text[: MAX_REASON // 2]}…"
 
 
 def _known() -> str:
@@ -128,7 +178,7 @@ def _known() -> str:
 
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise InputError(f"{name}: expected text, got {value!r}")
+        raise InputError(f"{name}: expected text, got {_shown(value)}")
     if not value.strip():
         raise InputError(f"{name}: empty; write some words")
     if any("\ud800" <= character <= "\udfff" for character in value):
@@ -138,23 +188,23 @@ def _text(name: str, value: Any) -> str:
 
 def _seed(name: str, value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < NUM_SEEDS:
-        raise InputError(f"{name}: expected a whole number from 0 to {NUM_SEEDS - 1}, got {value!r}")
+        raise InputError(f"{name}: expected a whole number from 0 to {NUM_SEEDS - 1}, got {_shown(value)}")
     return value
 
 
 def _seconds(name: str, value: Any) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
-        raise InputError(f"{name}: expected seconds above 0, got {value!r}")
+        raise InputError(f"{name}: expected seconds above 0, got {_shown(value)}")
     return float(value)
 
 
 def _guidance(name: str, value: Any) -> Guidance:
     if isinstance(value, list):
         if len(value) != len(STRENGTHS):
-            raise InputError(f"{name}: expected [{', '.join(STRENGTHS)}], got {value!r}")
+            raise InputError(f"{name}: expected [{', '.join(STRENGTHS)}], got {_shown(value)}")
         value = dict(zip(STRENGTHS, value, strict=True))
     if not isinstance(value, Mapping):
-        raise InputError(f"{name}: expected an object or three numbers, got {value!r}")
+        raise InputError(f"{name}: expected an object or three numbers, got {_shown(value)}")
     guidance = from_dict(Guidance, value, path=name)
     missing = [strength for strength in STRENGTHS if strength not in value]
     if missing:
@@ -164,12 +214,18 @@ def _guidance(name: str, value: Any) -> Guidance:
 
 def _attributes(name: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping):
-        raise InputError(f'{name}: expected an object such as {{"gender": "female"}}, got {value!r}')
+        raise InputError(f'{name}: expected an object such as {{"gender": "female"}}, got {_shown(value)}')
     return {str(key): item for key, item in value.items() if item is not None}
 
 
+def _id(name: str, value: Any) -> str:
+    if len(_text(name, value)) > MAX_ID:
+        raise InputError(f"{name}: {len(value)} characters, at most {MAX_ID}")
+    return value
+
+
 _PARSERS: dict[str, Callable[[str, Any], Any]] = {
-    "id": _text,
+    "id": _id,
     "instruction": lambda name, value: check_instruction(_text(name, value)),
     "transcript": _text,
     "language": _text,
@@ -182,30 +238,48 @@ _PARSERS: dict[str, Callable[[str, Any], Any]] = {
 }
 
 
-def _existing(path: Path) -> str:
-    if not path.is_file():
-        raise InputError(f"prompt: no such audio file: {path}")
-    return str(path)
+def _joined(folder: str, path: str) -> str:
+    if is_remote(path):
+        return path
+    return f"{folder}/{path}" if is_remote(folder) else str(Path(folder) / path)
 
 
-def _records(path: Path) -> Iterator[tuple[int, Callable[[], Mapping[str, Any]]]]:
+@functools.lru_cache(maxsize=4096)
+def _existing(place: str) -> str:
+    """Many requests share a prompt: each file is looked for once. One behind a URL is taken to be there."""
+    if not is_remote(place) and not Path(place).is_file():
+        raise InputError(f"prompt: no such audio file: {place}")
+    return place
+
+
+def _records(place: str) -> Iterator[tuple[int, Callable[[], Mapping[str, Any]]]]:
     """Yields each row's number and a function that parses it, so that one bad line does not end the reading."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such request file; give JSON lines or Parquet")
-    if path.suffix == ".parquet":
-        for number, record in enumerate(_parquet_records(path), 1):
-            yield number, lambda record=record: record
+    if not is_remote(place) and not Path(place).is_file():
+        raise InputError(f"{place}: no such request file; give JSON lines or Parquet")
+    if place.endswith(".parquet"):
+        for number, record in enumerate(_parquet_records(place), 1):
+            yield number, functools.partial(dict, record)
         return
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
-        if line.strip():
-            yield number, lambda line=line: _parse_line(line)
+    with open_binary(place) as file:
+        for number, line in enumerate(_lines(file), 1):
+            if line.strip():
+                yield number, functools.partial(_parse_line, line)
+
+
+def _lines(file: IO[bytes]) -> Iterator[bytes]:
+    """Yields lines; of one that is too long no more than `MAX_LINE_BYTES` + 1 bytes, which are not kept together."""
+    first = True
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        rest = line
+        while len(rest) > MAX_LINE_BYTES and not rest.endswith(b"\n"):
+            rest = file.readline(MAX_LINE_BYTES + 1)
+        yield line.removeprefix(b"\xef\xbb\xbf") if first else line
+        first = False
 
 
 def _parse_line(line: bytes) -> Mapping[str, Any]:
+    if len(line.rstrip(b"\r\n")) > MAX_LINE_BYTES:
+        raise InputError(f"longer than {MAX_LINE_BYTES // 2**20} MiB; write one request a line")
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -215,12 +289,14 @@ def _parse_line(line: bytes) -> Mapping[str, Any]:
     return record
 
 
-def _parquet_records(path: Path) -> list[dict[str, Any]]:
+def _parquet_records(place: str) -> Iterator[dict[str, Any]]:
     import pyarrow
     import pyarrow.parquet
 
     try:
-        return pyarrow.parquet.read_table(path).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
+        with open_binary(place) as file:
+            for batch in pyarrow.parquet.ParquetFile(file).iter_batches(ROWS_A_BATCH):
+                yield from batch.to_pylist()
+    except pyarrow.ArrowException as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"{path}: no valid Parquet ({reason}); write it again, or as JSON lines") from error
+        raise InputError(f"{place}: no valid Parquet ({reason}); write it again, or as JSON lines") from error

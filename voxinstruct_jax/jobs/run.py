@@ -1,212 +1,172 @@
-"""A synthesis job: requests spoken one by one, each committed as it ends, so a killed job goes on where it stopped.
+"""A synthesis job from its plan to its end: workers do its units, then all is put together.
 
-Read `run_requests`. Its folder: `audio/`, `done/` (one JSON a finished request), `job.json`, and at the end
-`results.parquet` and `rejected.jsonl`.
+Its place holds `plan/`, `claims/` and `workers/` (while it runs), `results/` (a part a unit), `audio/`, `quarantine/`
+or `shards/`, `job.json`, `rejected.jsonl`, and at the end `results.parquet`. Any number of processes on any machines
+may run the same job: they share nothing but that place. Read `run_job`.
 """
 
-import hashlib
+import contextlib
 import json
 import os
-import tempfile
+import threading
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
-import jax
-import numpy as np
+from voxinstruct_jax.config import InputError, VoxError, to_dict
+from voxinstruct_jax.jobs.claims import CLAIMS_FOLDER, LEASE_S, WORKERS_FOLDER, Claims
+from voxinstruct_jax.jobs.plan import VOICE_FILE, check_voice, read_plan
+from voxinstruct_jax.jobs.progress import Progress
+from voxinstruct_jax.jobs.quality import open_inspector
+from voxinstruct_jax.jobs.results import RESULTS_FILE, STAND_IN, merge_parts
+from voxinstruct_jax.jobs.store import PARTIAL_FOLDER, Store, is_remote, open_store
+from voxinstruct_jax.jobs.units import Speaker, Worker
 
-from voxinstruct_jax.config import InputError, VoxError, fingerprint, to_dict
-from voxinstruct_jax.guidance import Guidance
-from voxinstruct_jax.jobs.requests import RejectedRequest, Request, derive_seed
-from voxinstruct_jax.jobs.results import (
-    DONE_FOLDER,
-    Result,
-    check_sound,
-    file_names,
-    read_done,
-    write_done,
-    write_json,
-    write_results,
-)
-from voxinstruct_jax.voice import Audio
+__all__ = ["JOB_FILE", "Engine", "Job", "in_this_process", "run_job", "work"]
 
-__all__ = ["JOB_FILE", "REJECTED_FILE", "Report", "Speaker", "check_writable", "claim_folder", "run_requests", "speak"]
-
-REJECTED_FILE = "rejected.jsonl"
-AUDIO_FOLDER = "audio"
 JOB_FILE = "job.json"
-
-Report = Callable[[int, int], None]
-"""(finished requests, all requests) → None; called at the start and after each request."""
-
-
-@runtime_checkable
-class Speaker(Protocol):
-    """What a job needs of a voice."""
-
-    @property
-    def name(self) -> str: ...
-
-    def synthesize(  # noqa: PLR0913 - as `Voice.synthesize`
-        self,
-        instruction: str,
-        *,
-        prompt: str | None = None,
-        prompt_transcript: str | None = None,
-        transcript: str | None = None,
-        language: str | None = None,
-        guidance: Guidance | None = None,
-        seed: int = 0,
-        max_duration_s: float | None = None,
-    ) -> Audio: ...
+FINISH = "finish"
+"""Name of the claim on putting the job together."""
+WATCH_S = {False: 0.5, True: 5.0}
+"""Between looks at what is committed, by whether the job lies in an object store."""
+RECORD_S = 5.0
+"""Between writes of `job.json`."""
+POLL_S = 0.2
 
 
-def run_requests(
-    voice: Speaker,
-    requests: Sequence[Request],
-    out: Path,
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What a worker is told; the rest stands in the job's place."""
+
+    place: str
+    open_voice: Callable[[], Speaker]
+    """A function of a module, or a `functools.partial` of one, since it may be called in other processes."""
+    threads: int = 0
+    """CPU threads of the judges; 0 = as many as there are cores."""
+    lease_s: float = LEASE_S
+
+
+Engine = Callable[[Job], None]
+"""Runs workers until all units are committed."""
+
+
+def work(job: Job) -> None:
+    """Is one worker, in this process, until all units are committed.
+
+    Raises:
+        InputError: The voice is not the job's, a judge is not installed, or the place cannot be written.
+    """
+    store = open_store(job.place)
+    plan = read_plan(store)
+    with Claims(store, lease_s=job.lease_s) as claims:
+        inspector = open_inspector(plan.settings, threads=job.threads)
+        voice = job.open_voice()
+        check_voice(store, voice.name)
+        Worker(store, plan, voice, inspector, claims, stop=threading.Event()).run()
+
+
+in_this_process: Engine = work
+
+
+def run_job(
+    job: Job,
+    engine: Engine,
+    store: Store,
     *,
-    job_seed: int,
-    rejected: Sequence[RejectedRequest],
-    report: Report,
-) -> list[Result]:
-    """Speaks all requests that `out` does not hold yet.
+    report: Callable[[Progress], None] = lambda _: None,
+    finish: Callable[[Progress], None] = lambda _: None,
+) -> Progress:
+    """Does what is left of a job whose plan is there.
 
     Args:
-        voice: The voice.
-        requests: With distinct ids.
-        out: Folder of the job; goes on where it stopped. What is finished, failed or not, is not done again.
-        job_seed: Of the requests that name no seed.
-        rejected: Rows that were set aside; listed in `rejected.jsonl`.
-        report: Called with the progress.
+        job: The job.
+        engine: Where its units are done.
+        store: The job's place.
+        report: Called with the progress, now and then, from another thread.
+        finish: Called once, when all units are committed and before `results.parquet` appears.
 
     Returns:
-        One result a request, in order; a request that cannot be spoken is a failed one.
+        The progress at the end.
 
     Raises:
-        InputError: The folder cannot be written, or holds another job (voice, job seed or request).
+        InputError: The place cannot be written; or as `work` and the engine.
     """
-    claim_folder(out)
-    _claim_job(out, {"voice": voice.name, "job_seed": job_seed})
-    names = file_names([request.id for request in requests])
-    marks = {request.id: fingerprint(request) for request in requests}
-    results = {request.id: read_done(out, request.id, marks[request.id]) for request in requests}
-    finished = sum(result is not None for result in results.values())
-    report(finished, len(requests))
-    for request in requests:
-        if results[request.id] is not None:
-            continue
-        result = speak(voice, request, out, f"{AUDIO_FOLDER}/{names[request.id]}.wav", job_seed=job_seed)
-        write_done(out, result, marks[request.id])
-        results[request.id] = result
-        finished += 1
-        report(finished, len(requests))
-    everything = [result for result in results.values() if result is not None]
-    _write_rejected(out / REJECTED_FILE, rejected)
-    write_results(out, everything)
-    return everything
+    plan = read_plan(store)
+    progress = Progress(store, plan)
+    if progress.complete:
+        check_voice(store, job.open_voice().name)
+    else:
+        with _watched(store, progress, report):
+            engine(job)
+        progress.update()
+    if not progress.complete:
+        raise InputError(f"{store.place}: some units were not done; start the same command again")
+    with Claims(store, lease_s=job.lease_s) as claims:
+        while not store.exists(RESULTS_FILE):
+            claim = claims.take(FINISH, claims.generations().get(FINISH, []))
+            if claim is None:
+                time.sleep(POLL_S)
+            elif not store.exists(RESULTS_FILE):
+                _put_together(store, progress, finish)
+    store.tidy()
+    return progress
 
 
-def speak(voice: Speaker, request: Request, folder: Path, audio: str, *, job_seed: int) -> Result:
-    """Speaks one request into `folder / audio`; whatever goes wrong in it becomes a failed result.
+def _put_together(store: Store, progress: Progress, finish: Callable[[Progress], None]) -> None:
+    store.write(JOB_FILE, _record(store, progress, "finished"))
+    finish(progress)
+    for name in merge_parts(store):
+        before, _, after = name.rpartition(STAND_IN)
+        store.remove(f"{before}.{after.partition('.')[2]}")  # of a worker that committed nothing
+    for folder in (CLAIMS_FOLDER, WORKERS_FOLDER, PARTIAL_FOLDER):
+        store.remove(folder)
 
-    Raises:
-        InputError: The sound cannot be written: a fault of the folder, not of the request.
-    """
-    seed = derive_seed(job_seed, request.id) if request.seed is None else request.seed
-    asked = {
-        "id": request.id,
-        "instruction": request.instruction,
-        "transcript": request.transcript,
-        "language_asked": request.language,
-        "prompt": request.prompt,
-        "seed": seed,
-        "attributes": request.attributes,
+
+@contextlib.contextmanager
+def _watched(store: Store, progress: Progress, report: Callable[[Progress], None]) -> Iterator[None]:
+    """Watches what is committed; `job.json` says it to others."""
+    end = threading.Event()
+
+    def look(state: str, *, record: bool) -> None:
+        with contextlib.suppress(VoxError):  # the workers meet the same fault, and tell it
+            progress.update()
+            report(progress)
+            if record and _is_leader():
+                store.write(JOB_FILE, _record(store, progress, state))
+
+    def watch() -> None:
+        recorded = 0.0
+        while not end.wait(WATCH_S[is_remote(store.place)]):
+            due = time.monotonic() - recorded > RECORD_S
+            look("running", record=due)
+            recorded = time.monotonic() if due else recorded
+
+    thread = threading.Thread(target=watch, daemon=True)
+    look("running", record=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
+        look("stopped", record=True)
+
+
+def _is_leader() -> bool:
+    """Of processes that a launcher has numbered, the first keeps `job.json`."""
+    number = os.environ.get("JAX_PROCESS_ID") or os.environ.get("JOB_COMPLETION_INDEX") or "0"
+    return number == "0"
+
+
+def _record(store: Store, progress: Progress, state: str) -> bytes:
+    voice = json.loads(store.read(VOICE_FILE) or b"{}")
+    record: dict[str, Any] = {
+        **voice,
+        "state": state,
+        **progress.figures(),
+        "settings": to_dict(progress.plan.settings),
+        "requests_sha256": progress.plan.requests_sha256,
+        "updated_unix_s": round(time.time(), 1),
     }
-    began = time.perf_counter()
-    try:
-        spoken = _synthesize(voice, request, seed)
-    except Exception as error:  # one bad request must not end the job
-        return Result(status="failed", finish_reason="error", error=_one_line(error), **asked)
-    spent = time.perf_counter() - began
-    spoken.save(folder / audio)
-    return Result(
-        status="done",
-        language_predicted=spoken.language,
-        audio=audio,
-        audio_sha256=hashlib.sha256((folder / audio).read_bytes()).hexdigest(),
-        duration_s=spoken.duration_s,
-        finish_reason=spoken.finish_reason,
-        checks=check_sound(spoken.samples),
-        timings={"synthesis_s": spent},
-        notes=spoken.notes,
-        **asked,
-    )
-
-
-def claim_folder(out: Path) -> None:
-    """Makes the folder of a job, and clears away what a killed one left half-written.
-
-    Raises:
-        InputError: It cannot be written.
-    """
-    for folder in (out / AUDIO_FOLDER, out / DONE_FOLDER):
-        check_writable(folder)
-        for torn in [*folder.glob(".*.part.wav"), *folder.glob(".*.partial")]:
-            torn.unlink()
-
-
-def check_writable(folder: Path) -> None:
-    """Makes a folder, and finds out that it is read-only before minutes are spent on speaking.
-
-    Raises:
-        InputError: It cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):  # that a folder is read-only shows only by writing
-            pass
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written ({error.strerror}); give another --out") from error
-
-
-def _claim_job(out: Path, identity: dict[str, Any]) -> None:
-    """Writes the job's identity and the machine it began on, or compares the identity with what is there."""
-    path = out / JOB_FILE
-    if path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        changed = [name for name, value in identity.items() if found.get(name) != value]
-        if changed:
-            raise InputError(f"{out}: holds another job (its {', '.join(changed)} differs); give another --out")
-        return
-    machine = {"jax": jax.__version__, "device": jax.devices()[0].device_kind, "cpus": os.cpu_count()}
-    write_json(path, {**identity, "machine": machine})
-
-
-def _synthesize(voice: Speaker, request: Request, seed: int) -> Audio:
-    spoken = voice.synthesize(
-        request.instruction,
-        prompt=request.prompt,
-        prompt_transcript=request.prompt_transcript,
-        transcript=request.transcript,
-        language=request.language,
-        guidance=request.guidance,
-        seed=seed,
-        max_duration_s=request.max_duration_s,
-    )
-    if not np.isfinite(spoken.samples).all():
-        raise InputError("the voice made samples that are not numbers; its weights are damaged")
-    return spoken
-
-
-def _one_line(error: Exception) -> str:
-    first = next(iter(str(error).splitlines()), "")
-    return first if isinstance(error, VoxError) else f"{type(error).__name__}: {first}"
-
-
-def _write_rejected(path: Path, rejected: Sequence[RejectedRequest]) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    lines = [json.dumps(to_dict(row), ensure_ascii=False) + "\n" for row in rejected]
-    partial.write_text("".join(lines), encoding="utf-8")
-    partial.replace(path)
+    return (json.dumps(record, ensure_ascii=False, indent=1) + "\n").encode()
