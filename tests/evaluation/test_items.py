@@ -4,7 +4,7 @@ import pytest
 
 from voxinstruct_jax.config import InputError
 from voxinstruct_jax.evaluation.items import read_items, request_digest
-from voxinstruct_jax.jobs.results import Result, write_results
+from voxinstruct_jax.jobs.results import RESULTS_FILE, Result, part_bytes
 
 
 def write_rows(path, *rows):
@@ -13,8 +13,7 @@ def write_rows(path, *rows):
 
 
 def test_results_of_a_job_become_items(tmp_path):
-    write_results(
-        tmp_path,
+    results = part_bytes(
         [
             Result(id="b", status="failed", instruction="say it", finish_reason="error", seed=4, error="too long"),
             Result(
@@ -24,6 +23,7 @@ def test_results_of_a_job_become_items(tmp_path):
             ),
         ],
     )  # fmt: skip
+    (tmp_path / RESULTS_FILE).write_bytes(results)
     (one, other), rejected = read_items(tmp_path)
     assert not rejected
     assert (one.id, one.transcript, one.language, one.seed) == ("a", "Yes.", "en", 3)

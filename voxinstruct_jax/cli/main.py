@@ -13,7 +13,7 @@ COMMANDS = {
     "import": "turn a speech corpus into a manifest, or filter a manifest",
     "annotate": "measure the attributes of a manifest's clips and write instructions",
     "prepare": "turn a manifest of audio and text into token shards",
-    "train": "train a codec, units, AR or NAR from a configuration",
+    "train": "train a codec, units, AR, NAR or a diffusion baseline from a configuration",
     "plan": "compile a train step for a pod that is not here: does it fit, how fast can it be",
     "listening": "write a listening test as a folder that opens from disk, or analyse one",
     "testset": "write a test set as a request file",
