@@ -9,7 +9,7 @@ import signal
 import time
 from pathlib import Path
 
-import conftest
+import fake_voice
 
 from voxinstruct_jax.jobs.claims import Claims
 from voxinstruct_jax.jobs.plan import open_plan
@@ -52,7 +52,7 @@ def slow_voice(seconds=0.01):
     return _Slow(seconds)
 
 
-class _Slow(conftest.FakeVoice):
+class _Slow(fake_voice.FakeVoice):
     def __init__(self, seconds):
         super().__init__(ahead=3)
         self.seconds = seconds
@@ -67,7 +67,7 @@ def deadly_voice(folder, instruction, times):
     return _Deadly(folder, instruction, times)
 
 
-class _Deadly(conftest.FakeVoice):
+class _Deadly(fake_voice.FakeVoice):
     def __init__(self, folder, instruction, times):
         super().__init__(ahead=2)
         self.folder, self.instruction, self.times = folder, instruction, times

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from conftest import FakeVoice
+from fake_voice import FakeVoice
 from jobs_for_tests import lasting, rows_named, run, write_requests
 
 from voxinstruct_jax.config import InputError

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
-from conftest import FakeVoice
+from fake_voice import FakeVoice
 from jobs_for_tests import files, lasting, rows_named, run, write_requests
 
 from voxinstruct_jax.jobs.results import read_results

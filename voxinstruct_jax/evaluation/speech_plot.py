@@ -109,7 +109,7 @@ def draw_tokens(
         for axis, (name, track) in zip(axes[num_axes - len(shown) :], shown.items(), strict=True):
             axis.stairs(track, np.arange(len(track) + 1) / frame_rate, color=_ENERGY, linewidth=1.0, baseline=None)
             axis.set_ylabel(name)
-        _write_spans(axes, spans)
+        _write_spans(list(axes), spans)
         axes[-1].set_xlim(0, end_s)
         axes[-1].set_xlabel("time (s)")
         return _inline(_svg(figure), f"Spectrogram and tokens over {end_s:.1f} s: {', '.join(shown) or 'no tokens'}")
@@ -117,7 +117,7 @@ def draw_tokens(
 
 def draw_histogram(
     edges: Sequence[float],
-    counts: Mapping[str, Sequence[float]],
+    counts: Mapping[str, Sequence[int | float]],
     unit: str,
     *,
     salt: str,
