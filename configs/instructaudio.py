@@ -8,7 +8,7 @@ Run: voxinstruct plan configs/instructaudio.py --topology v5e:8x8 --mesh.fsdp 64
 Hardware: the paper used 32 A800.
 Cost: not known; the paper names no number of steps.
 Expect: WER 1.52 % on Seed-TTS English (InstructAudio, table 1).
-Measured: not run; counted and compiled for pods.
+Measured: not run; counted.
 """
 
 import dataclasses

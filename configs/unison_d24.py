@@ -8,46 +8,10 @@ Run: voxinstruct plan configs/unison_d24.py --topology v5e:8x8 --mesh.fsdp 64
 Hardware: the paper used 8 H800.
 Cost: not known; 150,000 steps of 448 clips make the first stage.
 Expect: WER 1.27 % on Seed-TTS English without a reference (UNISON, table 2).
-Measured: not run; counted and compiled for pods.
+Measured: not run; counted.
 """
 
-import dataclasses
-
-from voxinstruct_jax.audio.latents import LatentConfig
 from voxinstruct_jax.audio.mel_vae import MelVAEConfig
-from voxinstruct_jax.data.sound_batches import SoundData
-from voxinstruct_jax.data.sound_tasks import TASKS
-from voxinstruct_jax.diffusion.systems import SYSTEMS
-from voxinstruct_jax.layers.execution import Execution
-from voxinstruct_jax.models.mmdit import MMDiTConfig
-from voxinstruct_jax.training.diffusion import DiffusionExperiment
-from voxinstruct_jax.training.optimizer import OptimizerConfig
-from voxinstruct_jax.training.step import StepConfig
-from voxinstruct_jax.training.task import TrainConfig
+from voxinstruct_jax.training.paper import paper_unison
 
-experiment = DiffusionExperiment(
-    model=dataclasses.replace(MMDiTConfig.unison(joint_blocks=24, latent_channels=20), dtype="bfloat16"),
-    latents=LatentConfig(vae=MelVAEConfig.at_31_hz()),
-    diffusion=SYSTEMS["unison"],
-    data=SoundData(
-        tasks=tuple(name for name in TASKS if name != "instruct_tts"),
-        first_stage_steps=150_000,
-        clip_s=10.0,
-        rows=448,
-        task_rows=7,
-        text_width=256,
-        phone_width=0,
-    ),
-    optimizer=OptimizerConfig(
-        peak_lr=1e-4,
-        warmup_steps=2000,
-        decay="cosine",
-        decay_steps=890_000,
-        beta2=0.95,
-        weight_decay=0.01,
-        max_grad_norm=1.0,
-    ),
-    train=TrainConfig(steps=890_000, log_every=100, save_every=5000),
-    step=StepConfig(ema_decay=0.9999),
-    execution=Execution(remat="full", scan=True),
-)
+experiment = paper_unison(24, MelVAEConfig.at_31_hz(), latent_channels=20)
