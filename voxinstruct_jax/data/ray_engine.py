@@ -10,6 +10,7 @@ from typing import Any
 from voxinstruct_jax.config import InputError, VoxError
 from voxinstruct_jax.data.prepare import Encoders, Engine, ShardTask, prepare_shard
 from voxinstruct_jax.data.processes import ONE_CORE
+from voxinstruct_jax.data.ray_cluster import connected
 from voxinstruct_jax.data.workers import MAX_ATTEMPTS
 
 __all__ = ["on_ray"]
@@ -40,29 +41,15 @@ def on_ray(
         ) from error
 
     def run(tasks: Iterator[ShardTask], folder: str, tick: Callable[[], None]) -> None:
-        ours = not ray.is_initialized()
-        if ours:
-            _connect(ray, address)
-        try:
+        with connected(ray, address):
             options = {"num_gpus": gpus_per_task} if gpus_per_task else {"num_cpus": 1}
             environment = {} if gpus_per_task else {"env_vars": ONE_CORE}
             remote = ray.remote(_prepare_remotely).options(
                 max_retries=MAX_ATTEMPTS - 1, runtime_env=environment, **options
             )
             _hand_out(ray, tasks, lambda task: remote.remote(task, folder, open_encoders, arguments), tick)
-        finally:
-            if ours:
-                ray.shutdown()
 
     return run
-
-
-def _connect(ray: Any, address: str) -> None:
-    try:
-        ray.init(address=address, log_to_driver=False, configure_logging=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"no Ray cluster at {address!r} ({reason}); start one with `ray start --head`") from error
 
 
 def _hand_out(

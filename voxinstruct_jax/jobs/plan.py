@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import IO
 
 from voxinstruct_jax.config import InputError, from_dict, to_dict
+from voxinstruct_jax.data.store import is_remote
 from voxinstruct_jax.jobs.claims import Claims
 from voxinstruct_jax.jobs.requests import RejectedRequest, Request, duplicate, iter_requests
 from voxinstruct_jax.jobs.results import file_name
 from voxinstruct_jax.jobs.settings import JobSettings
-from voxinstruct_jax.jobs.store import Store, is_remote, open_binary
+from voxinstruct_jax.jobs.store import Store, open_binary
 from voxinstruct_jax.text.content import spoken_content
 
 __all__ = [

@@ -8,6 +8,7 @@ from typing import Any
 
 from voxinstruct_jax.config import InputError, VoxError
 from voxinstruct_jax.data.processes import ONE_CORE
+from voxinstruct_jax.data.ray_cluster import connected
 from voxinstruct_jax.jobs.plan import read_plan
 from voxinstruct_jax.jobs.processes import MOST_DEATHS
 from voxinstruct_jax.jobs.results import PARTS_FOLDER
@@ -43,28 +44,14 @@ def on_ray(
         ) from error
 
     def run(job: Job) -> None:
-        ours = not ray.is_initialized()
-        if ours:
-            _connect(ray, address)
-        try:
+        with connected(ray, address):
             variables = {} if gpus_a_worker else dict.fromkeys(ONE_CORE, str(threads))
             options = {"num_cpus": threads, "num_gpus": gpus_a_worker, "max_retries": 0}
             remote = ray.remote(_work).options(**options, runtime_env={"env_vars": variables})
             room = ("GPU", gpus_a_worker) if gpus_a_worker else ("CPU", float(threads))
             _keep_busy(ray, job, lambda: remote.remote(job), room, num_workers)
-        finally:
-            if ours:
-                ray.shutdown()
 
     return run
-
-
-def _connect(ray: Any, address: str) -> None:
-    try:
-        ray.init(address=address, log_to_driver=False, configure_logging=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"no Ray cluster at {address!r} ({reason}); start one with `ray start --head`") from error
 
 
 def _keep_busy(ray: Any, job: Job, start: Any, room: tuple[str, float], num_workers: int | None) -> None:

@@ -15,7 +15,8 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from voxinstruct_jax.config import InputError, from_dict, to_dict
-from voxinstruct_jax.jobs.store import LocalStore, Store, is_remote, open_binary, open_store
+from voxinstruct_jax.data.store import is_remote
+from voxinstruct_jax.jobs.store import LocalStore, Store, open_binary, open_store
 
 __all__ = [
     "PARTS_FOLDER",

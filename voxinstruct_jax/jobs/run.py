@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from voxinstruct_jax.config import InputError, VoxError, to_dict
+from voxinstruct_jax.data.store import is_remote
 from voxinstruct_jax.jobs.claims import CLAIMS_FOLDER, LEASE_S, WORKERS_FOLDER, Claims
 from voxinstruct_jax.jobs.plan import VOICE_FILE, check_voice, read_plan
 from voxinstruct_jax.jobs.progress import Progress
 from voxinstruct_jax.jobs.quality import open_inspector
 from voxinstruct_jax.jobs.results import RESULTS_FILE, STAND_IN, merge_parts
-from voxinstruct_jax.jobs.store import PARTIAL_FOLDER, Store, is_remote, open_store
+from voxinstruct_jax.jobs.store import PARTIAL_FOLDER, Store, open_store
 from voxinstruct_jax.jobs.units import Speaker, Worker
 
 __all__ = ["JOB_FILE", "Engine", "Job", "in_this_process", "run_job", "work"]

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import IO, Any, Protocol, TypeVar, runtime_checkable
 
 from voxinstruct_jax.config import InputError
+from voxinstruct_jax.data.store import is_remote
 
-__all__ = ["PARTIAL_FOLDER", "LocalStore", "RemoteStore", "Store", "is_remote", "open_binary", "open_store"]
+__all__ = ["PARTIAL_FOLDER", "LocalStore", "RemoteStore", "Store", "open_binary", "open_store"]
 
 T = TypeVar("T")
 
@@ -72,11 +73,6 @@ class Store(Protocol):
     def tidy(self) -> None:
         """Removes what belongs to work in progress and is empty."""
         ...
-
-
-def is_remote(place: str) -> bool:
-    """Whether this is a URL such as `s3://bucket/job`."""
-    return "://" in place
 
 
 def open_store(

@@ -21,6 +21,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import numpy as np
 
 from voxinstruct_jax.config import InputError, VoxError
+from voxinstruct_jax.data.store import is_remote
 from voxinstruct_jax.jobs.audio_files import set_loudness, sound_bytes
 from voxinstruct_jax.jobs.claims import Claim, Claims
 from voxinstruct_jax.jobs.commits import Made, commit_unit
@@ -28,7 +29,7 @@ from voxinstruct_jax.jobs.plan import Plan, PlannedRequest, Unit, read_unit
 from voxinstruct_jax.jobs.quality import Inspector, Verdict
 from voxinstruct_jax.jobs.requests import Request, derive_seed
 from voxinstruct_jax.jobs.results import PARTS_FOLDER, Result, part_name
-from voxinstruct_jax.jobs.store import Store, is_remote, open_store
+from voxinstruct_jax.jobs.store import Store, open_store
 from voxinstruct_jax.voice import Audio, Utterance
 
 __all__ = ["Speaker", "Worker", "one_line", "try_seed"]

@@ -6,6 +6,7 @@ The second stage starts from the first one's weights (`--train.init-from`), with
 import dataclasses
 import functools
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -157,22 +158,46 @@ def codec_task(experiment: CodecExperiment) -> Task:
     paths = [row.audio for row in read_manifest(data.manifest)]
     folder = Path(data.cache or Path(data.manifest).parent / "audio-cache")
     cache = build_cache(paths, folder, config.sample_rate)
-    segment = round(data.segment_s * config.frame_rate) * config.hop_length
     units = None
     if experiment.objective.unit_weight:
         units = FrameUnits(clips=_clip_units(experiment, cache, paths, folder), frame_samples=config.hop_length)
+    further = {"discriminator": experiment.discriminator} if experiment.objective.adversarial_weight else {}
+    return segment_task("codec", experiment, codec_program(experiment), cache, paths, units=units, **further)
+
+
+def segment_task(
+    kind: str,
+    experiment: Any,
+    program: Program,
+    cache: AudioCache,
+    paths: list[str],
+    *,
+    units: FrameUnits | None = None,
+    **further: Any,
+) -> Task:
+    """Makes an experiment on random crops of clips ready: that of the codec, or of the Mel-VAE.
+
+    Args:
+        kind: Of the run.
+        experiment: With `model`, `objective`, `data` (`SegmentData`), `optimizer`, `train`, `step` and `mesh`.
+        program: What is computed in a step.
+        cache: The decoded clips.
+        paths: Where they came from.
+        units: Semantic units of the clips, where the objective reads them.
+        **further: What is part of the run's identity besides.
+    """
+    data, config = experiment.data, experiment.model
     batches = SegmentBatches(
         cache,
-        segment,
+        round(data.segment_s * config.frame_rate) * config.hop_length,
         data.rows,
         experiment.train.seed,
         gain_db=data.gain_db,
         units=units,
         host_rows=row_shares(build_mesh(experiment.mesh), data.rows),
     )
-    rows = dataclasses.replace(data, manifest="", cache="", units="")
     return Task(
-        program=codec_program(experiment),
+        program=program,
         batches=batches,
         count_tokens=lambda batch: batch.samples.size // config.hop_length,
         count_audio_s=lambda batch: batch.samples.size / config.sample_rate,
@@ -183,14 +208,14 @@ def codec_task(experiment: CodecExperiment) -> Task:
         step=experiment.step,
         mesh=experiment.mesh,
         identity=identity(
-            "codec",
+            kind,
             fingerprint([[Path(path).name for path in paths], int(cache.offsets[-1])]),
             experiment.train,
             model=config,
             objective=experiment.objective,
             optimizer=experiment.optimizer,
-            batch=rows,
-            **({"discriminator": experiment.discriminator} if experiment.objective.adversarial_weight else {}),
+            batch=dataclasses.replace(data, manifest="", cache="", units=""),
+            **further,
         ),
     )
 

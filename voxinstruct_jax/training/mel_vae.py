@@ -8,14 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from voxinstruct_jax.audio.mel_vae import MelVAE, MelVAEConfig
-from voxinstruct_jax.config import fingerprint
 from voxinstruct_jax.data.manifest import read_manifest
-from voxinstruct_jax.data.segments import SegmentBatch, SegmentBatches, build_cache
-from voxinstruct_jax.sharding.mesh import MeshConfig, build_mesh, row_shares
-from voxinstruct_jax.training.codec import SegmentData
+from voxinstruct_jax.data.segments import SegmentBatch, build_cache
+from voxinstruct_jax.sharding.mesh import MeshConfig
+from voxinstruct_jax.training.codec import SegmentData, segment_task
 from voxinstruct_jax.training.optimizer import OptimizerConfig
 from voxinstruct_jax.training.step import Mean, StepConfig
-from voxinstruct_jax.training.task import Program, Task, TrainConfig, identity
+from voxinstruct_jax.training.task import Program, Task, TrainConfig
 
 __all__ = ["MelVAEExperiment", "MelVAEObjective", "mel_vae_loss", "mel_vae_task"]
 
@@ -83,35 +82,8 @@ def mel_vae_task(experiment: MelVAEExperiment) -> Task:
     paths = [row.audio for row in read_manifest(data.manifest)]
     folder = Path(data.cache or Path(data.manifest).parent / f"audio-cache-{config.sample_rate}")
     cache = build_cache(paths, folder, config.sample_rate)
-    batches = SegmentBatches(
-        cache,
-        round(data.segment_s * config.frame_rate) * config.hop_length,
-        data.rows,
-        experiment.train.seed,
-        gain_db=data.gain_db,
-        host_rows=row_shares(build_mesh(experiment.mesh), data.rows),
+    program = Program(
+        build_model=lambda rngs: MelVAE(config, rngs=rngs),
+        objective=functools.partial(mel_vae_loss, experiment.objective),
     )
-    return Task(
-        program=Program(
-            build_model=lambda rngs: MelVAE(config, rngs=rngs),
-            objective=functools.partial(mel_vae_loss, experiment.objective),
-        ),
-        batches=batches,
-        count_tokens=lambda batch: batch.samples.size // config.hop_length,
-        count_audio_s=lambda batch: batch.samples.size / config.sample_rate,
-        count_flops=None,
-        rows=data.rows,
-        optimizer=experiment.optimizer,
-        train=experiment.train,
-        step=experiment.step,
-        mesh=experiment.mesh,
-        identity=identity(
-            "mel_vae",
-            fingerprint([[Path(path).name for path in paths], int(cache.offsets[-1])]),
-            experiment.train,
-            model=config,
-            objective=experiment.objective,
-            optimizer=experiment.optimizer,
-            batch=dataclasses.replace(data, manifest="", cache="", units=""),
-        ),
-    )
+    return segment_task("mel_vae", experiment, program, cache, paths)
