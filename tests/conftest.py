@@ -151,6 +151,39 @@ def tiny_shards(tmp_path_factory):
     return folder / "shards"
 
 
+@pytest.fixture(scope="session")
+def google_bucket():
+    """A bucket of a server on loopback that speaks Google's protocol; its URL."""
+    pytest.importorskip("gcsfs", reason="needs the cloud extra")
+    pytest.importorskip("gcp_storage_emulator", reason="needs gcp-storage-emulator")
+    import contextlib
+    import http
+    import socket
+
+    from gcp_storage_emulator.exceptions import NotFound
+    from gcp_storage_emulator.handlers import objects
+    from gcp_storage_emulator.server import create_server
+
+    put = objects._multipart_upload
+
+    def put_if_asked(request, response, storage):
+        """Google keeps to `ifGenerationMatch=0`, only what is not there yet is made; the emulator leaves it out."""
+        if request.query.get("ifGenerationMatch") == ["0"]:
+            with contextlib.suppress(NotFound):
+                storage.get_file_obj(request.params["bucket_name"], request.data["meta"]["name"])
+                response.status = http.HTTPStatus.PRECONDITION_FAILED
+                return
+        put(request, response, storage)
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(objects, "_multipart_upload", put_if_asked)
+        patch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+        with create_server("127.0.0.1", port, in_memory=True, default_bucket="bucket"):
+            yield "gs://bucket"
+
+
 class ToneSpectrum:
     """Features of sounds that are tones: log spectra of 20 ms at 50 Hz."""
 

@@ -74,6 +74,12 @@ def same_as(found: ShardReader, reader: ShardReader) -> bool:
     )
 
 
+def test_a_bucket_of_google_holds_what_a_folder_would(google_bucket, rows, encoders, reader):
+    assert same_as(made(rows, encoders, f"{google_bucket}/shards"), reader)
+    again = made(rows, encoders, f"{google_bucket}/shards")  # nothing is left to be done
+    assert same_as(again, reader)
+
+
 def test_a_store_holds_what_a_folder_would_and_gives_the_same_batches(memory, rows, encoders, reader, vocabulary):
     found = made(rows, encoders)
     assert sorted(path.rpartition("/")[2] for path in memory.ls("/vox-shards/a", detail=False)) == sorted(

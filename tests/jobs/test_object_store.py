@@ -102,8 +102,10 @@ def gate():
     server.stop()
 
 
-def test_a_store_writes_whole_files_and_creates_each_once(gate):
-    store = open_store("s3://bucket/plain")
+@pytest.mark.parametrize("protocol", ["s3", "gs"])
+def test_a_store_writes_whole_files_and_creates_each_once(protocol, request):
+    request.getfixturevalue({"s3": "gate", "gs": "google_bucket"}[protocol])
+    store = open_store(f"{protocol}://bucket/plain")
     assert store.names("a") == []
     assert store.read("a/x") is None
     assert store.create("a/x", b"first")
@@ -143,6 +145,16 @@ def test_a_job_outlives_a_store_that_is_gone_and_broken_in_its_middle(gate, tmp_
     assert len(store.names("audio")) == 8
     assert store.names("claims") == store.names("workers") == []
     assert json.loads(store.read("job.json"))["state"] == "finished"
+
+
+def test_a_job_in_a_bucket_of_google_ends_like_one_on_disk(google_bucket, tmp_path):
+    requests = write_requests(tmp_path / "r.jsonl", rows_named("a", "b", "c", "d"))
+    found = run(requests, f"{google_bucket}/job", FakeVoice, unit_size=2)
+    assert lasting(found) == lasting(run(requests, tmp_path / "local", FakeVoice))
+    store = open_store(f"{google_bucket}/job")
+    assert store.names("claims") == store.names("workers") == []
+    for sound in store.names("audio"):
+        assert store.read(f"audio/{sound}") == (tmp_path / "local" / "audio" / sound).read_bytes()
 
 
 def test_a_store_that_stays_away_is_one_clear_line(gate):
