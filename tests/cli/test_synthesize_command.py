@@ -104,6 +104,7 @@ def test_a_request_file_leaves_sounds_rows_a_page_and_rejections(synthesize, tmp
         {"id": "b", "instruction": ""},
         {"id": "c", "instruction": 'Say "no"', "language": "tlh"},
         {"id": "d", "instruction": 'Say quietly "no"'},
+        {"instruction": 'Say "no"'},
     ]
     requests = tmp_path / "requests.jsonl"
     requests.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -111,11 +112,12 @@ def test_a_request_file_leaves_sounds_rows_a_page_and_rejections(synthesize, tmp
     arguments = ("--requests", requests, "--out", out, "--price-per-hour", 3, "--shards")
     code, output, errors = synthesize(*arguments)
     assert code == 1
-    assert f"{out}: 1 spoken, 1 failed, 1 quarantined, 1 rejected; 1.0 s of sound" in output
+    assert f"{out}: 1 spoken, 2 failed, 1 quarantined, 1 rejected; 1.0 s of sound" in output
     assert "2 further tries" in output
     assert "failed c: language 'tlh' is not known" in errors
     assert "quarantined d: cut" in errors
-    assert any(line.startswith("rejected row 2: instruction") for line in errors)
+    assert "failed b: row 2: instruction: empty; write some words" in errors
+    assert "rejected row 5: id: missing" in errors
     page = (out / "job.html").read_text(encoding="utf-8")
     assert 'src="quarantine/d.wav"' in page
     assert 'src="page/a.wav"' in page  # copied out of its shard
@@ -125,9 +127,9 @@ def test_a_request_file_leaves_sounds_rows_a_page_and_rejections(synthesize, tmp
     code, output, _ = synthesize(*arguments, "--json")
     found = json.loads(output)
     assert code == 1
-    assert sorted(result["id"] for result in found["results"]) == ["a", "c", "d"]
+    assert sorted(result["id"] for result in found["results"]) == ["a", "b", "c", "d"]
     assert found["summary"]["retries"] == 2
-    assert [row["row"] for row in found["rejected"]] == [2]
+    assert [row["row"] for row in found["rejected"]] == [5]
 
 
 def test_hostile_requests_leave_one_record_each(synthesize, tmp_path):
@@ -162,10 +164,14 @@ def test_hostile_requests_leave_one_record_each(synthesize, tmp_path):
     assert output, errors
     found = json.loads(output)
     assert code == 1
-    assert [row["row"] for row in found["rejected"]] == [2, 3, 4, 5, 6]
-    assert sorted(result["id"] for result in found["results"]) == ["long", "mixed", "short", "twice"]
+    assert [row["row"] for row in found["rejected"]] == [2, 6]
+    spoken, unspoken = ["long", "mixed", "short", "twice"], ["gone", "huge", "nan"]
+    status = {result["id"]: result["status"] for result in found["results"]}
+    assert sorted(status) == sorted(spoken + unspoken)
+    assert {status[name] for name in spoken} <= {"done", "quarantined"}
+    assert {status[name] for name in unspoken} == {"failed"}
+    assert sum(path.stat().st_size for path in (tmp_path / "out" / "plan").iterdir()) < 10_000
     assert (tmp_path / "out" / "rejected.jsonl").stat().st_size < 5000
-    assert {result["status"] for result in found["results"]} <= {"done", "quarantined"}
     notes = {result["id"]: " ".join(result["notes"]) for result in found["results"]}
     assert "first 10 s" in notes["long"]
     assert "less than .3 s of speech" in notes["short"]

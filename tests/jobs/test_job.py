@@ -114,9 +114,17 @@ def test_samples_that_are_no_numbers_fail_the_request(tmp_path):
 
 
 def test_a_job_with_nothing_but_rejected_rows_ends(tmp_path):
-    assert run(write_requests(tmp_path / "r.jsonl", [{"id": "a"}]), tmp_path / "out", FakeVoice) == []
+    assert run(write_requests(tmp_path / "r.jsonl", [{"seed": 1}]), tmp_path / "out", FakeVoice) == []
     [line] = (tmp_path / "out/rejected.jsonl").read_text().splitlines()
-    assert json.loads(line) == {"row": 1, "id": "a", "reason": "instruction: missing"}
+    assert json.loads(line) == {"row": 1, "id": "", "reason": "id: missing"}
+
+
+def test_a_row_that_cannot_be_spoken_fails_with_its_reason(tmp_path):
+    rows = [{"id": "a", "instruction": 'Say "a"', "guidance": [1, 2]}, *rows_named("b")]
+    failed, done = run(write_requests(tmp_path / "r.jsonl", rows), tmp_path / "out", FakeVoice)
+    assert (failed.id, failed.status, failed.audio, failed.instruction) == ("a", "failed", None, 'Say "a"')
+    assert failed.error.startswith("row 1: guidance: expected [text_on_semantic")
+    assert (done.id, done.status) == ("b", "done")
 
 
 # --- the same whatever the way ---------------------------------------------------------------------------------------

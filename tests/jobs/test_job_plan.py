@@ -40,15 +40,17 @@ def test_units_hold_requests_of_like_length_longest_first_and_each_request_once(
     assert plan.num_requests == 100
 
 
-def test_of_two_rows_with_one_id_the_first_is_planned_and_the_second_listed(tmp_path):
-    plan, units = planned(tmp_path, [row("a", 1), row("b"), row("a", 2), {"id": "c"}])
-    assert sorted((one.request.id, one.request.instruction) for unit in units for one in unit) == [
-        ("a", 'Say "word"'),
-        ("b", 'Say "word word word"'),
+def test_every_id_is_planned_once_even_one_that_cannot_be_spoken(tmp_path):
+    rows = [row("a", 1), row("b"), row("a", 2), {"id": "c"}, {"id": "c", "seed": -1}, {"instruction": 'Say "word"'}]
+    plan, units = planned(tmp_path, rows)
+    assert sorted((one.request.id, one.request.instruction, one.error) for unit in units for one in unit) == [
+        ("a", 'Say "word"', ""),
+        ("b", 'Say "word word word"', ""),
+        ("c", "", "row 4: instruction: missing"),
     ]
     aside = [json.loads(line) for line in (tmp_path / "out/rejected.jsonl").read_text().splitlines()]
-    assert plan.rejected == 2
-    assert [(each["row"], each["id"]) for each in aside] == [(3, "a"), (4, "c")]
+    assert plan.rejected == 3
+    assert [(each["row"], each["id"]) for each in aside] == [(3, "a"), (5, "c"), (6, "")]
     assert "stands in row 1 already" in aside[0]["reason"]
 
 

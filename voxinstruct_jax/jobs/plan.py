@@ -83,7 +83,7 @@ class Plan:
     settings: JobSettings
     units: tuple[Unit, ...]
     rejected: int
-    """Rows set aside."""
+    """Rows without an id of their own."""
 
     @property
     def num_requests(self) -> int:
@@ -95,9 +95,11 @@ class Plan:
 class PlannedRequest:
     """A request of a unit."""
 
-    name: str
+    name: str = ""
     """Of its sound file, without suffix."""
     request: Request
+    error: str = ""
+    """Why it cannot be spoken: it ends as failed."""
 
 
 def estimate_syllables(request: Request) -> float:
@@ -232,10 +234,11 @@ def _write_units(store: Store, requests: "_Sorted", size: int) -> Iterator[Unit]
         store.write(_unit_file(unit.name), "".join(lines).encode())
         return unit
 
-    for request in requests:
-        planned = PlannedRequest(name=file_name(request.id, shared=requests.shares_name(request.id)), request=request)
-        lines.append(json.dumps(to_dict(planned), ensure_ascii=False) + "\n")
-        syllables += estimate_syllables(request)
+    for planned in requests:
+        request_id = planned.request.id
+        named = dataclasses.replace(planned, name=file_name(request_id, shared=requests.shares_name(request_id)))
+        lines.append(_line(named))
+        syllables += _work(planned)
         if len(lines) == size:
             yield written()
             lines, syllables, number = [], 0.0, number + 1
@@ -264,29 +267,41 @@ class _Sorted:
         with contextlib.ExitStack() as stack:
             files: dict[int, IO[str]] = {}
             for row, found in iter_requests(place):
-                if isinstance(found, Request):
-                    found = self._new(row, found)
-                if isinstance(found, RejectedRequest):
-                    aside.write(json.dumps(to_dict(found), ensure_ascii=False) + "\n")
+                planned = self._planned(row, found)
+                if isinstance(planned, RejectedRequest):
+                    line = {"row": planned.row, "id": planned.id, "reason": planned.reason}
+                    aside.write(json.dumps(line, ensure_ascii=False) + "\n")
                     rejected += 1
                     continue
-                bucket = int(BUCKETS_AN_OCTAVE * math.log2(estimate_syllables(found)))
+                bucket = int(BUCKETS_AN_OCTAVE * math.log2(1 + _work(planned)))
                 if bucket not in files:
                     files[bucket] = stack.enter_context(self._file(bucket).open("w", encoding="utf-8"))
-                files[bucket].write(json.dumps(to_dict(_with_whole_path(found)), ensure_ascii=False) + "\n")
+                files[bucket].write(_line(planned))
             self._buckets = set(files)
         return rejected
 
-    def __iter__(self) -> Iterator[Request]:
+    def __iter__(self) -> Iterator[PlannedRequest]:
         for bucket in sorted(self._buckets, reverse=True):
             with self._file(bucket).open(encoding="utf-8") as lines:
                 for line in lines:
-                    yield from_dict(Request, json.loads(line))
+                    yield from_dict(PlannedRequest, json.loads(line))
 
     def shares_name(self, request_id: str) -> bool:
         """Whether another id differs from this one in the case of letters alone."""
         folded = _digest_of(_fold(request_id))
         return self._folded[folded] + (folded in self._first_rows) > 1
+
+    def _planned(self, row: int, found: Request | RejectedRequest) -> PlannedRequest | RejectedRequest:
+        """A row with an id of its own is planned, even one that cannot be spoken: every id has a result."""
+        if isinstance(found, Request):
+            found = self._new(row, found)
+            return found if isinstance(found, RejectedRequest) else PlannedRequest(request=_with_whole_path(found))
+        if found.request is None:
+            return found
+        taken = self._new(row, found.request)
+        if isinstance(taken, RejectedRequest):
+            return found
+        return PlannedRequest(request=taken, error=f"row {row}: {found.reason}")
 
     def _new(self, row: int, request: Request) -> Request | RejectedRequest:
         digest = _digest_of(request.id)
@@ -299,6 +314,15 @@ class _Sorted:
 
     def _file(self, bucket: int) -> Path:
         return self._folder / f"{bucket:03d}.jsonl"
+
+
+def _line(planned: PlannedRequest) -> str:
+    return json.dumps(to_dict(planned), ensure_ascii=False) + "\n"
+
+
+def _work(planned: PlannedRequest) -> float:
+    """Syllables to be spoken."""
+    return 0.0 if planned.error else estimate_syllables(planned.request)
 
 
 def _fold(text: str) -> str:

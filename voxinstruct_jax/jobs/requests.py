@@ -1,9 +1,10 @@
 """Request files of a synthesis job: one row a sentence to speak, in JSON lines or Parquet.
 
-A bad row never stops a job: it is set aside with its number and the reason. A file is read row by row, from a folder or
-from behind a URL. Read `Request`, then `iter_requests`.
+A bad row never stops a job: it is set aside with its number and the reason; one with an id of its own has a result, too.
+A file is read row by row, from a folder or from behind a URL. Read `Request`, then `iter_requests`.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -74,6 +75,8 @@ class RejectedRequest:
     id: str
     """As far as it could be read."""
     reason: str
+    request: Request | None = None
+    """Id and instruction (its beginning), where the id is as it should be: such a row can have a result."""
 
 
 def derive_seed(job_seed: int, request_id: str) -> int:
@@ -124,20 +127,31 @@ def iter_requests(place: str) -> Iterator[tuple[int, Request | RejectedRequest]]
             values = parse()
             yield number, parse_request(values, folder)
         except VoxError as error:
-            named = values.get("id", "")
-            yield number, _rejection(number, named if isinstance(named, str) else repr(named), str(error))
+            yield number, _rejection(number, values.get("id", ""), str(error), values.get("instruction"))
     if not number:
         raise InputError(f"{place}: holds no requests; write one a line")
 
 
 def duplicate(row: int, request: Request, first_row: int) -> RejectedRequest:
     """Sets aside a row whose id was taken before."""
-    return _rejection(row, request.id, f"id {request.id!r} stands in row {first_row} already, which was taken")
+    reason = f"id {request.id!r} stands in row {first_row} already, which was taken"
+    return RejectedRequest(row=row, id=request.id, reason=_shortened(reason, MAX_REASON))
 
 
-def _rejection(row: int, request_id: str, reason: str) -> RejectedRequest:
-    short = request_id if len(request_id) <= MAX_ID else f"{request_id[:MAX_ID]}…"
-    return RejectedRequest(row=row, id=short, reason=reason if len(reason) <= MAX_REASON else f"{reason[:MAX_REASON]}…")
+def _rejection(row: int, request_id: Any, reason: str, instruction: Any = None) -> RejectedRequest:
+    """Sets a row aside; nothing of it is kept whole."""
+    named = request_id if isinstance(request_id, str) else repr(request_id)
+    request = None
+    with contextlib.suppress(InputError):
+        said = _shortened(instruction, MAX_REASON) if isinstance(instruction, str) else ""
+        request = Request(id=_id("id", request_id), instruction=said.encode("utf-8", "replace").decode())
+    return RejectedRequest(
+        row=row, id=_shortened(named, MAX_ID), reason=_shortened(reason, MAX_REASON), request=request
+    )
+
+
+def _shortened(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def parse_request(values: Mapping[str, Any], folder: str) -> Request:
@@ -169,8 +183,7 @@ def parse_request(values: Mapping[str, Any], folder: str) -> Request:
 
 def _shown(value: Any) -> str:
     """The value, as far as fits into a message."""
-    text = repr(value)
-    return text if len(text) <= MAX_REASON // 2 else f"{text[: MAX_REASON // 2]}…"
+    return _shortened(repr(value), MAX_REASON // 2)
 
 
 def _known() -> str:

@@ -275,6 +275,9 @@ class Worker:
             deaths = claim.blamed.count(request.id)
             if deaths >= MOST_DEATHS:
                 task.error = f"{deaths} worker processes ended while it was spoken (out of memory?)"
+            else:
+                task.error = one.error
+            if task.error:
                 self._finish(task)
             elif alone:
                 self._alone.append(task)
