@@ -1,6 +1,6 @@
 """Request files of a synthesis job: one row a sentence to speak, in JSON lines or Parquet.
 
-A bad row never stops a job: it is set aside with its number and the reason; one with an id of its own has a result, too.
+A bad row never stops a job: it is set aside with its number and the reason; one with an id of its own has a result.
 A file is read row by row, from a folder or from behind a URL. Read `Request`, then `iter_requests`.
 """
 
