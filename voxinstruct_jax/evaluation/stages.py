@@ -62,6 +62,7 @@ OPTIONAL = {
     "mos.distillmos": "DistillMOS (package distillmos, PyTorch): --judge mos.distillmos=MODULE:CLASS, a class with "
     "name, sample_rate and measure",
     "clap.laion": "LAION-CLAP: --judge clap.laion=MODULE:CLASS, a class with name, sample_rate and measure",
+    "classes.panns": "PANNs (CNN14): --judge classes.panns=MODULE:CLASS, a class with name, sample_rate and classify",
 }
 """Judges whose weights come with no package, and what to put where."""
 
@@ -95,10 +96,11 @@ def stage_places(given: Mapping[str, str]) -> dict[str, str]:
         ConfigError: A name is none that a judge may have.
     """
     for name in given:
-        if not (name in ATTRIBUTES or name == "asr" or name.startswith(("asr.", "mos.", "similarity.", "clap."))):
+        known = (*ATTRIBUTES, "asr", "language")
+        if name not in known and not name.startswith(("asr.", "mos.", "similarity.", "clap.", "classes.")):
             raise ConfigError(
-                f"--judge {name}: unknown; known are asr, asr.NAME, mos.NAME, similarity.NAME, clap.NAME and "
-                f"{', '.join(ATTRIBUTES)}"
+                f"--judge {name}: unknown; known are asr, asr.NAME, language, mos.NAME, similarity.NAME, clap.NAME, "
+                f"classes.NAME and {', '.join(ATTRIBUTES)}"
             )
     return {point.name: point.value for point in metadata.entry_points(group=ENTRY_POINTS)} | dict(given)
 
@@ -125,12 +127,14 @@ def open_stage(name: str, place: str = "") -> Stage:
     kind, _, rest = name.partition(".")
     if kind == "asr":
         return _asr(name, place)
+    if kind == "language":
+        return _language(place)
     if kind == "attribute":
         return _attribute(rest, place)
     if not place:
         raise InputError(f"needs {OPTIONAL.get(name, f'a judge: --judge {name}=MODULE:CLASS')}")
-    judge = _made(name, place, ("name", "sample_rate", "embed" if kind == "similarity" else "measure"))
-    return _embedder(name, judge) if kind == "similarity" else _scorer(name, judge)
+    member, make = _GIVEN.get(kind, ("measure", _scorer))
+    return make(name, _made(name, place, ("name", "sample_rate", member)))
 
 
 def rounded(value: Any) -> Any:
@@ -241,6 +245,18 @@ def pieces(samples: Float[np.ndarray, " sample"]) -> list[Float[np.ndarray, " pi
     return [*found, samples]
 
 
+def _language(place: str) -> Stage:
+    judge = _made("language", place, ("fingerprint", "detect_language")) if place else _whisper("language", "")
+
+    def hears(item: Item) -> Evidence:
+        samples = hear(item)
+        _spoken_enough(samples, JUDGED_RATE)
+        language, probability = judge.detect_language(samples, JUDGED_RATE)
+        return {"language": language, "probability": probability}
+
+    return Stage(name="language", fingerprint=f"{judge.fingerprint}/language", hears=hears)
+
+
 def _whisper(name: str, place: str) -> Any:
     if name in OPTIONAL and not place:
         raise InputError(f"needs {OPTIONAL[name]}")
@@ -345,6 +361,31 @@ def _scorer(name: str, judge: Any) -> Stage:
         return {"score": float(found)}
 
     return Stage(name=name, fingerprint=judge.name, hears=hears, depends=("instruction",) if described else ())
+
+
+def _classifier(name: str, judge: Any) -> Stage:
+    """Probabilities of classes, of the clip and of the reference where there is one."""
+
+    def classify(samples: Float[np.ndarray, " sample"]) -> list[float]:
+        found = np.asarray(judge.classify(samples), np.float64)
+        if found.ndim != 1 or not found.sum() > 0 or found.min() < 0:
+            raise InputError(f"{judge.name} gave no probabilities: expected one number from 0 up a class")
+        return [float(value) for value in found / found.sum()]
+
+    def hears(item: Item) -> Evidence:
+        found = {"clip": classify(hear(item, judge.sample_rate))}
+        if item.reference_audio is not None:
+            found["reference"] = classify(_read(item.reference_audio, judge.sample_rate))
+        return found
+
+    return Stage(name=name, fingerprint=judge.name, hears=hears, depends=("reference_audio",))
+
+
+_GIVEN: dict[str, tuple[str, Callable[[str, Any], Stage]]] = {
+    "similarity": ("embed", _embedder),
+    "classes": ("classify", _classifier),
+}
+"""What a judge given by hand must have beside a name and a sample rate, by its kind; others have `measure`."""
 
 
 def _attribute(attribute: str, place: str) -> Stage:
