@@ -23,7 +23,7 @@ from voxinstruct_jax.evaluation.items import Item, read_items, request_digest
 from voxinstruct_jax.evaluation.job_metrics import JOB_METRICS, job_rows
 from voxinstruct_jax.evaluation.metrics import all_metrics
 from voxinstruct_jax.evaluation.score import Findings, Metric
-from voxinstruct_jax.evaluation.set_metrics import SET_STAGES, confusions, set_demands, set_rows
+from voxinstruct_jax.evaluation.set_metrics import confusions, set_demands, set_rows, set_stages
 from voxinstruct_jax.evaluation.stages import SOUND, Evidence, rounded, stage_places
 from voxinstruct_jax.evaluation.statistics import paired
 from voxinstruct_jax.evaluation.summary import Judged, Row, Scored, as_csv, cluster_key, dump, slices_of, summarise
@@ -133,8 +133,7 @@ def evaluate(request: EvaluationRequest, engine: Engine[Any], *, progress: bool 
 
 
 def _chosen(metrics: Sequence[Metric], request: EvaluationRequest, places: Mapping[str, str]) -> list[Metric]:
-    given = [f"{kind}.{name.partition('.')[2]}" for name in places for kind in _OF_SETS.get(name.partition(".")[0], ())]
-    ids = [*(metric.id for metric in metrics), *SET_STAGES, *JOB_METRICS, *given]
+    ids = [*(metric.id for metric in metrics), *set_stages(places), *JOB_METRICS]
     for pattern in (*request.metrics, *request.skip):
         if not any(_is_named([pattern], each) for each in ids):
             names = [name for each in ids for name in (each, each.partition(".")[0])]
@@ -143,10 +142,6 @@ def _chosen(metrics: Sequence[Metric], request: EvaluationRequest, places: Mappi
                 f"no metric {pattern!r}" + (f"; did you mean {near[0]!r}?" if near else "; see docs/evaluate.md")
             )
     return [metric for metric in metrics if _is_wanted(metric.id, request)]
-
-
-_OF_SETS = {"similarity": ("fd", "mmd"), "classes": ("is",)}
-"""Metrics of sets that a judge given by hand makes possible."""
 
 
 def _is_wanted(name: str, request: EvaluationRequest) -> bool:

@@ -30,9 +30,9 @@ from voxinstruct_jax.evaluation.statistics import interval, wilson
 from voxinstruct_jax.evaluation.summary import Row, Scored
 from voxinstruct_jax.judges.bins import CLASSES, Bins
 
-__all__ = ["SET_STAGES", "confusions", "set_demands", "set_rows"]
+__all__ = ["confusions", "set_demands", "set_rows", "set_stages"]
 
-SET_STAGES = {
+_SET_STAGES = {
     **{f"order.{name}": attribute_stage(name) for name in CLASSES},
     "stress.minimal_pair": attribute_stage("stress"),
     "diversity.speaker": "similarity.vox",
@@ -42,7 +42,8 @@ SET_STAGES = {
     "fd.resemblyzer": "similarity.vox",
     "mmd.resemblyzer": "similarity.vox",
 }
-"""Metrics of sets that can be asked for by name, and whose findings they need; `is.NAME` needs `classes.NAME`."""
+_BY_JUDGE = {"similarity": ("fd", "mmd"), "classes": ("is",)}
+"""Metrics of sets that a judge given by hand makes possible, by its kind."""
 SEEDS = 4
 """Fewest takes of one instruction whose spread is worth reading."""
 EMBEDDING = "similarity.vox"
@@ -61,6 +62,17 @@ def set_rows(everything: Everything, judges: Mapping[str, str], bins: Bins | Non
     return rows
 
 
+def set_stages(given: Iterable[str]) -> dict[str, str]:
+    """Metrics of sets that can be asked for by name, and the stage whose findings they need.
+
+    Args:
+        given: Stages of judges given by hand.
+    """
+    kinds = ((stage, *stage.partition(".")[::2]) for stage in given)
+    others = {f"{metric}.{name}": stage for stage, kind, name in kinds for metric in _BY_JUDGE.get(kind, ())}
+    return _SET_STAGES | others
+
+
 def set_demands(items: Sequence[Item], wanted: Callable[[str], bool], given: Iterable[str] = ()) -> dict[str, set[str]]:
     """Ids of the items that a stage must hear for metrics of sets.
 
@@ -77,9 +89,8 @@ def set_demands(items: Sequence[Item], wanted: Callable[[str], bool], given: Ite
         "is": lambda item: True,
         "stress": lambda item: "stress" in item.attributes,
     }
-    stages = SET_STAGES | {f"is.{name.partition('.')[2]}": name for name in given if name.startswith("classes.")}
     found: dict[str, set[str]] = defaultdict(set)
-    for metric, stage in stages.items():
+    for metric, stage in set_stages(given).items():
         kind, _, rest = metric.partition(".")
         concerned = concerns.get(kind, lambda item, rest=rest: rest in item.attributes)
         if wanted(metric):

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import re
 from collections.abc import Callable, Mapping
-from importlib import import_module, metadata
+from importlib import import_module, metadata, resources
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from voxinstruct_jax.audio.waveform import read_audio
 from voxinstruct_jax.config import ConfigError, InputError
 from voxinstruct_jax.data.annotate import JUDGED_RATE, as_clip
 from voxinstruct_jax.data.manifest import ATTRIBUTES
+from voxinstruct_jax.data.word_times import open_word_aligner
 from voxinstruct_jax.evaluation.items import Item
 from voxinstruct_jax.evaluation.pairs import compare_pitch, compare_spectra
 from voxinstruct_jax.evaluation.reconstruction import compare_reconstruction, pesq_scores
@@ -36,6 +37,8 @@ from voxinstruct_jax.judges.pitch import (
 )
 from voxinstruct_jax.judges.registry import ENTRY_POINTS, find_judges, judge_places
 from voxinstruct_jax.judges.speaker import EMBEDDING_NAME, embed_speaker
+from voxinstruct_jax.judges.tones import TONES, expected_tones, load_tone_model, tone_cues
+from voxinstruct_jax.text.words import split_words
 
 __all__ = ["LONGEST_S", "SOUND", "Evidence", "Stage", "attribute_stage", "open_stage", "stage_places"]
 
@@ -293,6 +296,33 @@ def _pair(item: Item) -> Evidence:
     return {**lengths, "mcd_db": path.mcd_db, "path_ratio": path.ratio, **pitch}
 
 
+def _tone_stage() -> Stage:
+    aligner = open_word_aligner(Path(str(resources.files("voxinstruct_jax") / "release")))
+
+    def hears(item: Item) -> Evidence:
+        samples = hear(item)
+        times = aligner.word_times(samples, JUDGED_RATE, item.transcript)
+        if times is None:
+            raise InputError("the transcript cannot have been spoken in the clip")
+        tones = expected_tones(item.transcript)
+        expected = [tones[word.start] for word in split_words(item.transcript)]
+        cues = tone_cues(pitch_track(samples, JUDGED_RATE), times)
+        likely = load_tone_model().probabilities(cues)
+        known = [place for place, tone in enumerate(expected) if tone and np.isfinite(cues[place]).all()]
+        return {
+            "expected": [expected[place] for place in known],
+            "heard": [TONES[int(likely[place].argmax())] for place in known],
+        }
+
+    return Stage(
+        name="tone",
+        fingerprint=f"acoustic-tone/1/swift-f0-{metadata.version('swift-f0')}",
+        hears=hears,
+        depends=("transcript",),
+        applies=lambda item: item.language == "zh",
+    )
+
+
 def _against_reference(measure: Callable[[Any, Any], dict[str, float] | str]) -> Callable[[Item], Evidence]:
     def hears(item: Item) -> Evidence:
         assert item.reference_audio is not None
@@ -479,6 +509,7 @@ _OPENERS: dict[str, Callable[[], Stage]] = {
     "pitch": lambda: Stage(
         name="pitch", fingerprint=f"swift-f0-{metadata.version('swift-f0')}/60-500Hz/1", hears=_pitch
     ),
+    "tone": _tone_stage,
     "similarity.vox": lambda: _embedder("similarity.vox", _Resemblyzer()),
     "mos.dnsmos": _dnsmos,
     "pair": _pair_stage,

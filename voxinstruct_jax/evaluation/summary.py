@@ -21,8 +21,8 @@ from voxinstruct_jax.text.content import spoken_content
 __all__ = ["Judged", "Row", "Scored", "as_csv", "as_table", "cluster_key", "slices_of", "summarise"]
 
 SLICE_RESAMPLES = 1_000
-SLICED = ("wer.vox", "cer.vox", "pinyin.vox", "mer.vox", "attribute.", "stress.", "mos.dnsmos.ovrl", "similarity.vox.",
-          "runaway", "truncated", "rate.net")  # fmt: skip
+SLICED = ("wer.vox", "cer.vox", "pinyin.vox", "mer.vox", "tone.", "attribute.", "stress.", "mos.dnsmos.ovrl",
+          "similarity.vox.", "runaway", "truncated", "rate.net")  # fmt: skip
 UNSLICED = ("pair", "id", "speaker")
 """Attributes that name single things, not kinds."""
 LARGE_ERROR = 0.5

@@ -4,6 +4,7 @@ Source:
     VoxInstruct, section 5.1 (WER); Seed-TTS-eval (its two error rates). The rules of flags are this project's.
 """
 
+import operator
 import zlib
 from collections import Counter
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from voxinstruct_jax.data.annotate import count_syllables
 from voxinstruct_jax.evaluation.items import Item
 from voxinstruct_jax.evaluation.score import Findings, Metric, Score
 from voxinstruct_jax.evaluation.stages import SOUND
+from voxinstruct_jax.judges.tones import expected_tones
 from voxinstruct_jax.judges.transcripts import Unit, align, error_counts, tokens
 
 __all__ = ["error_rate", "finish_flags", "is_mixed", "word_metrics"]
@@ -25,6 +27,8 @@ LONGEST_HEARD = 2.0
 REPEATED = 3
 SILENT_PEAK_DB, SILENT_S = -50.0, 0.2
 CLIPPED_SHARE = 1e-3
+UNHEARD_RATE = 0.2
+"""Above it nobody knows which syllables were spoken, so their tones mean nothing."""
 PUBLISHED_RECOGNISERS = ("asr.large", "asr.paraformer")
 """Of protocols that have metrics of their own."""
 
@@ -35,7 +39,7 @@ def word_metrics(others: Mapping[str, str]) -> list[Metric]:
     Args:
         others: Stages of judges given by hand.
     """
-    return [*_error_rates(), *_of_other_recognisers(others), _language_heard(), *_finish()]
+    return [*_error_rates(), *_of_other_recognisers(others), _tones(), _language_heard(), *_finish()]
 
 
 def is_mixed(item: Item) -> bool:
@@ -104,6 +108,31 @@ def _of_other_recognisers(others: Mapping[str, str]) -> list[Metric]:
         if stage.startswith("asr.") and stage not in PUBLISHED_RECOGNISERS
         for kind, unit, language in kinds
     ]
+
+
+def _tones() -> Metric:
+    """A recogniser forgives wrong tones where the sentence tells the character; this hears pitch alone."""
+
+    def measure(item: Item, findings: Findings) -> Score:
+        said, heard = findings["tone"]["expected"], findings["tone"]["heard"]
+        words = findings.get("asr", {}).get("heard")
+        if words is not None and error_counts(item.transcript, words, "zh", "pinyin").rate > UNHEARD_RATE:
+            raise InputError("over a fifth of the syllables were not heard")
+        if not said:
+            raise InputError("no voiced syllable with a tone")
+        return Score(n=float(sum(map(operator.eq, said, heard))), d=float(len(said)))
+
+    return Metric(
+        id="tone.accuracy",
+        unit="accuracy",
+        better="higher",
+        protocol="tones 1 to 4 heard by pitch alone = those of the dictionary after sandhi; voiced syllables; void "
+        "where a fifth of the syllables was not heard",
+        stage="tone",
+        measure=measure,
+        applies=lambda item: item.language == "zh" and bool(item.transcript) and not is_mixed(item),
+        without_sound=lambda item, _: Score(n=0.0, d=float(sum(map(bool, expected_tones(item.transcript))))),
+    )
 
 
 def _language_heard() -> Metric:
