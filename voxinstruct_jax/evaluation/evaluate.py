@@ -122,7 +122,7 @@ def evaluate(request: EvaluationRequest, engine: Engine[Any], *, progress: bool 
     rows = summarise(judged, scored, cluster=request.cluster, seed=request.seed)
     everything = [(each, heard.findings[each.item.id]) for each in scored]
     of_sets = set_rows(everything, heard.judges, bins, request.seed)
-    rows += [row for row in of_sets if not _is_named(request.skip, row.metric)]
+    rows += [row for row in of_sets if _is_wanted(row.metric, request) or _is_derived(row.metric, request)]
     of_job = job_rows([(each.item, findings) for each, findings in everything], request.seed)
     rows += [row for row in of_job if _is_wanted(row.metric, request)]
     if request.reference:
@@ -146,6 +146,11 @@ def _chosen(metrics: Sequence[Metric], request: EvaluationRequest, places: Mappi
 
 def _is_wanted(name: str, request: EvaluationRequest) -> bool:
     return (not request.metrics or _is_named(request.metrics, name)) and not _is_named(request.skip, name)
+
+
+def _is_derived(name: str, request: EvaluationRequest) -> bool:
+    """Of attributes and stress: what a set says goes with what its items say."""
+    return name.startswith(("attribute.", "order.", "stress.")) and not _is_named(request.skip, name)
 
 
 def _is_named(patterns: Sequence[str], name: str) -> bool:
