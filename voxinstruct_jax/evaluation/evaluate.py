@@ -27,7 +27,7 @@ from voxinstruct_jax.evaluation.set_metrics import confusions, set_demands, set_
 from voxinstruct_jax.evaluation.stages import SOUND, Evidence, rounded, stage_places
 from voxinstruct_jax.evaluation.statistics import paired
 from voxinstruct_jax.evaluation.summary import Judged, Row, Scored, as_csv, cluster_key, dump, slices_of, summarise
-from voxinstruct_jax.evaluation.word_metrics import finish_flags
+from voxinstruct_jax.evaluation.word_metrics import FLAGS, finish_flags
 from voxinstruct_jax.judges.bins import Bins, load_bins
 from voxinstruct_jax.judges.transcripts import align, normaliser_name, tokens
 
@@ -215,6 +215,8 @@ def _hear(
         heard.timings.append(timing)
         for item in audible:
             findings[item.id][name] = evidence.get(item.id, unknown)
+    for item in items:
+        findings[item.id][FLAGS] = dict(finish_flags(item, findings[item.id]))
     return heard
 
 
@@ -227,7 +229,7 @@ def _scored(item: Item, metrics: Sequence[Metric], heard: _Heard) -> Scored:
             for metric in metrics
             if metric.stage not in heard.missing and metric.applies(item)
         },
-        flags=tuple(sorted(name for name, raised in finish_flags(item, findings).items() if raised)),
+        flags=tuple(sorted(name for name, raised in findings[FLAGS].items() if raised)),
     )
 
 
@@ -377,7 +379,7 @@ def _record(each: Scored, findings: Findings, system: str) -> dict[str, Any]:
         stage: {name: value for name, value in found.items() if not (isinstance(value, list) and name in _VECTORS)}
         for stage, found in findings.items()
     }
-    evidence["flags"] = list(each.flags)
+    evidence[FLAGS] = list(each.flags)
     heard = findings.get("asr", {}).get("heard")
     if heard is not None and item.transcript:
         evidence["alignment"] = align(item.transcript, heard, "word" if item.language == "en" else "character")

@@ -17,7 +17,7 @@ from voxinstruct_jax.evaluation.stages import SOUND
 from voxinstruct_jax.judges.tones import expected_tones
 from voxinstruct_jax.judges.transcripts import Unit, align, error_counts, tokens
 
-__all__ = ["error_rate", "finish_flags", "is_mixed", "word_metrics"]
+__all__ = ["FLAGS", "error_rate", "finish_flags", "is_mixed", "word_metrics"]
 
 SECONDS_A_SYLLABLE = {"en": 0.22, "zh": 0.19}
 """Medians of the generated corpus at normal speed; a project choice, part of the flags' protocol."""
@@ -29,6 +29,8 @@ SILENT_PEAK_DB, SILENT_S = -50.0, 0.2
 CLIPPED_SHARE = 1e-3
 UNHEARD_RATE = 0.2
 """Above it nobody knows which syllables were spoken, so their tones mean nothing."""
+FLAGS = "flags"
+"""Where among findings `finish_flags` stand: they are counted once an item."""
 PUBLISHED_RECOGNISERS = ("asr.large", "asr.paraformer")
 """Of protocols that have metrics of their own."""
 
@@ -210,7 +212,7 @@ _FINISH_RULES = {
 def _finish() -> list[Metric]:
     def share(name: str, rule: str) -> Metric:
         def measure(item: Item, findings: Findings) -> Score:
-            flags = finish_flags(item, findings)
+            flags = findings[FLAGS]
             return Score(n=float(flags[name]) if name in flags else None)
 
         return Metric(
