@@ -42,3 +42,32 @@ class Mute:
 
     def transcribe(self, samples, sample_rate, language=None):
         return ""
+
+
+class Linguist:
+    """Takes what the parrot hears for Mandarin where it holds a Chinese character."""
+
+    fingerprint = "linguist/1"
+
+    def detect_language(self, samples, sample_rate):
+        heard = Parrot().transcribe(samples, sample_rate)
+        return ("zh" if any("\u4e00" <= character <= "\u9fff" for character in heard) else "en"), 0.9
+
+
+class Classifier:
+    """Three classes of sound: their shares follow from how loud it is."""
+
+    name, sample_rate = "classifier/1", 16_000
+
+    def classify(self, samples):
+        peak = float(abs(samples).max())
+        return [peak, 1 - peak, 0.2]
+
+
+class Embedder:
+    """A vector that says how loud and how long a sound is."""
+
+    name, sample_rate = "embedder/1", 16_000
+
+    def embed(self, samples):
+        return [float(abs(samples).max()), len(samples) / 16_000, 1.0]

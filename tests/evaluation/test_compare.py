@@ -55,6 +55,14 @@ def test_an_item_that_failed_in_one_system_stays_as_a_failure():
     assert (found["b", "f0.median"].evaluated, found["b", "f0.median"].total) == (19, 20)
 
 
+def test_too_few_sentences_that_differ_are_no_claim_and_it_says_so():
+    for worse, said in ((3, "differs on 3 of 6 sentences that a claim needs"), (8, "")):
+        found = rows(system("a", records(40)), system("b", records(40, lambda place, n=worse: 1.0 + 9 * (place < n))))
+        assert found["b", "wer.vox"].note == said
+        assert (found["b", "wer.vox"].p < 0.05) == (said == "")
+    assert found["b", "mos.dnsmos.ovrl"].note == ""
+
+
 def test_takes_of_one_request_are_averaged_first():
     many = [record(f"sentence {place}", errors, seed=None) for place in range(10) for errors in (0.0, 2.0)]
     found = rows(system("a", records(10)), system("b", many))

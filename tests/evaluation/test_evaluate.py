@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import pytest
 import soundfile
 
 from voxinstruct_jax.config import ConfigError
+from voxinstruct_jax.data.engines import open_engine
 from voxinstruct_jax.evaluation.evaluate import EvaluationRequest, evaluate
 from voxinstruct_jax.evaluation.evidence import in_this_process
 from voxinstruct_jax.judges.bins import AttributeBins, Bins, Bounds, save_bins
@@ -164,6 +166,23 @@ def test_error_rates_stand_beside_those_of_a_reference_voice(spoken, tmp_path):
     assert (found["wer.vox.excess"].evaluated, found["wer.vox.excess"].total) == (2, 3)
 
 
+def test_the_language_that_is_heard_is_compared_with_that_of_the_words(spoken, tmp_path):
+    spoken.add("a", "yes it is", "对", language="en")
+    spoken.add("b", "no", "no", language="en")
+    spoken.add("c", "对", "对", language="zh")
+    spoken.add("mixed", "我有 iPhone 了", "我有 iPhone 了", language="zh")
+    judges = {**PARROT, "language": "stub_judges:Linguist"}
+    rows = run(spoken, tmp_path / "out", metrics=("language.heard",), judges=judges)
+    assert rows["language.heard"].value == pytest.approx(2 / 3, abs=1e-5)
+    assert rows["language.heard"].total == 3
+
+
+def test_a_further_recogniser_has_rates_of_its_own(spoken, tmp_path):
+    spoken.add("a", "yes it is", "yes it was")
+    rows = run(spoken, tmp_path / "out", judges={**PARROT, "asr.mine": "stub_judges:Mute"})
+    assert (rows["wer.vox"].value, rows["wer.mine"].value) == (pytest.approx(1 / 3, abs=1e-5), 1)
+
+
 # --- odd sound -------------------------------------------------------------------------------------------------------
 
 
@@ -251,6 +270,13 @@ def test_classes_follow_given_boundaries_and_order_needs_none(spoken, tmp_path):
     assert rows["attribute.pitch"].value == pytest.approx(1 / 3, abs=1e-5)
     assert bins.fingerprint in rows["attribute.pitch"].judge
     summary = json.loads((tmp_path / "second" / "summary.json").read_text())
+    assert rows["attribute.pitch.strict"].evaluated == 3
+    near = Bins(corpus="x", attributes={"pitch": AttributeBins(judge="any", unit="Hz", groups={
+        "en/female": Bounds(lower=103.0, upper=220.0, count=100)})})  # fmt: skip
+    save_bins(tmp_path / "bins.json", near)
+    strict = run(spoken, tmp_path / "second", metrics=("attribute.pitch",), judges={}, bins=tmp_path / "bins.json")
+    assert (strict["attribute.pitch"].evaluated, strict["attribute.pitch.strict"].evaluated) == (3, 2)
+    assert strict["attribute.pitch.strict"].void == 1
     assert summary["confusion"]["pitch"] == {"low": {"low": 1}, "normal": {"high": 1}, "high": {"normal": 1}}
     assert rows["attribute.pitch.macro_recall"].value == rows["attribute.mean"].value == pytest.approx(1 / 3, abs=1e-5)
 
@@ -264,7 +290,9 @@ class Stress:
         from voxinstruct_jax.judges.judge import Measurement
 
         digits = f"{len(clip.samples) / clip.sample_rate:.2f}"[2:]
-        return Measurement(label=" ".join(sorted({digit for digit in digits if digit != "0"})))
+        likeliest = [float(str(place) == digits[-1]) for place in range(10)]
+        label = " ".join(sorted({digit for digit in digits if digit != "0"}))
+        return Measurement(label=label, probabilities=tuple(likeliest))
 
 
 def test_stress_is_counted_by_words_and_sentences_beside_judging_none(spoken, tmp_path):
@@ -280,6 +308,8 @@ def test_stress_is_counted_by_words_and_sentences_beside_judging_none(spoken, tm
     assert values["stress.word_f1"] == pytest.approx(6 / 9, abs=1e-5)
     assert values["stress.sentence"] == pytest.approx(2 / 4)
     assert values["stress.minimal_pair"] == pytest.approx(1 / 6, abs=1e-5)
+    assert values["stress.top1"] == pytest.approx(2 / 4)  # b and d: the likeliest is the last digit
+    assert values["stress.baseline_top1"] == pytest.approx(5 / 40)
 
 
 def test_a_reference_and_a_prompt_are_compared_with(spoken, tmp_path, prompts):
@@ -367,6 +397,21 @@ def test_nothing_to_judge_is_an_empty_summary(spoken, tmp_path):
     (spoken.folder / "manifest.jsonl").write_text("")
     assert run(spoken, tmp_path / "out") == {}
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["items"] == 0
+
+
+@pytest.mark.slow
+def test_the_number_of_worker_processes_changes_no_byte(spoken, tmp_path):
+    for place in range(20):
+        spoken.add(f"clip-{place:02d}", "yes", "yes", seconds=1 + 0.05 * place)
+    request = EvaluationRequest(source=spoken.folder, out=tmp_path / "out", metrics=("energy", "length"))
+    found = []
+    for workers in (1, 2):
+        own = dataclasses.replace(request, out=tmp_path / str(workers))
+        evaluate(own, open_engine("local", workers), progress=False)
+        found.append((own.out / "items.jsonl").read_bytes())
+    assert found[0] == found[1]
+    assert len(found[0].splitlines()) == 20
+    assert all(line["metrics"]["energy.active"]["status"] == "ok" for line in lines(tmp_path / "2"))
 
 
 @pytest.mark.slow

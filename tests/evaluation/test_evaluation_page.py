@@ -80,8 +80,10 @@ def test_an_item_plays_and_shows_what_was_heard(tmp_path, browser_page, sound):
     figure = next((tmp_path / "page" / "figures").iterdir()).read_text()
     assert all(f">{word}<" in figure for word in item.transcript.split())
     problems = opened(browser_page, index)
-    browser_page.locator(".row").click()
     detail = browser_page.locator("#detail")
+    assert detail.is_hidden()
+    assert browser_page.locator("#scroll").bounding_box()["height"] < 50  # a table of one row is no taller
+    browser_page.locator(".row").click()
     assert detail.locator("mark").inner_text() == "again"
     assert detail.locator("del").all_inner_texts() == ["again"]
     assert detail.locator("ins").all_inner_texts() == ["a", "game"]

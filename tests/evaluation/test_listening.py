@@ -80,6 +80,38 @@ def test_mushra_hides_a_reference_and_an_anchor(items, tmp_path):
     assert spectrum[hz > 3600].sum() < 1e-4 * spectrum.sum()
 
 
+def test_webmushra_gets_the_test_and_its_answers_are_read(items, tmp_path):
+    import yaml
+
+    out = tmp_path / "mushra"
+    write_audio(items[0].audio["ours"], np.full(9000, 0.1, np.float32), 24_000, tag="longer than the others")
+    place = export_test("mushra", items[:2], out, raters=1)
+    key, config = json.loads(place.read_text()), yaml.safe_load((out / "webmushra.yaml").read_text())
+    word, *trials = config["pages"][0]
+    assert (word, [trial["type"] for trial in trials]) == ("random", ["mushra", "mushra"])
+    assert "&lt;b&gt;man" in trials[0]["content"]
+    rows = ["session_test_id,email,session_uuid,trial_id,rating_stimulus,rating_score,rating_time,rating_comment"]
+    for trial in trials:
+        names = [trial["reference"], *trial["stimuli"].values()]
+        assert {name.rpartition("/")[0] for name in names} == {"configs/mushra/audio"}
+        lengths = {len(read_audio(out.parent / name.removeprefix("configs/"), 24_000)) for name in names}
+        assert len(lengths) == 1  # webMUSHRA stops where they differ
+        systems = {name: key["samples"][name]["system"] for name in trial["stimuli"]}
+        assert sorted(systems.values()) == [ANCHOR, "ours", "theirs"]
+        scores = {"ours": 80, "theirs": 60, ANCHOR: 10}
+        for name, score in [("reference", 100), *((name, scores[system]) for name, system in systems.items())]:
+            rows += [f"{config['testId']},x@y,{who},{trial['id']},{name},{score},1,none" for who in ("s1", "s2")]
+    answers = tmp_path / "mushra.csv"
+    answers.write_text("\n".join(rows))
+    _, ratings = read_ratings(place, [answers])
+    means = {name: each["mean"] for name, each in analyse("mushra", ratings)["all"]["systems"].items()}
+    assert means == {"ours": 80, "theirs": 60, ANCHOR: 10, REFERENCE: 100}
+    assert {rating.rater for rating in ratings} == {1, 2}
+    answers.write_text(answers.read_text().replace(config["testId"], "another"))
+    with pytest.raises(InputError, match="no answers to test"):
+        read_ratings(place, [answers])
+
+
 def test_items_that_do_not_fit_the_test_are_named(items, tmp_path):
     bare = [ListeningItem(id="x", instruction="", transcript="", audio={"ours": items[0].audio["ours"]})]
     for kind, given, message in (

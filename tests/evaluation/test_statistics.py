@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
-from voxinstruct_jax.evaluation.statistics import holm, interval, paired, wilson, win_tie_loss
+from voxinstruct_jax.evaluation.statistics import holm, interval, mcnemar, paired, wilson, win_tie_loss
 
 
 def word_errors(count, rate, seed):
@@ -64,6 +65,27 @@ def test_known_differences_are_found_and_none_where_there_is_none():
     assert found.value == pytest.approx(20 / sum(d for _, d in items))
     assert found.ci_low > 0
     assert found.p < 0.01
+
+
+@given(st.integers(0, 60), st.integers(0, 60))
+def test_mcnemar_is_the_binomial_test_of_the_disagreements(first, second):
+    expected = binomtest(first, first + second).pvalue if first + second else 1.0
+    assert mcnemar(first, second) == pytest.approx(expected, rel=1e-9)
+
+
+def test_right_or_wrong_scores_are_counted_and_others_drawn():
+    right = [(1.0, 1.0)] * 30
+    fewer = [(float(place >= 16), 1.0) for place in range(30)]
+    assert paired(right, fewer, range(30), resamples=100).p == mcnemar(16, 0) < 1e-4
+    clustered = paired(right, fewer, [place // 2 for place in range(30)], resamples=100).p
+    assert clustered >= 1 / 101  # drawn: items of one sentence are no evidence of their own
+
+
+def test_intervals_of_a_skewed_difference_lean_to_the_long_side():
+    random = np.random.default_rng(0)
+    worse = [(float(gain), 1.0) for gain in random.exponential(1.0, 40) ** 2]
+    found = paired([(0.0, 1.0)] * 40, worse, range(40))
+    assert found.ci_high - found.value > 1.4 * (found.value - found.ci_low) > 0
 
 
 def test_draws_follow_from_the_seed():

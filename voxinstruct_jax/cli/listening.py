@@ -53,7 +53,11 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("kind", choices=[*get_args(Kind), ANALYSE])
-    parser.add_argument("sources", nargs="+", help="NAME=RESULTS of each system; with analyse: the key, then answers")
+    parser.add_argument(
+        "sources",
+        nargs="+",
+        help="NAME=RESULTS of each system; with analyse: the key, then answers (JSON, or webMUSHRA's mushra.csv)",
+    )
     parser.add_argument("--out", type=Path, help="folder of the test; its key is written beside it")
     parser.add_argument("--raters", type=int, default=20, help="listeners there will be (default: 20)")
     parser.add_argument("--items", type=int, help="requests to draw (default: all that every system has)")

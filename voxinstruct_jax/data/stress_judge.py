@@ -14,7 +14,7 @@ class StressJudge:
 
     attribute = "stress"
     unit = ""
-    name = "acoustic-stress/1"
+    name = "acoustic-stress/2"
 
     def __init__(self) -> None:
         self._finder = open_stress_finder(Path(str(resources.files("voxinstruct_jax") / "release")))
@@ -30,5 +30,6 @@ class StressJudge:
         return Measurement(
             label=" ".join(map(str, found.indices)),
             confidence=round(found.confidence, 3),
+            probabilities=tuple(round(each, 4) for each in found.probabilities),
             word_times_s=tuple((round(start, 3), round(end, 3)) for start, end in times),
         )

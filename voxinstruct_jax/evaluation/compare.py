@@ -36,6 +36,8 @@ __all__ = [
 LEAST_MATCH = 0.95
 NAMED = 5
 """Ids that a message names."""
+FEWEST_APART = 6
+"""Five sentences on which systems differ come out alike by chance once in sixteen: no p below .05 can be had."""
 COMPUTE = ("rtf", "length.duration")
 Match = Literal["request", "id"]
 Record = Mapping[str, Any]
@@ -167,9 +169,10 @@ def comparison_table(comparison: Comparison) -> list[str]:
             p = "" if row.p_holm is None else f"{row.p_holm:.4f}"
             games = "" if row.wins is None else f"{row.wins}/{row.ties}/{row.losses}"
             counts = "" if row.evaluated == row.total else f"  ({row.evaluated} of {row.total})"
+            said = f"  {row.note}" if row.note else ""
             lines.append(
                 f"{row.metric:<28}{row.value:>9.4g}{row.baseline_value:>9.4g}{row.difference:>+9.3g}  {ends:<22}{p:>9}"
-                f"  {games}{counts}"
+                f"  {games}{counts}{said}"
             )
     lines += ["", "quality against compute"]
     columns = [name for name in comparison.compute[0] if any(row[name] is not None for row in comparison.compute)]
@@ -280,6 +283,7 @@ def _row(
         difference = None if value is None or base is None else value - base
         note = "fewer than two sentences"
         return Compared(value=value, baseline_value=base, difference=difference, note=note, **shared)
+    apart = len({name for (a, b), name in zip(both, sentences, strict=True) if a != b})
     games = (None, None, None)
     if metric.better:
         rates = [[n / d for n, d in side] for side in (first, second)]
@@ -294,6 +298,7 @@ def _row(
         wins=games[0],
         ties=games[1],
         losses=games[2],
+        note=f"differs on {apart} of {FEWEST_APART} sentences that a claim needs" if 0 < apart < FEWEST_APART else "",
         **shared,
     )
 

@@ -20,11 +20,14 @@ from voxinstruct_jax.data.engines import Engine
 from voxinstruct_jax.data.manifest import Rejection
 from voxinstruct_jax.evaluation.evidence import StagePlace, Timing, gather, sound_digest
 from voxinstruct_jax.evaluation.items import Item, read_items, request_digest
-from voxinstruct_jax.evaluation.metrics import Findings, Metric, all_metrics, finish_flags
-from voxinstruct_jax.evaluation.set_metrics import confusions, set_rows
+from voxinstruct_jax.evaluation.job_metrics import JOB_METRICS, job_rows
+from voxinstruct_jax.evaluation.metrics import all_metrics
+from voxinstruct_jax.evaluation.score import Findings, Metric
+from voxinstruct_jax.evaluation.set_metrics import confusions, set_demands, set_rows, set_stages
 from voxinstruct_jax.evaluation.stages import SOUND, Evidence, rounded, stage_places
 from voxinstruct_jax.evaluation.statistics import paired
 from voxinstruct_jax.evaluation.summary import Judged, Row, Scored, as_csv, cluster_key, dump, slices_of, summarise
+from voxinstruct_jax.evaluation.word_metrics import FLAGS, finish_flags
 from voxinstruct_jax.judges.bins import Bins, load_bins
 from voxinstruct_jax.judges.transcripts import align, normaliser_name, tokens
 
@@ -43,7 +46,7 @@ WRITTEN = (
 )
 REFERENCE_METRICS = ("wer.vox", "cer.vox", "pinyin.vox", "mer.vox")
 _VECTORS = ("clip", "prompt", "reference")
-"""Embeddings: too long for a line that people read."""
+"""Embeddings, probabilities: too long for a line that people read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,15 +112,19 @@ def evaluate(request: EvaluationRequest, engine: Engine[Any], *, progress: bool 
     """
     bins = load_bins(request.bins) if request.bins else None
     places = stage_places(request.judges)
-    metrics = _chosen(all_metrics(bins, places), request)
+    metrics = _chosen(all_metrics(bins, places), request, places)
     items, rejected = read_items(request.source, request.requests)
     _prepare_folder(request.out)
-    heard = _hear(items, metrics, places, request.out / EVIDENCE_FOLDER, engine, progress)
+    demands = set_demands(items, lambda name: _is_wanted(name, request), places)
+    heard = _hear(items, metrics, places, request.out / EVIDENCE_FOLDER, engine, progress, demands)
     scored = [_scored(item, metrics, heard) for item in items]
     judged = [_judged(metric, heard, bins) for metric in metrics]
     rows = summarise(judged, scored, cluster=request.cluster, seed=request.seed)
     everything = [(each, heard.findings[each.item.id]) for each in scored]
-    rows += set_rows(everything, heard.judges, bins, request.seed)
+    of_sets = set_rows(everything, heard.judges, bins, request.seed)
+    rows += [row for row in of_sets if _is_wanted(row.metric, request) or _is_derived(row.metric, request)]
+    of_job = job_rows([(each.item, findings) for each, findings in everything], request.seed)
+    rows += [row for row in of_job if _is_wanted(row.metric, request)]
     if request.reference:
         rows += _excess(request, metrics, judged, scored, places, engine, progress)
     rows = [_rounded(row) for row in rows]
@@ -125,22 +132,29 @@ def evaluate(request: EvaluationRequest, engine: Engine[Any], *, progress: bool 
     return Evaluation(rows=rows, scored=scored, rejected=rejected, out=request.out)
 
 
-def _chosen(metrics: Sequence[Metric], request: EvaluationRequest) -> list[Metric]:
-    def named(patterns: Sequence[str], metric: Metric) -> bool:
-        return any(metric.id == pattern or metric.id.startswith(f"{pattern}.") for pattern in patterns)
-
+def _chosen(metrics: Sequence[Metric], request: EvaluationRequest, places: Mapping[str, str]) -> list[Metric]:
+    ids = [*(metric.id for metric in metrics), *set_stages(places), *JOB_METRICS]
     for pattern in (*request.metrics, *request.skip):
-        if not any(named([pattern], metric) for metric in metrics):
-            names = [name for metric in metrics for name in (metric.id, metric.id.partition(".")[0])]
+        if not any(_is_named([pattern], each) for each in ids):
+            names = [name for each in ids for name in (each, each.partition(".")[0])]
             near = difflib.get_close_matches(pattern, names, n=1)
             raise ConfigError(
                 f"no metric {pattern!r}" + (f"; did you mean {near[0]!r}?" if near else "; see docs/evaluate.md")
             )
-    return [
-        metric
-        for metric in metrics
-        if (not request.metrics or named(request.metrics, metric)) and not named(request.skip, metric)
-    ]
+    return [metric for metric in metrics if _is_wanted(metric.id, request)]
+
+
+def _is_wanted(name: str, request: EvaluationRequest) -> bool:
+    return (not request.metrics or _is_named(request.metrics, name)) and not _is_named(request.skip, name)
+
+
+def _is_derived(name: str, request: EvaluationRequest) -> bool:
+    """Of attributes and stress: what a set says goes with what its items say."""
+    return name.startswith(("attribute.", "order.", "stress.")) and not _is_named(request.skip, name)
+
+
+def _is_named(patterns: Sequence[str], name: str) -> bool:
+    return any(name == pattern or name.startswith(f"{pattern}.") for pattern in patterns)
 
 
 def _prepare_folder(out: Path) -> None:
@@ -160,8 +174,19 @@ def _hear(
     folder: Path,
     engine: Engine[Any],
     progress: bool,
+    demands: Mapping[str, set[str]],
 ) -> _Heard:
-    """Lets every judge hear what it is needed for, one judge after the other."""
+    """Lets every judge hear what it is needed for, one judge after the other.
+
+    Args:
+        items: All of them.
+        metrics: Of single items.
+        places: Of judges given by hand, by stage.
+        folder: Where findings are kept.
+        engine: Where judges work.
+        progress: Whether to draw bars.
+        demands: Ids of the items that a stage must hear besides.
+    """
     first = StagePlace(name=SOUND)
     existing = [item for item in items if sound_digest(item.audio)]
     sound, timing = gather({first: existing}, folder, engine, progress=progress)[SOUND]
@@ -170,8 +195,11 @@ def _hear(
     heard = _Heard(items, dict(findings), {SOUND: first.open().fingerprint}, {}, [timing])
     audible = [item for item in existing if sound[item.id]["status"] == "ok"]
     wanted: dict[StagePlace, list[Item]] = {}
-    for name in dict.fromkeys(metric.stage for metric in metrics if metric.stage != SOUND):
+    for name in dict.fromkeys([*(metric.stage for metric in metrics), *demands]):
+        if name == SOUND:
+            continue
         needed = {item.id for item in items if any(m.stage == name and m.applies(item) for m in metrics)}
+        needed |= demands.get(name, set())
         place = StagePlace(name=name, place=places.get(name.removeprefix("attribute."), ""))
         try:
             stage = place.open() if needed else None
@@ -187,6 +215,8 @@ def _hear(
         heard.timings.append(timing)
         for item in audible:
             findings[item.id][name] = evidence.get(item.id, unknown)
+    for item in items:
+        findings[item.id][FLAGS] = dict(finish_flags(item, findings[item.id]))
     return heard
 
 
@@ -199,7 +229,7 @@ def _scored(item: Item, metrics: Sequence[Metric], heard: _Heard) -> Scored:
             for metric in metrics
             if metric.stage not in heard.missing and metric.applies(item)
         },
-        flags=tuple(sorted(name for name, raised in finish_flags(item, findings).items() if raised)),
+        flags=tuple(sorted(name for name, raised in findings[FLAGS].items() if raised)),
     )
 
 
@@ -226,7 +256,7 @@ def _excess(
     assert request.reference is not None
     wanted = [metric for metric in metrics if metric.id in REFERENCE_METRICS]
     items, _ = read_items(request.reference)
-    heard = _hear(items, wanted, places, request.out / EVIDENCE_FOLDER, engine, progress)
+    heard = _hear(items, wanted, places, request.out / EVIDENCE_FOLDER, engine, progress, {})
     known = {_sentence(item): _scored(item, wanted, heard) for item in items}
     rows = []
     for one in judged:
@@ -349,7 +379,7 @@ def _record(each: Scored, findings: Findings, system: str) -> dict[str, Any]:
         stage: {name: value for name, value in found.items() if not (isinstance(value, list) and name in _VECTORS)}
         for stage, found in findings.items()
     }
-    evidence["flags"] = list(each.flags)
+    evidence[FLAGS] = list(each.flags)
     heard = findings.get("asr", {}).get("heard")
     if heard is not None and item.transcript:
         evidence["alignment"] = align(item.transcript, heard, "word" if item.language == "en" else "character")

@@ -38,9 +38,9 @@ def read_page(folders: Mapping[str, Path], title: str) -> Page:
         items += [_item(name, record, found["sources"]["audio"]) for record in found["items"]]
         judges |= found["judges"]["judges"]
         judges |= {judge: f"left out: {reason}" for judge, reason in found["judges"]["missing"].items()}
-        rejected = found["summary"]["rejected"]
+        count, rejected = found["summary"]["items"], found["summary"]["rejected"]
         paragraphs.append(
-            f"{name}: {found['summary']['items']} items" + (f", {rejected} rows set aside" if rejected else "")
+            f"{name}: {count} item{'' if count == 1 else 's'}" + (f", {rejected} rows set aside" if rejected else "")
         )
     return Page(
         title=title,

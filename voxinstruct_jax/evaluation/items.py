@@ -51,6 +51,11 @@ class Item:
     language_predicted: str | None = None
     finish_reason: str = ""
     synthesis_s: float | None = None
+    finished_unix_s: float | None = None
+    codes: tuple[tuple[int, ...], ...] = ()
+    """Codec tokens that the sound was decoded from, a row a codebook."""
+    codebook_size: int | None = None
+    """Codes of each codebook."""
     error: str = ""
     """Why the system failed, in its own words."""
 
@@ -158,8 +163,7 @@ def _item(row: Mapping[str, Any]) -> Item:
         instruction = str(row["instructions"][0])
     transcript = _text(row, "transcript") or (spoken_content(instruction).text or "").strip()
     language = _text(row, "language_asked") or _text(row, "language") or _language(transcript)
-    timings = row.get("timings")
-    spent = timings.get("synthesis_s") if isinstance(timings, Mapping) else None
+    timings = row["timings"] if isinstance(row.get("timings"), Mapping) else {}
     return Item(
         id=row["id"],
         audio=_text(row, "audio") or None,
@@ -175,7 +179,10 @@ def _item(row: Mapping[str, Any]) -> Item:
         attributes=_attributes(row),
         language_predicted=_text(row, "language_predicted") or None,
         finish_reason=_text(row, "finish_reason"),
-        synthesis_s=float(spent) if spent is not None else None,
+        synthesis_s=_number(timings, "synthesis_s"),
+        finished_unix_s=_number(timings, "finished_unix_s"),
+        codes=_codes(row.get("codes")),
+        codebook_size=row["codebook_size"] if isinstance(row.get("codebook_size"), int) else None,
         error=_text(row, "error"),
     )
 
@@ -210,6 +217,14 @@ def _attributes(row: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(stress, list) or any(type(index) is not int or index < 0 for index in stress):
         raise InputError(f"column 'attributes.stress': expected a list of word indices, got {stress!r}")
     return kept
+
+
+def _codes(value: Any) -> tuple[tuple[int, ...], ...]:
+    rows = value or ()
+    whole = isinstance(rows, list | tuple) and all(isinstance(book, list | tuple) and book for book in rows)
+    if not whole or any(type(code) is not int or code < 0 for book in rows for code in book):
+        raise InputError("column 'codes': expected a list of lists of whole numbers from 0 up, one a codebook")
+    return tuple(tuple(book) for book in rows)
 
 
 def _language(transcript: str) -> str:

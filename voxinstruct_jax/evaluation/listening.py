@@ -2,7 +2,8 @@
 
 MOS (one sound, 1 to 5), CMOS (two sounds, -3 to +3) and MUSHRA (all systems beside a reference, 0 to 100, with a hidden
 reference and a 3.5 kHz anchor). Systems hide behind random names; which is which stands in a key beside the folder, not
-in it. The folder needs no server: `index.html?rater=N`, N from 1. What comes back is read by `listening_answers`.
+in it. The folder needs no server: `index.html?rater=N`, N from 1. What comes back is read by `listening_answers`. A
+MUSHRA test also holds `webmushra.yaml`: copied into webMUSHRA's `configs/`, the folder is a test there too.
 
 Source: VoxInstruct, section 5.1 (MOS-Q, MOS-I, MOS-S: 20 listeners, 1 to 5 in steps of 1); ITU-R BS.1534-3 (MUSHRA).
 """
@@ -19,6 +20,7 @@ from jaxtyping import Float32
 from voxinstruct_jax.audio.waveform import read_audio, write_audio
 from voxinstruct_jax.config import ConfigError, InputError, fingerprint
 from voxinstruct_jax.evaluation.pages import write_page
+from voxinstruct_jax.evaluation.webmushra import webmushra_config
 from voxinstruct_jax.judges.pitch import active_level_dbfs, energy_track
 
 __all__ = ["ANCHOR", "QUESTIONS", "REFERENCE", "Aspect", "Kind", "ListeningItem", "export_test"]
@@ -99,6 +101,10 @@ def export_test(
         script = json.dumps(test, ensure_ascii=False, indent=1).replace("<", "\\u003c")
         (out / "config.js").write_text(f"window.TEST = {script};\n", encoding="utf-8")
         write_page(out / "index.html", "listening.html", title="Listening test")
+        if kind == "mushra":
+            hidden = {name for name, sample in key.items() if sample["system"] == REFERENCE}
+            config = webmushra_config(test["test"], test["question"], pages, out.resolve().name, hidden)
+            (out / "webmushra.yaml").write_text(config, encoding="utf-8")
         place = out.with_name(f"{out.name}.key.json")
         record = {"test": test["test"], "kind": kind, "aspect": aspect, "seed": seed, "samples": key}
         place.write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
@@ -133,9 +139,13 @@ def _pages(
     """
     pages, key = [], {}
     for item in items:
-        reference = sounds.add(read_audio(item.reference, SAMPLE_RATE)) if item.reference else None
+        heard = _heard(kind, item, systems)
+        shown = heard.get(REFERENCE)
+        if shown is None and item.reference:
+            shown = read_audio(item.reference, SAMPLE_RATE)
+        reference = None if shown is None else sounds.add(shown)
         samples = []
-        for system, samples_of in _heard(kind, item, systems).items():
+        for system, samples_of in heard.items():
             name = sounds.add(samples_of)
             samples.append(name)
             key[name] = {"item": item.id, "system": system}
@@ -150,6 +160,9 @@ def _heard(kind: Kind, item: ListeningItem, systems: tuple[str, ...]) -> dict[st
     if kind == "mushra" and item.reference is not None:
         reference = read_audio(item.reference, SAMPLE_RATE)
         heard |= {REFERENCE: reference, ANCHOR: _low_passed(reference)}
+        # One can switch between them while they play, so they end together.
+        longest = max(map(len, heard.values()))
+        heard = {system: np.pad(samples, (0, longest - len(samples))) for system, samples in heard.items()}
     return heard
 
 

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 
 from voxinstruct_jax.config import InputError
 from voxinstruct_jax.evaluation.listening import REFERENCE
+from voxinstruct_jax.evaluation.webmushra import REFERENCE_NAME, read_webmushra
 
 __all__ = ["Rating", "analyse", "bradley_terry", "read_ratings"]
 
@@ -45,21 +46,28 @@ class Rating:
 def read_ratings(key: Path, answers: Sequence[Path]) -> tuple[dict[str, Any], list[Rating]]:
     """Reads the key of a test and what its listeners saved.
 
+    Args:
+        key: Of the test.
+        answers: Files that listeners saved, or webMUSHRA's `mushra.csv`.
+
     Returns:
-        The key, and the ratings; of two files of one listener the longer one counts.
+        The key, and the ratings; of two files of one listener the longer one counts. Sessions of webMUSHRA get the
+        numbers after the listeners'.
 
     Raises:
         InputError: A file is unreadable, or belongs to another test.
     """
     test = _load(key, ("test", "kind", "samples"))
     by_rater: dict[int, list[dict[str, Any]]] = {}
-    for path in answers:
+    for path in (path for path in answers if path.suffix != ".csv"):
         found = _load(path, ("test", "rater", "answers"))
         if found["test"] != test["test"]:
             raise InputError(f"{path}: answers of test {found['test']}, the key is of {test['test']}")
         known = by_rater.setdefault(int(found["rater"]), [])
         if len(found["answers"]) > len(known):
             by_rater[int(found["rater"])] = found["answers"]
+    sessions = [pages for path in answers if path.suffix == ".csv" for pages in _sessions(path, test)]
+    by_rater |= dict(enumerate(sessions, max(by_rater, default=0) + 1))
     ratings = [rating for rater, pages in sorted(by_rater.items()) for rating in _ratings(test, rater, pages)]
     return test, ratings
 
@@ -113,6 +121,23 @@ def _load(path: Path, names: Sequence[str]) -> dict[str, Any]:
         return {**found, **{name: found[name] for name in names}}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not a file of a listening test ({error})") from error
+
+
+def _sessions(path: Path, test: Mapping[str, Any]) -> list[list[dict[str, Any]]]:
+    """Pages of each session of webMUSHRA, its hidden reference under the name that the key has for it."""
+    samples = test["samples"]
+    hidden = {sample["item"]: name for name, sample in samples.items() if sample["system"] == REFERENCE}
+    found = []
+    for pages in read_webmushra(path, test["test"]).values():
+        for page in pages:
+            known = [name for name in page["samples"] if name in samples]
+            if len(known) != len(page["samples"]) - page["samples"].count(REFERENCE_NAME) or not known:
+                raise InputError(f"{path}: page {page['page']} rates samples that the key does not know")
+            own = {REFERENCE_NAME: hidden[samples[known[0]]["item"]]}
+            page["scores"] = [(own.get(name, name), score) for name, score in page["scores"]]
+            page["samples"] = [name for name, _ in page["scores"]]
+        found.append(pages)
+    return found
 
 
 def _ratings(test: Mapping[str, Any], rater: int, pages: Sequence[Mapping[str, Any]]) -> list[Rating]:

@@ -3,18 +3,21 @@
 Each is a function of all items and their findings that gives rows of the summary. Read `set_rows`.
 
 Source:
-    Fan et al. 2022 and the sources of `evaluation.sets`; minimal pairs as in de Seyssel et al. 2024, "EmphAssess".
+    The sources of `evaluation.sets`; Salimans et al. 2016 (inception score); Spearman 1904 (rank correlation); minimal
+    pairs as in de Seyssel et al. 2024, "EmphAssess".
 """
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.stats import rankdata
 
+from voxinstruct_jax.evaluation.control_metrics import judged_class
 from voxinstruct_jax.evaluation.items import Item
-from voxinstruct_jax.evaluation.metrics import Findings, judged_class
+from voxinstruct_jax.evaluation.score import Findings
 from voxinstruct_jax.evaluation.sets import (
     enough_for_frechet,
     frechet_distance,
@@ -27,12 +30,26 @@ from voxinstruct_jax.evaluation.statistics import interval, wilson
 from voxinstruct_jax.evaluation.summary import Row, Scored
 from voxinstruct_jax.judges.bins import CLASSES, Bins
 
-__all__ = ["confusions", "set_rows"]
+__all__ = ["confusions", "set_demands", "set_rows", "set_stages"]
 
+_SET_STAGES = {
+    **{f"order.{name}": attribute_stage(name) for name in CLASSES},
+    "stress.minimal_pair": attribute_stage("stress"),
+    "diversity.speaker": "similarity.vox",
+    "diversity.vendi": "similarity.vox",
+    "diversity.f0": "pitch",
+    "diversity.duration": SOUND,
+    "fd.resemblyzer": "similarity.vox",
+    "mmd.resemblyzer": "similarity.vox",
+}
+_BY_JUDGE = {"similarity": ("fd", "mmd"), "classes": ("is",)}
+"""Metrics of sets that a judge given by hand makes possible, by its kind."""
 SEEDS = 4
 """Fewest takes of one instruction whose spread is worth reading."""
 EMBEDDING = "similarity.vox"
 FEWEST_FOR_DISTANCE = 20
+FEWEST_FOR_RANKS = 3
+TINY = 1e-12
 
 Everything = Sequence[tuple[Scored, Findings]]
 
@@ -40,9 +57,45 @@ Everything = Sequence[tuple[Scored, Findings]]
 def set_rows(everything: Everything, judges: Mapping[str, str], bins: Bins | None, seed: int) -> list[Row]:
     """All set metrics that the items allow; one that concerns no item is left out."""
     rows: list[Row] = []
-    for make in (_attribute_means, _orders, _minimal_pairs, _diversity, _distances):
+    for make in (_attribute_means, _orders, _minimal_pairs, _diversity, _distances, _inception_scores):
         rows += make(everything, judges, bins, seed)
     return rows
+
+
+def set_stages(given: Iterable[str]) -> dict[str, str]:
+    """Metrics of sets that can be asked for by name, and the stage whose findings they need.
+
+    Args:
+        given: Stages of judges given by hand.
+    """
+    kinds = ((stage, *stage.partition(".")[::2]) for stage in given)
+    others = {f"{metric}.{name}": stage for stage, kind, name in kinds for metric in _BY_JUDGE.get(kind, ())}
+    return _SET_STAGES | others
+
+
+def set_demands(items: Sequence[Item], wanted: Callable[[str], bool], given: Iterable[str] = ()) -> dict[str, set[str]]:
+    """Ids of the items that a stage must hear for metrics of sets.
+
+    Args:
+        items: All items.
+        wanted: Whether a metric is.
+        given: Stages of judges given by hand.
+    """
+    takes = Counter(item.instruction for item in items)
+    concerns: dict[str, Callable[[Item], bool]] = {
+        "diversity": lambda item: bool(item.instruction) and takes[item.instruction] >= SEEDS,
+        "fd": lambda item: item.reference_audio is not None,
+        "mmd": lambda item: item.reference_audio is not None,
+        "is": lambda item: True,
+        "stress": lambda item: "stress" in item.attributes,
+    }
+    found: dict[str, set[str]] = defaultdict(set)
+    for metric, stage in set_stages(given).items():
+        kind, _, rest = metric.partition(".")
+        concerned = concerns.get(kind, lambda item, rest=rest: rest in item.attributes)
+        if wanted(metric):
+            found[stage] |= {item.id for item in items if concerned(item)}
+    return found
 
 
 def confusions(everything: Everything, bins: Bins | None) -> dict[str, dict[str, dict[str, int]]]:
@@ -91,13 +144,15 @@ def _orders(everything: Everything, judges: Mapping[str, str], bins: Bins | None
             asked = each.item.attributes.get(attribute)
             if asked in classes and value is not None:
                 groups[_takes_of(each.item)].append((classes.index(asked), value))
-        right, pairs, keys = [], [], []
+        right, pairs, keys, ranks = [], [], [], []
         for alike, members in groups.items():
             ordered = [
                 float((one[1] - other[1]) * (one[0] - other[0]) > 0)
                 for one, other in itertools.combinations(members, 2)
                 if one[0] != other[0]
             ]
+            if ordered and len(members) >= FEWEST_FOR_RANKS:
+                ranks.append(_rank_correlation(members))
             if ordered:
                 right.append(sum(ordered))
                 pairs.append(float(len(ordered)))
@@ -109,7 +164,22 @@ def _orders(everything: Everything, judges: Mapping[str, str], bins: Bins | None
                      "pairs of takes of one sentence, seed, speaker and gender (or of one `pair`), asked for in two "
                      "classes, whose values are in that order; counted in pairs", judges[stage], ends)
             )  # fmt: skip
+        if ranks:
+            rows.append(
+                _row(f"order.{attribute}.spearman", float(np.mean(ranks)), len(ranks), len(groups), "correlation",
+                     "higher", "rank correlation of class asked for and value within such takes, three or more; "
+                     "counted in sentences", judges[stage], interval(ranks, [1.0] * len(ranks), range(len(ranks)),
+                                                                     seed=seed))
+            )  # fmt: skip
     return rows
+
+
+def _rank_correlation(members: Sequence[tuple[int, float]]) -> float:
+    """Spearman's, of classes and values; 0 where all values are equal."""
+    ranks = [np.asarray(rankdata(side), np.float64) for side in zip(*members, strict=True)]
+    away = [side - side.mean() for side in ranks]
+    spread = float(np.sqrt(np.square(away[0]).sum() * np.square(away[1]).sum()))
+    return float(away[0] @ away[1]) / spread if spread else 0.0
 
 
 def _minimal_pairs(everything: Everything, judges: Mapping[str, str], bins: Bins | None, seed: int) -> list[Row]:
@@ -173,9 +243,15 @@ def _diversity(everything: Everything, judges: Mapping[str, str], bins: Bins | N
 
 
 def _distances(everything: Everything, judges: Mapping[str, str], bins: Bins | None, seed: int) -> list[Row]:
-    """Generated against reference embeddings as two sets."""
+    """Generated against reference embeddings as two sets, by every judge that embeds."""
     del bins
-    findings = [found.get(EMBEDDING, {}) for _, found in everything]
+    stages = [stage for stage in judges if stage.startswith("similarity.")]
+    return [row for stage in stages for row in _distances_by(stage, everything, judges[stage], seed)]
+
+
+def _distances_by(stage: str, everything: Everything, judge: str, seed: int) -> list[Row]:
+    name = "resemblyzer" if stage == EMBEDDING else stage.partition(".")[2]
+    findings = [found.get(stage, {}) for _, found in everything]
     found = np.array([one["clip"] for one in findings if "reference" in one])
     true = np.array([one["reference"] for one in findings if "reference" in one])
     total = sum(each.item.reference_audio is not None for each, _ in everything)
@@ -184,26 +260,36 @@ def _distances(everything: Everything, judges: Mapping[str, str], bins: Bins | N
     half = np.random.default_rng(seed).permutation(len(true))
     one, other = true[half[: len(true) // 2]], true[half[len(true) // 2 :]]
     enough = enough_for_frechet(len(found), found.shape[1])
-    note = (
-        "" if enough else f"insufficient_n: {len(found)} items, {10 * found.shape[1]} are needed; read mmd.resemblyzer"
-    )
+    note = "" if enough else f"insufficient_n: {len(found)} items, {10 * found.shape[1]} are needed; read mmd.{name}"
     same = "between two halves of the reference: what no difference looks like at half this size"
     measures = (
-        (
-            "fd.resemblyzer",
-            "Frechet distance of speaker embeddings, clips against references",
-            frechet_distance,
-            (found, true),
-        ),
-        ("fd.resemblyzer.real_half", same, frechet_distance, (one, other)),
-        ("mmd.resemblyzer", "unbiased kernel distance of speaker embeddings", kernel_distance, (found, true)),
-        ("mmd.resemblyzer.real_half", same, kernel_distance, (one, other)),
+        (f"fd.{name}", "Frechet distance of embeddings, clips against references", frechet_distance, (found, true)),
+        (f"fd.{name}.real_half", same, frechet_distance, (one, other)),
+        (f"mmd.{name}", "unbiased kernel distance of embeddings", kernel_distance, (found, true)),
+        (f"mmd.{name}.real_half", same, kernel_distance, (one, other)),
     )
     return [
-        _row(name, measure(*sets) if enough or name.startswith("mmd") else None, len(found), total, "distance", "lower",
-             protocol, judges[EMBEDDING], note=note if name.startswith("fd") else "")
-        for name, protocol, measure, sets in measures
+        _row(metric, measure(*sets) if enough or metric.startswith("mmd") else None, len(found), total, "distance",
+             "lower", protocol, judge, note=note if metric.startswith("fd") else "")
+        for metric, protocol, measure, sets in measures
     ]  # fmt: skip
+
+
+def _inception_scores(everything: Everything, judges: Mapping[str, str], bins: Bins | None, seed: int) -> list[Row]:
+    """Sure of each clip's class, and of many classes over all clips: exp of the mean KL(p(y|x) || p(y))."""
+    del bins, seed
+    rows = []
+    for stage in (stage for stage in judges if stage.startswith("classes.")):
+        found = np.array([found[stage]["clip"] for _, found in everything if "clip" in found.get(stage, {})])
+        if len(found) > 1:
+            logs = np.log(np.maximum(found, TINY)) - np.log(np.maximum(found.mean(axis=0), TINY))
+            value = float(np.exp(np.mean(np.sum(found * logs, axis=1))))
+            protocol = "inception score over all clips at once; grows with their number, so compare at equal size only"
+            rows.append(
+                _row(f"is.{stage.partition('.')[2]}", value, len(found), len(everything), "classes", "higher",
+                     protocol, judges[stage])
+            )  # fmt: skip
+    return rows
 
 
 def _embeddings(takes: list[Findings]) -> np.ndarray:

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import re
 from collections.abc import Callable, Mapping
-from importlib import import_module, metadata
+from importlib import import_module, metadata, resources
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from voxinstruct_jax.audio.waveform import read_audio
 from voxinstruct_jax.config import ConfigError, InputError
 from voxinstruct_jax.data.annotate import JUDGED_RATE, as_clip
 from voxinstruct_jax.data.manifest import ATTRIBUTES
+from voxinstruct_jax.data.word_times import open_word_aligner
 from voxinstruct_jax.evaluation.items import Item
 from voxinstruct_jax.evaluation.pairs import compare_pitch, compare_spectra
 from voxinstruct_jax.evaluation.reconstruction import compare_reconstruction, pesq_scores
@@ -36,6 +37,8 @@ from voxinstruct_jax.judges.pitch import (
 )
 from voxinstruct_jax.judges.registry import ENTRY_POINTS, find_judges, judge_places
 from voxinstruct_jax.judges.speaker import EMBEDDING_NAME, embed_speaker
+from voxinstruct_jax.judges.tones import TONES, expected_tones, load_tone_model, tone_cues
+from voxinstruct_jax.text.words import split_words
 
 __all__ = ["LONGEST_S", "SOUND", "Evidence", "Stage", "attribute_stage", "open_stage", "stage_places"]
 
@@ -62,6 +65,7 @@ OPTIONAL = {
     "mos.distillmos": "DistillMOS (package distillmos, PyTorch): --judge mos.distillmos=MODULE:CLASS, a class with "
     "name, sample_rate and measure",
     "clap.laion": "LAION-CLAP: --judge clap.laion=MODULE:CLASS, a class with name, sample_rate and measure",
+    "classes.panns": "PANNs (CNN14): --judge classes.panns=MODULE:CLASS, a class with name, sample_rate and classify",
 }
 """Judges whose weights come with no package, and what to put where."""
 
@@ -95,10 +99,11 @@ def stage_places(given: Mapping[str, str]) -> dict[str, str]:
         ConfigError: A name is none that a judge may have.
     """
     for name in given:
-        if not (name in ATTRIBUTES or name == "asr" or name.startswith(("asr.", "mos.", "similarity.", "clap."))):
+        known = (*ATTRIBUTES, "asr", "language")
+        if name not in known and not name.startswith(("asr.", "mos.", "similarity.", "clap.", "classes.")):
             raise ConfigError(
-                f"--judge {name}: unknown; known are asr, asr.NAME, mos.NAME, similarity.NAME, clap.NAME and "
-                f"{', '.join(ATTRIBUTES)}"
+                f"--judge {name}: unknown; known are asr, asr.NAME, language, mos.NAME, similarity.NAME, clap.NAME, "
+                f"classes.NAME and {', '.join(ATTRIBUTES)}"
             )
     return {point.name: point.value for point in metadata.entry_points(group=ENTRY_POINTS)} | dict(given)
 
@@ -125,12 +130,14 @@ def open_stage(name: str, place: str = "") -> Stage:
     kind, _, rest = name.partition(".")
     if kind == "asr":
         return _asr(name, place)
+    if kind == "language":
+        return _language(place)
     if kind == "attribute":
         return _attribute(rest, place)
     if not place:
         raise InputError(f"needs {OPTIONAL.get(name, f'a judge: --judge {name}=MODULE:CLASS')}")
-    judge = _made(name, place, ("name", "sample_rate", "embed" if kind == "similarity" else "measure"))
-    return _embedder(name, judge) if kind == "similarity" else _scorer(name, judge)
+    member, make = _GIVEN.get(kind, ("measure", _scorer))
+    return make(name, _made(name, place, ("name", "sample_rate", member)))
 
 
 def rounded(value: Any) -> Any:
@@ -241,6 +248,18 @@ def pieces(samples: Float[np.ndarray, " sample"]) -> list[Float[np.ndarray, " pi
     return [*found, samples]
 
 
+def _language(place: str) -> Stage:
+    judge = _made("language", place, ("fingerprint", "detect_language")) if place else _whisper("language", "")
+
+    def hears(item: Item) -> Evidence:
+        samples = hear(item)
+        _spoken_enough(samples, JUDGED_RATE)
+        language, probability = judge.detect_language(samples, JUDGED_RATE)
+        return {"language": language, "probability": probability}
+
+    return Stage(name="language", fingerprint=f"{judge.fingerprint}/language", hears=hears)
+
+
 def _whisper(name: str, place: str) -> Any:
     if name in OPTIONAL and not place:
         raise InputError(f"needs {OPTIONAL[name]}")
@@ -275,6 +294,33 @@ def _pair(item: Item) -> Evidence:
         return lengths
     pitch = compare_pitch(pitch_track(found, JUDGED_RATE), pitch_track(true, JUDGED_RATE), path)
     return {**lengths, "mcd_db": path.mcd_db, "path_ratio": path.ratio, **pitch}
+
+
+def _tone_stage() -> Stage:
+    aligner = open_word_aligner(Path(str(resources.files("voxinstruct_jax") / "release")))
+
+    def hears(item: Item) -> Evidence:
+        samples = hear(item)
+        times = aligner.word_times(samples, JUDGED_RATE, item.transcript)
+        if times is None:
+            raise InputError("the transcript cannot have been spoken in the clip")
+        tones = expected_tones(item.transcript)
+        expected = [tones[word.start] for word in split_words(item.transcript)]
+        cues = tone_cues(pitch_track(samples, JUDGED_RATE), times)
+        likely = load_tone_model().probabilities(cues)
+        known = [place for place, tone in enumerate(expected) if tone and np.isfinite(cues[place]).all()]
+        return {
+            "expected": [expected[place] for place in known],
+            "heard": [TONES[int(likely[place].argmax())] for place in known],
+        }
+
+    return Stage(
+        name="tone",
+        fingerprint=f"acoustic-tone/1/swift-f0-{metadata.version('swift-f0')}",
+        hears=hears,
+        depends=("transcript",),
+        applies=lambda item: item.language == "zh",
+    )
 
 
 def _against_reference(measure: Callable[[Any, Any], dict[str, float] | str]) -> Callable[[Item], Evidence]:
@@ -345,6 +391,31 @@ def _scorer(name: str, judge: Any) -> Stage:
         return {"score": float(found)}
 
     return Stage(name=name, fingerprint=judge.name, hears=hears, depends=("instruction",) if described else ())
+
+
+def _classifier(name: str, judge: Any) -> Stage:
+    """Probabilities of classes, of the clip and of the reference where there is one."""
+
+    def classify(samples: Float[np.ndarray, " sample"]) -> list[float]:
+        found = np.asarray(judge.classify(samples), np.float64)
+        if found.ndim != 1 or not found.sum() > 0 or found.min() < 0:
+            raise InputError(f"{judge.name} gave no probabilities: expected one number from 0 up a class")
+        return [float(value) for value in found / found.sum()]
+
+    def hears(item: Item) -> Evidence:
+        found = {"clip": classify(hear(item, judge.sample_rate))}
+        if item.reference_audio is not None:
+            found["reference"] = classify(_read(item.reference_audio, judge.sample_rate))
+        return found
+
+    return Stage(name=name, fingerprint=judge.name, hears=hears, depends=("reference_audio",))
+
+
+_GIVEN: dict[str, tuple[str, Callable[[str, Any], Stage]]] = {
+    "similarity": ("embed", _embedder),
+    "classes": ("classify", _classifier),
+}
+"""What a judge given by hand must have beside a name and a sample rate, by its kind; others have `measure`."""
 
 
 def _attribute(attribute: str, place: str) -> Stage:
@@ -438,6 +509,7 @@ _OPENERS: dict[str, Callable[[], Stage]] = {
     "pitch": lambda: Stage(
         name="pitch", fingerprint=f"swift-f0-{metadata.version('swift-f0')}/60-500Hz/1", hears=_pitch
     ),
+    "tone": _tone_stage,
     "similarity.vox": lambda: _embedder("similarity.vox", _Resemblyzer()),
     "mos.dnsmos": _dnsmos,
     "pair": _pair_stage,

@@ -6,7 +6,7 @@ is seeded. Read `interval`, then `paired`.
 
 Source:
     Efron 1987, "Better bootstrap confidence intervals" (BCa); Bisani and Ney 2004 (bootstrap of WER differences);
-    Wilson 1927; Holm 1979.
+    McNemar 1947; Wilson 1927; Holm 1979.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from statistics import NormalDist
 import numpy as np
 from jaxtyping import Float
 
-__all__ = ["Difference", "holm", "interval", "paired", "wilson", "win_tie_loss"]
+__all__ = ["Difference", "holm", "interval", "mcnemar", "paired", "wilson", "win_tie_loss"]
 
 RESAMPLES = 10_000
 CHUNK = 2_000_000
@@ -54,19 +54,10 @@ def interval(
     if len(n) < 2 or not d.sum():
         return None
     observed = n.sum() / d.sum()
-    draws = np.sort(_ratios(n, d, seed, resamples))
-    if draws[0] == draws[-1]:
+    draws = _ratios(n, d, seed, resamples)
+    if draws.min() == draws.max():
         return None
-    leaving_out = _divide(n.sum() - n, d.sum() - d)
-    away = leaving_out.mean() - leaving_out
-    skew = np.sum(away**3) / (6 * np.sum(away**2) ** 1.5 + 1e-300)
-    below = (np.mean(draws < observed) + np.mean(draws <= observed)) / 2
-    centre = _NORMAL.inv_cdf(min(max(float(below), 0.5 / resamples), 1 - 0.5 / resamples))
-    ends = []
-    for tail in ((1 - LEVEL) / 2, (1 + LEVEL) / 2):
-        shifted = centre + _NORMAL.inv_cdf(tail)
-        ends.append(float(np.quantile(draws, _NORMAL.cdf(centre + shifted / (1 - skew * shifted)))))
-    return ends[0], ends[1]
+    return _accelerated(draws, observed, _divide(n.sum() - n, d.sum() - d))
 
 
 def paired(
@@ -79,7 +70,8 @@ def paired(
 ) -> Difference | None:
     """Compares two systems item by item.
 
-    For right-or-wrong scores the exchange test is McNemar's, drawn instead of counted.
+    The interval is BCa; p is drawn by exchanging the systems cluster by cluster. Of right-or-wrong scores, one a
+    cluster, that test can be counted instead of drawn: it is McNemar's, exact.
 
     Args:
         first: Numerator and denominator of each item.
@@ -99,10 +91,26 @@ def paired(
     observed = float(other_n.sum() / other_d.sum() - n.sum() / d.sum())
     sums = np.concatenate([chunk.sum(axis=1) for chunk in _draws(np.stack(columns, axis=1), seed, resamples)])
     differences = _divide(sums[:, 2], sums[:, 3]) - _divide(sums[:, 0], sums[:, 1])
-    low, high = np.quantile(differences, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Difference(
-        value=observed, ci_low=float(low), ci_high=float(high), p=_exchange_p(columns, observed, seed, resamples)
-    )
+    without = _divide(other_n.sum() - other_n, other_d.sum() - other_d) - _divide(n.sum() - n, d.sum() - d)
+    low, high = _accelerated(differences, observed, without)
+    single = len(n) == len(one) and all(np.isin(side, (0, 1)).all() for side in (n, other_n))
+    if single and (d == 1).all() and (other_d == 1).all():
+        p = mcnemar(int(np.sum(n > other_n)), int(np.sum(n < other_n)))
+    else:
+        p = _exchange_p(columns, observed, seed, resamples)
+    return Difference(value=observed, ci_low=low, ci_high=high, p=p)
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Exact two-sided p that two systems are right equally often, from the items on which they disagree.
+
+    Args:
+        only_first: Items that the first alone has right.
+        only_second: Items that the second alone has right.
+    """
+    count = only_first + only_second
+    tail = sum(math.comb(count, right) for right in range(min(only_first, only_second) + 1))
+    return min(1.0, 2 * tail / 2**count)
 
 
 def wilson(successes: float, total: int) -> tuple[float, float]:
@@ -136,6 +144,25 @@ def win_tie_loss(first: Sequence[float], second: Sequence[float], *, better: str
     gains = (np.asarray(second) - np.asarray(first)) * (1 if better == "higher" else -1)
     wins, losses = int(np.sum(gains > tie)), int(np.sum(gains < -tie))
     return wins, len(gains) - wins - losses, losses
+
+
+def _accelerated(
+    draws: Float[np.ndarray, " resample"], observed: float, leaving_out: Float[np.ndarray, " cluster"]
+) -> tuple[float, float]:
+    """Bias-corrected and accelerated ends of an interval.
+
+    Args:
+        draws: The figure of each resample.
+        observed: The figure.
+        leaving_out: The figure without each cluster in turn.
+    """
+    away = leaving_out.mean() - leaving_out
+    skew = np.sum(away**3) / (6 * np.sum(away**2) ** 1.5 + 1e-300)
+    below, least = (np.mean(draws < observed) + np.mean(draws <= observed)) / 2, 0.5 / len(draws)
+    centre = _NORMAL.inv_cdf(min(max(float(below), least), 1 - least))
+    shifted = [centre + _NORMAL.inv_cdf(tail) for tail in ((1 - LEVEL) / 2, (1 + LEVEL) / 2)]
+    low, high = np.quantile(draws, [_NORMAL.cdf(centre + each / (1 - skew * each)) for each in shifted])
+    return float(low), float(high)
 
 
 def _by_cluster(clusters: Sequence[Hashable], *columns: Sequence[float] | np.ndarray) -> list[np.ndarray]:

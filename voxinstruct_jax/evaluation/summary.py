@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from voxinstruct_jax.evaluation.items import Item
-from voxinstruct_jax.evaluation.metrics import Metric, Score
+from voxinstruct_jax.evaluation.score import Metric, Score
 from voxinstruct_jax.evaluation.statistics import RESAMPLES, interval, wilson
 from voxinstruct_jax.judges.transcripts import tokens
 from voxinstruct_jax.text.content import spoken_content
@@ -21,8 +21,8 @@ from voxinstruct_jax.text.content import spoken_content
 __all__ = ["Judged", "Row", "Scored", "as_csv", "as_table", "cluster_key", "slices_of", "summarise"]
 
 SLICE_RESAMPLES = 1_000
-SLICED = ("wer.vox", "cer.vox", "pinyin.vox", "mer.vox", "attribute.", "stress.", "mos.dnsmos.ovrl", "similarity.vox.",
-          "runaway", "truncated", "rate.net")  # fmt: skip
+SLICED = ("wer.vox", "cer.vox", "pinyin.vox", "mer.vox", "tone.", "attribute.", "stress.", "mos.dnsmos.ovrl",
+          "similarity.vox.", "runaway", "truncated", "rate.net")  # fmt: skip
 UNSLICED = ("pair", "id", "speaker")
 """Attributes that name single things, not kinds."""
 LARGE_ERROR = 0.5
@@ -61,7 +61,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """An item with its scores, by metric, and what went wrong with it as a whole (`metrics.finish_flags`)."""
+    """An item with its scores, by metric, and what went wrong with it as a whole (`word_metrics.finish_flags`)."""
 
     item: Item
     scores: Mapping[str, Score]

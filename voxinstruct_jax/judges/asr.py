@@ -62,13 +62,10 @@ class Asr:
             sample_rate: Of `samples`, Hz.
             language: "en" or "zh"; None lets the judge decide, which belongs in no error rate.
         """
-        soxr = import_module("soxr")
-        clean = np.clip(np.nan_to_num(np.asarray(samples, np.float32)), -1.0, 1.0)
-        if clean.size == 0:
+        if not len(samples):
             return ""
-        heard = soxr.resample(clean, sample_rate, JUDGE_RATE).astype(np.float32)
         segments, _ = self._model.transcribe(
-            heard,
+            _as_heard(samples, sample_rate),
             language=language,
             beam_size=5,
             temperature=0.0,
@@ -77,6 +74,16 @@ class Asr:
             initial_prompt=_SIMPLIFIED_PROMPT if language == "zh" else None,
         )
         return " ".join(segment.text.strip() for segment in segments)
+
+    def detect_language(self, samples: Float[np.ndarray, " sample"], sample_rate: int) -> tuple[str, float]:
+        """Returns the language that is likeliest in the first 30 s, such as "en", and its probability.
+
+        Args:
+            samples: Mono, within [-1, 1]; values outside are clipped.
+            sample_rate: Of `samples`, Hz.
+        """
+        language, probability, _ = self._model.detect_language(_as_heard(samples, sample_rate))
+        return language, float(probability)
 
     @functools.cached_property
     def _model(self) -> Any:
@@ -101,6 +108,11 @@ def load_asr(folder: str | os.PathLike[str] | None = None, *, num_threads: int =
         raise InputError(f"the ASR judge needs {', '.join(missing)}: {_INSTALL}")
     place = Path(folder) if folder else _joined_weights()
     return Asr(place, place.name, num_threads=num_threads)
+
+
+def _as_heard(samples: Float[np.ndarray, " sample"], sample_rate: int) -> Float[np.ndarray, " sample"]:
+    clean = np.clip(np.nan_to_num(np.asarray(samples, np.float32)), -1.0, 1.0)
+    return import_module("soxr").resample(clean, sample_rate, JUDGE_RATE).astype(np.float32)
 
 
 def _joined_weights() -> Path:

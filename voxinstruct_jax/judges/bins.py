@@ -27,6 +27,7 @@ __all__ = [
     "classify",
     "fit_bins",
     "group",
+    "is_near_bound",
     "load_bins",
     "save_bins",
     "carry_bins",
@@ -40,6 +41,7 @@ CLASSES = {
 }
 """Attributes that have boundaries, and their classes from the lowest value up."""
 UNKNOWN = "unknown"
+NEAR_SHARE = 0.05
 FEWEST_VALUES = 3
 TERCILE_ERROR = 1.5
 """Standard error of a tercile of n normal values is 1.5 (upper - lower) / sqrt(n)."""
@@ -141,6 +143,15 @@ def classify(bins: Bins, attribute: str, group_name: str, value: float, error: f
     deviation = max(math.hypot(error, own), 1e-9)
     below = [0.0, *(_normal((bound - value) / deviation) for bound in (bounds.lower, bounds.upper)), 1.0]
     return CLASSES[attribute][place], below[place + 1] - below[place]
+
+
+def is_near_bound(bins: Bins, attribute: str, group_name: str, value: float) -> bool:
+    """Whether a value lies within 5 % of a boundary of its group; of levels in dB, within 5 % of the amplitude."""
+    found = bins.attributes[attribute]
+    bounds = found.groups[group_name]
+    if found.unit.startswith("dB"):
+        return min(abs(value - bound) for bound in (bounds.lower, bounds.upper)) < 20 * math.log10(1 + NEAR_SHARE)
+    return any(abs(value - bound) < NEAR_SHARE * abs(bound) for bound in (bounds.lower, bounds.upper))
 
 
 def save_bins(path: str | os.PathLike[str], bins: Bins) -> None:

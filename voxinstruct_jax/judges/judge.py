@@ -55,6 +55,7 @@ class Measurement:
         error: Standard deviation of `value` about the truth, same unit.
         label: The class; None where boundaries name it. For stress the indices of the stressed words, such as "2 3".
         confidence: Of the label, from 0 to 1; without a label it is not read.
+        probabilities: Of stress: that each word of the transcript is stressed, from a judge that knows.
         word_times_s: Start and end of each word of the transcript (s), from a judge that had to find them.
     """
 
@@ -62,6 +63,7 @@ class Measurement:
     error: float = 0.0
     label: str | None = None
     confidence: float = 1.0
+    probabilities: tuple[float, ...] = ()
     word_times_s: tuple[tuple[float, float], ...] = ()
 
 

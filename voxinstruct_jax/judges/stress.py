@@ -25,6 +25,7 @@ __all__ = [
     "ExpectedProsody",
     "StressFinding",
     "StressModel",
+    "above_declination",
     "fit_stress_model",
     "load_stress_model",
     "stress_cues",
@@ -142,7 +143,7 @@ def word_prosody(
     Semitones of its high F0 above the line that F0 falls along; level of its loud frames (dB); natural log of its
     duration (s). NaN in semitones where a word has no voiced frames, in all measures where it lasts no time.
     """
-    above = _above_declination(pitch)
+    above = above_declination(pitch)
     floor = float(energy.level_dbfs.max(initial=-100.0)) - _RANGE_DB
     rows = []
     for start_s, end_s in word_times_s:
@@ -243,7 +244,7 @@ def load_stress_model() -> StressModel:
     return StressModel(weights=weights, bias=stored["bias"], thresholds=stored["thresholds"])
 
 
-def _above_declination(pitch: PitchTrack) -> Float[np.ndarray, " frame"]:
+def above_declination(pitch: PitchTrack) -> Float[np.ndarray, " frame"]:
     """Semitones of F0 above the straight line through the voiced frames."""
     semitones = 12 * np.log2(np.maximum(pitch.f0_hz, 1.0).astype(np.float64))
     if pitch.voiced.sum() < 2 * _FEWEST_VOICED:

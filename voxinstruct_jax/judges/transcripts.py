@@ -113,6 +113,7 @@ def align(reference: str, heard: str, unit: Unit) -> list[Edit]:
     return edits
 
 
+@functools.lru_cache(maxsize=1024)
 def normalise(text: str, unit: Unit) -> str:
     """Returns the text as it is compared: NFKC, plain apostrophes, lower case.
 
