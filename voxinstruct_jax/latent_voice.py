@@ -134,7 +134,7 @@ def write_settings(folder: Path, config: LatentVoiceConfig) -> None:
     partial.replace(folder / SETTINGS)
 
 
-def load_latent_voice(folder: Path, values: dict[str, Any], *, dtype: ComputeType | None = None) -> "LatentVoice":
+def load_latent_voice(folder: Path, values: dict[str, Any], dtype: ComputeType | None = None) -> "LatentVoice":
     """Opens a voice.
 
     Args:

@@ -1,9 +1,9 @@
 """Opens voices of every kind: `voice.json` says which. Read `AnyVoice`, then `load`."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from voxinstruct_jax.config import InputError, VoxError
 from voxinstruct_jax.guidance import Guidance
@@ -43,6 +43,10 @@ class AnyVoice(Protocol):
     def cost(self, seconds: float) -> Cost: ...
 
 
+KINDS: dict[str, Callable[[Path, dict[str, Any], ComputeType | None], AnyVoice]] = {KIND: load_latent_voice}
+"""(folder, its `voice.json` without `kind`, dtype) → the voice; by `kind`."""
+
+
 def load(path: str | os.PathLike[str] | None = None, *, dtype: ComputeType | None = None) -> AnyVoice:
     """Opens a voice of whichever kind.
 
@@ -59,6 +63,7 @@ def load(path: str | os.PathLike[str] | None = None, *, dtype: ComputeType | Non
     kind, values = read_voice_settings(folder)
     if not kind:
         return load_codec_voice(folder, dtype=dtype)
-    if kind != KIND:
-        raise InputError(f"{folder}: a voice of kind {kind!r}, which this version does not know; known: {KIND!r}")
-    return load_latent_voice(folder, values, dtype=dtype)
+    if kind not in KINDS:
+        known = ", ".join(map(repr, KINDS))
+        raise InputError(f"{folder}: a voice of kind {kind!r}, which this version does not know; known: {known}")
+    return KINDS[kind](folder, values, dtype)

@@ -8,8 +8,9 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32, Int32, Key, UInt32
+from jaxtyping import Array, Float, Float32, Int, Int32, Key, UInt32
 
+from voxinstruct_jax.audio.latents import LatentSpace
 from voxinstruct_jax.audio.vocos import MelVocoder
 from voxinstruct_jax.diffusion.denoiser import make_denoiser
 from voxinstruct_jax.diffusion.path import Path
@@ -18,7 +19,7 @@ from voxinstruct_jax.diffusion.systems import DiffusionConfig
 from voxinstruct_jax.models.latent_diffusion import LatentDiffusion
 from voxinstruct_jax.vocabulary import HostOrDevice
 
-__all__ = ["SpeechRows", "sample_speech"]
+__all__ = ["SpeechRows", "sample_speech", "to_waveform"]
 
 REFERENCE = 2
 """Task tag of a voice that is spoken with."""
@@ -66,12 +67,27 @@ def sample_speech(
     noise = draw_noise(noise_keys, frames, model.latents.config.channels) * mask[..., None]
     denoiser = make_denoiser(model.network, path, conditions, mask, config.guidance)
     latents = sample(denoiser, path, noise, config.sampler, keys=solver_keys)
+    return to_waveform(model.latents, vocoder, latents, jnp.asarray(rows.num_frames))
+
+
+def to_waveform(
+    space: LatentSpace,
+    vocoder: MelVocoder | None,
+    latents: Float[Array, "batch time channel"],
+    num_frames: Int[Array, " batch"],
+) -> Float[Array, "batch sample"]:
+    """Decodes latents of any system.
+
+    Args:
+        space: That they lie in.
+        vocoder: Of spectrograms; None where the latents are a codec's.
+        latents: To be decoded.
+        num_frames: Of each row.
+    """
     # the decoder looks a little ahead: behind its end a row goes on as it ended
-    last = jnp.minimum(jnp.arange(frames), jnp.asarray(rows.num_frames)[:, None] - 1)
+    last = jnp.minimum(jnp.arange(latents.shape[1]), num_frames[:, None] - 1)
     latents = jnp.take_along_axis(latents, last[..., None], axis=1)
-    if vocoder is None:
-        return model.latents.waveform(latents)
-    return vocoder(model.latents.decode(latents))
+    return space.waveform(latents) if vocoder is None else vocoder(space.decode(latents))
 
 
 def _keys(seeds: UInt32[Array, " batch"]) -> tuple[Key[Array, " batch"], Key[Array, " batch"]]:
