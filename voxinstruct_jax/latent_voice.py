@@ -269,8 +269,13 @@ class LatentVoice:
         for sizes, group in waiting.items():
             yield from self._spoken(sizes, group)
 
-    def cost(self, seconds: float) -> Cost:
-        """What it takes to speak this long, counted from the program; the text is of usual length."""
+    def cost(self, seconds: float, guidance: Guidance | None = None) -> Cost:
+        """What it takes to speak this long, counted from the program; the text is of usual length.
+
+        Args:
+            seconds: Of speech; the program that holds it is counted.
+            guidance: Without effect, as in `synthesize`.
+        """
         frames = min(room for room in self._rooms() if room >= round(seconds * self.latents.frame_rate))
         rows = self._rows(
             [], _Sizes(frames=frames, text=COST_TEXT_SLOTS, phones=self._phone_width(64), prompted=False), 1

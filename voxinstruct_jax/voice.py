@@ -438,11 +438,16 @@ class Voice:
         """
         return fit_profile(self._models(), memory_bytes, cache_dtype=cache_dtype)
 
-    def cost(self, seconds: float) -> Cost:
-        """What it takes to speak this long, by formula: 2 operations a weight and slot, attention left out."""
+    def cost(self, seconds: float, guidance: Guidance | None = None) -> Cost:
+        """What it takes to speak this long, by formula: 2 operations a weight and slot, attention left out.
+
+        Args:
+            seconds: Of speech.
+            guidance: Strengths; by default the voice's own.
+        """
         frames = round(seconds * self.codec.config.frame_rate)
         slots, passes = COST_TEXT_SLOTS + 2 * frames, sum(self.config.num_steps)
-        branches = len(needed_branches(self.config.guidance))
+        branches = len(needed_branches(guidance or self.config.guidance))
         ar, nar = (_num_weights(part.state["backbone"]) for part in (self.ar, self.nar))
         ar += _num_weights(self.ar.state["head"])
         return Cost(

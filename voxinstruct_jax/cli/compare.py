@@ -117,7 +117,7 @@ def _write_cost(system: "Speaking", folder: Path) -> None:
     from voxinstruct_jax.evaluation.compare import COST_FILE
     from voxinstruct_jax.evaluation.evaluate import write_whole
 
-    cost = _voice(system.voice).cost(COST_S)
+    cost = _voice(system.voice).cost(COST_S, system.guidance)
     found = {"operations_per_s": cost.operations_per_s, "evaluations": cost.evaluations}
     trained = Path(system.voice or "") / TRAINING_FILE
     if trained.is_file():
