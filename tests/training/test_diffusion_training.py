@@ -224,6 +224,6 @@ def test_a_vocoder_learns_tones():
     for _ in range(60):
         state, metrics = trainer.step(state, batch)
         distances.append(float(metrics["mel_l1"]))
-    assert distances[-1] < 0.5 * distances[0]
+    assert distances[-1] < 0.7 * distances[0]
     with pytest.raises(ConfigError, match=r"must equal mel\.hop_length"):
         MelVocoderConfig(mel=mel, vocos=VocosConfig(hop_length=100))
