@@ -276,7 +276,7 @@ class LatentVoice:
             seconds: Of speech; the program that holds it is counted.
             guidance: Without effect, as in `synthesize`.
         """
-        frames = min(room for room in self._rooms() if room >= round(seconds * self.latents.frame_rate))
+        _, frames = self._sized(round(seconds * self.latents.frame_rate))
         rows = self._rows(
             [], _Sizes(frames=frames, text=COST_TEXT_SLOTS, phones=self._phone_width(64), prompted=False), 1
         )
@@ -285,7 +285,7 @@ class LatentVoice:
         return Cost(
             evaluations=evaluations(self.config.diffusion.sampler),
             operations=count_operations(program, self.model.state, state, rows),
-            seconds=frames / self.latents.frame_rate,
+            seconds=seconds,
         )
 
     def _spoken(self, sizes: _Sizes, group: list[tuple[int, _Request]]) -> Iterator[tuple[int, Audio | VoxError]]:
@@ -354,16 +354,15 @@ class LatentVoice:
         if seconds > limit:
             notes.append(f"the words take {seconds:.1f} s; they are spoken in {limit:.1f} s")
             seconds = limit
-        frames = prompt + max(1, round(seconds * rate))
-        if self.config.pad_is_silence:  # the length that the model knows
-            frames = max(frames, round(self.config.clip_s * rate))
-        return frames, choose_width(frames, self._rooms())
+        return self._sized(prompt + max(1, round(seconds * rate)))
 
-    def _rooms(self) -> tuple[int, ...]:
-        """Frames of the programs."""
-        rate = self.latents.frame_rate
-        own = (round(self.config.clip_s * rate),) if self.config.pad_is_silence else ()
-        return tuple(sorted({*(round(seconds * rate) for seconds in ROOMS_S), *own}))
+    def _sized(self, frames: int) -> tuple[int, int]:
+        """Frames that are generated to speak so many, and those of the program."""
+        rooms = {round(seconds * self.latents.frame_rate) for seconds in ROOMS_S}
+        if self.config.pad_is_silence:  # the length that the model knows
+            clip = round(self.config.clip_s * self.latents.frame_rate)
+            frames, rooms = max(frames, clip), {*rooms, clip}
+        return frames, choose_width(frames, tuple(sorted(rooms)))
 
     def _phone_width(self, count: int) -> int:
         return choose_width(count, TEXT_WIDTHS) if self.model.config.phones else 0
