@@ -98,7 +98,13 @@ def tiny_aligned_voice(tmp_path_factory):
     return load(write_tiny_voice(tmp_path_factory.mktemp("voices") / "aligned", "aligned"))
 
 
-def write_random_part(folder, kind, config, model_class):
+@pytest.fixture(scope="session")
+def random_part():
+    """`write_random_part`, for tests in other files."""
+    return write_random_part
+
+
+def write_random_part(folder, kind, config, model_class, **settings):
     """Saves a model as `convert` would; random numbers for weights are quicker than to initialise it."""
     import jax
     from flax import nnx
@@ -109,7 +115,9 @@ def write_random_part(folder, kind, config, model_class):
     random = np.random.default_rng(0)
     abstract = nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: model_class(config, rngs=nnx.Rngs(0)))))
     weights = jax.tree.map(lambda leaf: 0.2 * random.standard_normal(leaf.shape, np.float32), abstract)
-    save_weights(folder, weights, {"kind": kind, "model": to_dict(config), "step": 0}, card=f"# Random {kind}\n")
+    save_weights(
+        folder, weights, {"kind": kind, "model": to_dict(config), **settings, "step": 0}, card=f"# Random {kind}\n"
+    )
 
 
 @pytest.fixture(scope="session")

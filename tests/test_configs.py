@@ -8,6 +8,7 @@ from flax import nnx
 
 from voxinstruct_jax.audio.codec import CodecConfig, MelCodec
 from voxinstruct_jax.audio.mel_vae import MelVAE, MelVAEConfig
+from voxinstruct_jax.audio.vocos import MelVocoder, MelVocoderConfig
 from voxinstruct_jax.cli.experiments import load_experiment, override
 from voxinstruct_jax.cli.main import main
 from voxinstruct_jax.config import ConfigError, from_dict, to_dict
@@ -19,7 +20,8 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(CONFIGS.glob("*.py"))
 PARTS = ["Run:", "Hardware:", "Cost:", "Expect:", "Measured:"]
 MODELS = {
-    CodecConfig: MelCodec, ARConfig: ARModel, NARConfig: NARModel, MMDiTConfig: MMDiT, MelVAEConfig: MelVAE
+    CodecConfig: MelCodec, ARConfig: ARModel, NARConfig: NARModel, MMDiTConfig: MMDiT, MelVAEConfig: MelVAE,
+    MelVocoderConfig: MelVocoder,
 }  # fmt: skip
 
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from voxinstruct_jax.decoding.profile import EngineProfile
     from voxinstruct_jax.guidance import Guidance
-    from voxinstruct_jax.voice import Audio, Utterance, Voice, load
+    from voxinstruct_jax.voice import Audio, Utterance, Voice
+    from voxinstruct_jax.voices import load
 
 __all__ = ["Audio", "EngineProfile", "Guidance", "Utterance", "Voice", "__version__", "load"]
 
@@ -24,7 +25,7 @@ _HOMES = {
     "Guidance": "guidance",
     "Utterance": "voice",
     "Voice": "voice",
-    "load": "voice",
+    "load": "voices",
 }
 
 

@@ -1,4 +1,4 @@
-"""A voice: the whole path from an instruction to a waveform, in one object.
+"""The codec language model's voice: the whole path from an instruction to a waveform, in one object.
 
 `load` opens a voice folder (the embedded release by default): `codec/`, `units/`, `ar/`, `nar/`, each with its weights
 and settings, and `voice.json` with the defaults of decoding. A voice converted from the paper's release also has
@@ -59,22 +59,28 @@ from voxinstruct_jax.vocabulary import build_prompt, deduplicate, prompt_semanti
 
 __all__ = [
     "Audio",
+    "Cost",
     "EngineProfile",
     "Loaded",
     "Utterance",
     "Voice",
     "VoiceConfig",
     "check_instruction",
+    "checked_seed",
     "embedded_release",
     "encode_clip",
     "encode_clips",
+    "identify",
     "load",
     "decode_clip",
     "load_codec",
     "load_part",
     "open_units",
+    "read_voice_settings",
+    "with_quotes",
 ]
 
+SETTINGS = "voice.json"
 TEXT_WIDTHS = (64, 128, 256, 512)
 """Text slots of the compiled programs; a request takes the narrowest that holds it."""
 ROOMS = (100, 200, 300, 400, 600, 800, 1200, 1600, 2400, 3200, 4800)
@@ -84,6 +90,8 @@ PROMPT_DURATIONS_S = (0, 3, 6, 10)
 MAX_CHARACTERS = 2000
 UNKNOWN_CONTENT_S = 15.0
 FEATURE_SAMPLE_RATE = 16_000
+COST_TEXT_SLOTS = 128
+"""Of the instruction that a `Cost` is told for."""
 T = TypeVar("T")
 
 
@@ -148,6 +156,23 @@ class Audio:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What speech of a given length takes to make, for systems to be compared by."""
+
+    evaluations: int
+    """Forward passes, one after another; guidance branches are not counted."""
+    operations: float
+    """Multiplications and additions of all products."""
+    seconds: float
+    """Of the speech."""
+
+    @property
+    def operations_per_s(self) -> float:
+        """A second of speech."""
+        return self.operations / self.seconds
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Utterance:
     """One thing to speak; the arguments of `Voice.synthesize`, which says what each means."""
 
@@ -179,19 +204,21 @@ def load(path: str | os.PathLike[str] | None = None, *, dtype: ComputeType | Non
         ConfigError: There is no such `dtype`.
     """
     folder = Path(path) if path is not None else embedded_release()
-    settings = folder / "voice.json"
-    if not settings.is_file():
-        raise InputError(f"{folder}: no voice here (it has no voice.json)")
-    config = from_dict(VoiceConfig, json.loads(settings.read_text()))
+    kind, values = read_voice_settings(folder)
+    if kind:
+        raise InputError(f"{folder}: a voice of kind {kind!r}; a voice of the codec language model is needed here")
+    config = from_dict(VoiceConfig, values)
     shared: dict[Path, Any] = {}
     ar = load_part(folder / "ar", ARConfig, ARModel, shared)
     ar = _laid_out(_in_precision(ar, ARModel, dtype))
     nar = _laid_out(_in_precision(load_part(folder / "nar", NARConfig, NARModel, shared), NARModel, dtype))
     filled = nar.config.vocabulary.num_codebooks - 1
     if len(config.num_steps) != filled:
-        raise InputError(f"{settings}: num_steps has {len(config.num_steps)} entries, the NAR model fills {filled}")
+        raise InputError(
+            f"{folder / SETTINGS}: num_steps has {len(config.num_steps)} entries, the NAR model fills {filled}"
+        )
     return Voice(
-        name=f"{folder.name} {_identify(folder)}",
+        name=f"{folder.name} {identify(folder, ('codec', 'ar', 'nar'))}",
         config=config,
         tokenizer=_open_tokenizer(folder, config, ar.config.text_encoder.channel_sizes[0]),
         codec=load_codec(folder / "codec"),
@@ -199,6 +226,19 @@ def load(path: str | os.PathLike[str] | None = None, *, dtype: ComputeType | Non
         nar=nar,
         folder=folder,
     )
+
+
+def read_voice_settings(folder: Path) -> tuple[str, dict[str, Any]]:
+    """Returns the kind of voice that a folder holds (empty = a codec language model's), and its other settings.
+
+    Raises:
+        InputError: There is no voice in the folder.
+    """
+    settings = folder / SETTINGS
+    if not settings.is_file():
+        raise InputError(f"{folder}: no voice here (it has no {SETTINGS})")
+    values = json.loads(settings.read_text())
+    return str(values.pop("kind", "")), values
 
 
 def check_instruction(instruction: str) -> str:
@@ -398,6 +438,24 @@ class Voice:
         """
         return fit_profile(self._models(), memory_bytes, cache_dtype=cache_dtype)
 
+    def cost(self, seconds: float, guidance: Guidance | None = None) -> Cost:
+        """What it takes to speak this long, by formula: 2 operations a weight and slot, attention left out.
+
+        Args:
+            seconds: Of speech.
+            guidance: Strengths; by default the voice's own.
+        """
+        frames = round(seconds * self.codec.config.frame_rate)
+        slots, passes = COST_TEXT_SLOTS + 2 * frames, sum(self.config.num_steps)
+        branches = len(needed_branches(guidance or self.config.guidance))
+        ar, nar = (_num_weights(part.state["backbone"]) for part in (self.ar, self.nar))
+        ar += _num_weights(self.ar.state["head"])
+        return Cost(
+            evaluations=2 * frames + passes,
+            operations=2.0 * slots * (branches * ar + passes * nar),
+            seconds=frames / self.codec.config.frame_rate,
+        )
+
     def _prepare(self, utterance: Utterance, notes: list[str]) -> SpeechRequest:
         """Reads an utterance; what its user should know is added to `notes`."""
         text, prompt_transcript = check_instruction(utterance.instruction), utterance.prompt_transcript
@@ -407,7 +465,7 @@ class Voice:
             raise InputError("prompt_transcript is given without a prompt; give the audio file too")
         if self.ar.config.timing == "aligned":
             # A prompt counts by its sound alone: there are no units of it in time with the text.
-            text, prompt_transcript = _with_quotes(text, utterance.transcript, notes), None
+            text, prompt_transcript = with_quotes(text, utterance.transcript, notes), None
         prompt_codes, prompt_units = self._read_prompt(utterance.prompt, prompt_transcript, notes)
         if len(prompt_units) and prompt_transcript:
             text = _with_prompt_transcript(text, prompt_transcript)
@@ -419,7 +477,7 @@ class Voice:
             prompt=build_prompt(self.ar.config.vocabulary, utterance.language, prompt_units, prompt_codes),
             guidance=utterance.guidance or self.config.guidance,
             limits=self._limits(text, utterance.transcript, utterance.max_duration_s, notes),
-            seed=_checked_seed(utterance.seed),
+            seed=checked_seed(utterance.seed),
         )
         return SpeechRequest(ar=request, prompt_units=prompt_units, prompt_codes=prompt_codes)
 
@@ -538,6 +596,11 @@ class Voice:
         return tuple(int(seconds * self.codec.config.frame_rate) for seconds in durations_s)
 
 
+def _num_weights(state: Any) -> int:
+    """Of products: norms and biases left out."""
+    return sum(leaf.size for leaf in jax.tree.leaves(state) if leaf.ndim > 1)
+
+
 def open_units(voice: Path) -> tuple[SemanticUnits, FeatureSource]:
     """Opens the semantic units of a voice folder and what gives their features.
 
@@ -573,14 +636,19 @@ def _encode(graph: Any, state: Any, samples: Any) -> Any:
     return nnx.merge(graph, state).encode(samples)
 
 
-def _checked_seed(seed: int) -> int:
+def checked_seed(seed: int) -> int:
+    """Returns the seed.
+
+    Raises:
+        InputError: It is below 0 or has more than 32 bits.
+    """
     if not 0 <= seed < 2**32:
         raise InputError(f"seed {seed} must be a whole number from 0 to {2**32 - 1}")
     return seed
 
 
-def _with_quotes(instruction: str, transcript: str | None, notes: list[str]) -> str:
-    """Quotes what is to be spoken: an aligned model speaks nothing else."""
+def with_quotes(instruction: str, transcript: str | None, notes: list[str]) -> str:
+    """Quotes what is to be spoken, for models that speak nothing else; what is guessed is added to `notes`."""
     if spoken_content(instruction).text is not None:
         return instruction
     if transcript is None:
@@ -598,9 +666,7 @@ def _with_prompt_transcript(instruction: str, prompt_transcript: str) -> str:
     return f"{instruction[: content.start]}{prompt_transcript.strip()} {instruction[content.start :]}"
 
 
-def _identify(folder: Path) -> str:
-    """Eight hex digits of all parts' checksums: which weights spoke."""
-    texts = [
-        (folder / part / "sha256.json").read_bytes() for part in ("codec", "ar", "nar") if read_settings(folder / part)
-    ]
+def identify(folder: Path, parts: Sequence[str]) -> str:
+    """Eight hex digits of the parts' checksums: which weights spoke."""
+    texts = [(folder / part / "sha256.json").read_bytes() for part in parts if read_settings(folder / part)]
     return f"{zlib.crc32(b''.join(texts)):08x}"

@@ -141,6 +141,8 @@ def test_an_experiment_is_spoken_evaluated_and_compared(command, experiment, tmp
     assert {row["system"] for row in found["rows"]} == {"instruction-on-ST-2"}
     assert {row["metric"] for row in found["rows"]} >= {"rtf", "length.duration"}
     assert all(row["rtf"] > 0 for row in found["compute"])
+    plain, guided = (row["operations_per_s"] for row in found["compute"])
+    assert 0 < plain < guided  # a branch more
     spoken = sorted(out.glob("spoken/*/*/*.wav"))
     assert len(spoken) == 8
     before = [path.stat().st_mtime_ns for path in spoken]

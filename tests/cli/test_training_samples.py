@@ -53,6 +53,6 @@ def test_a_voice_that_does_not_fit_is_refused_at_the_start(experiment, tmp_path)
         make_sampler(aligned, tmp_path)
 
 
-def test_only_language_models_speak_samples(tmp_path):
-    with pytest.raises(ConfigError, match="only AR and NAR speak samples"):
+def test_a_codec_speaks_no_samples(tmp_path):
+    with pytest.raises(ConfigError, match="only AR, NAR and denoisers speak samples"):
         make_sampler(CodecExperiment(train=TrainConfig(sample_every=1)), tmp_path)

@@ -15,6 +15,7 @@ from flax import nnx
 from voxinstruct_jax.audio.latents import LatentConfig, LatentSpace
 from voxinstruct_jax.audio.mel_vae import MelVAE, MelVAEConfig
 from voxinstruct_jax.audio.spectrogram import MelConfig
+from voxinstruct_jax.audio.vocos import MelVocoder, MelVocoderConfig, VocosConfig
 from voxinstruct_jax.checkpoints.weights import save_weights
 from voxinstruct_jax.config import ConfigError, InputError, from_dict, to_dict
 from voxinstruct_jax.data.segments import SegmentBatch
@@ -28,6 +29,7 @@ from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
 from voxinstruct_jax.training import loop
 from voxinstruct_jax.training.diffusion import DiffusionExperiment, conditions_of, diffusion_task, latent_loss
 from voxinstruct_jax.training.mel_vae import MelVAEExperiment, MelVAEObjective, mel_vae_loss
+from voxinstruct_jax.training.mel_vocoder import MelVocoderObjective, mel_vocoder_loss
 from voxinstruct_jax.training.optimizer import OptimizerConfig, make_optimizer
 from voxinstruct_jax.training.step import TrainState, build_trainer, loss_of
 
@@ -204,3 +206,24 @@ def test_a_mel_vae_learns_tones_and_knows_its_latents():
     assert state.rest["latent_statistics"]["count"] == 60  # measured, not trained
     assert (state.rest["latent_statistics"]["variance"] > 0).all()
     assert MelVAEExperiment(model=config).model.frame_rate == 31.25
+
+
+@pytest.mark.slow
+def test_a_vocoder_learns_tones():
+    mel = MelConfig(sample_rate=RATE, num_mels=16, n_fft=512, hop_length=256, f_max=8000.0)
+    config = MelVocoderConfig(mel=mel, vocos=VocosConfig(dim=32, ffn_dim=64, num_layers=1, n_fft=512, hop_length=256))
+    seconds = np.arange(8192) / RATE
+    tones = np.stack([0.3 * np.sin(2 * np.pi * hz * seconds) for hz in (220, 440, 880, 1760)]).astype(np.float32)
+    batch = SegmentBatch(samples=jnp.asarray(tones), units=jnp.zeros((4, 0), jnp.int32))
+    trainer = build_trainer(
+        lambda rngs: MelVocoder(config, rngs=rngs), functools.partial(mel_vocoder_loss, MelVocoderObjective()),
+        make_optimizer(OptimizerConfig(peak_lr=5e-3, warmup_steps=5, weight_decay=0.0, max_grad_norm=1.0)),
+        build_mesh(MeshConfig()), seed=0,
+    )  # fmt: skip
+    state, distances = trainer.init(), []
+    for _ in range(60):
+        state, metrics = trainer.step(state, batch)
+        distances.append(float(metrics["mel_l1"]))
+    assert distances[-1] < 0.7 * distances[0]
+    with pytest.raises(ConfigError, match=r"must equal mel\.hop_length"):
+        MelVocoderConfig(mel=mel, vocos=VocosConfig(hop_length=100))

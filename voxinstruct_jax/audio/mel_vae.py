@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from voxinstruct_jax.audio.spectrogram import MelConfig, log_mel
+from voxinstruct_jax.audio.spectrogram import MEL_MEAN, MEL_STD, MelConfig, log_mel
 from voxinstruct_jax.config import ConfigError
 from voxinstruct_jax.layers.parameter import make_param, normal
 
@@ -24,8 +24,6 @@ POOL = 2
 MIX = 0.3
 """Share of a residual branch."""
 MAX_ACTIVATION = 256.0
-MEL_MEAN, MEL_STD = -5.0, 3.0
-"""About those of log-mel cells of speech; levels are not lost."""
 STATISTICS_RATE = 0.01
 SMALLEST_VARIANCE = 1e-4
 

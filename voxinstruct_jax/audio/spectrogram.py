@@ -15,9 +15,11 @@ from jaxtyping import Array, Complex, Float
 
 from voxinstruct_jax.config import ConfigError
 
-__all__ = ["FramePadding", "MelConfig", "htk_filters", "istft", "log_mel", "mel_filters", "stft"]
+__all__ = ["MEL_MEAN", "MEL_STD", "FramePadding", "MelConfig", "htk_filters", "istft", "log_mel", "mel_filters", "stft"]
 
 LOG_FLOOR = 1e-5
+MEL_MEAN, MEL_STD = -5.0, 3.0
+"""About those of log-mel cells of speech; levels are not lost."""
 
 FramePadding = Literal["same", "center"]
 """Where frames lie: "same" = frame i covers the middle of hop i; "center" = its middle is sample `i * hop_length`."""

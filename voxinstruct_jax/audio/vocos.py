@@ -6,10 +6,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from voxinstruct_jax.audio.spectrogram import FramePadding, istft
+from voxinstruct_jax.audio.spectrogram import MEL_MEAN, MEL_STD, FramePadding, MelConfig, istft, log_mel
+from voxinstruct_jax.config import ConfigError
 from voxinstruct_jax.layers.convolution import ConvNeXtBlock
 
-__all__ = ["Vocos", "VocosConfig", "fourier_head"]
+__all__ = ["MelVocoder", "MelVocoderConfig", "Vocos", "VocosConfig", "fourier_head"]
 
 MAX_MAGNITUDE = 100.0
 
@@ -50,6 +51,61 @@ class Vocos(nnx.Module):
         for block in self.blocks:
             x = block(x)
         return fourier_head(self.head(self.final_norm(x)), self.config.n_fft, self.config.hop_length)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MelVocoderConfig:
+    """Sizes from a log-mel spectrogram to the waveform.
+
+    Raises:
+        ConfigError: Spectrogram and inverse transform differ in their hop.
+    """
+
+    mel: MelConfig
+    vocos: VocosConfig
+
+    def __post_init__(self) -> None:
+        if self.vocos.hop_length != self.mel.hop_length:
+            raise ConfigError(
+                f"vocos.hop_length {self.vocos.hop_length} must equal mel.hop_length {self.mel.hop_length}"
+            )
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz."""
+        return self.mel.sample_rate
+
+    @property
+    def hop_length(self) -> int:
+        """Samples a frame."""
+        return self.mel.hop_length
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames a second, Hz."""
+        return self.sample_rate / self.hop_length
+
+    @classmethod
+    def small(cls, mel: MelConfig) -> "MelVocoderConfig":
+        """Some 2M weights."""
+        return cls(mel=mel, vocos=VocosConfig(n_fft=mel.n_fft, hop_length=mel.hop_length))
+
+
+class MelVocoder(nnx.Module):
+    """Turns natural-log mel spectrograms, as `spectrogram.log_mel` gives them, into waveforms."""
+
+    def __init__(self, config: MelVocoderConfig, *, rngs: nnx.Rngs) -> None:
+        self.config = config
+        self.first = nnx.Linear(config.mel.num_mels, config.vocos.dim, rngs=rngs)
+        self.vocos = Vocos(config.vocos, rngs=rngs)
+
+    def __call__(self, mel: Float[Array, "batch frame mel"]) -> Float[Array, "batch sample"]:
+        """Returns the waveform; `sample = frame * hop_length`."""
+        return self.vocos(self.first((mel - MEL_MEAN) / MEL_STD))
+
+    def reconstruct(self, samples: Float[Array, "batch sample"]) -> Float[Array, "batch sample"]:
+        """Returns speech as it comes back from its spectrogram; whole frames are given."""
+        return self(log_mel(samples, self.config.mel))
 
 
 def fourier_head(

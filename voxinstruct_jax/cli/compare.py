@@ -18,7 +18,7 @@ from voxinstruct_jax.config import ConfigError, to_dict
 if TYPE_CHECKING:
     from voxinstruct_jax.evaluation.experiment import CompareExperiment, Speaking
     from voxinstruct_jax.jobs.requests import Request
-    from voxinstruct_jax.voice import Voice
+    from voxinstruct_jax.voices import AnyVoice
 
 __all__ = ["run"]
 
@@ -60,6 +60,9 @@ def run(arguments: list[str]) -> int:
         name: path if (path / "summary.json").is_file() else _evaluated(name, path, requests, settings, options)
         for name, path in sources.items()
     }
+    if experiment is not None:
+        for system in experiment.systems:
+            _write_cost(system, folders[system.name])
     systems = [open_system(path, name) for name, path in folders.items()]
     found = compare(systems, match=options.match, allow_partial=options.allow_partial, seed=options.seed)
     write_comparison(found, options.out)
@@ -94,9 +97,36 @@ def _experiment(options: argparse.Namespace) -> "CompareExperiment | None":
     if not isinstance(experiment, CompareExperiment):
         raise ConfigError(f"{first}: holds no comparison; configurations of `compare` are configs/compare_*.py")
     voice = str(options.voice) if options.voice else None
+    for system in experiment.systems:
+        if system.trained_by and not Path(system.voice or "").is_dir():
+            raise ConfigError(
+                f"{first}: system {system.name!r}: no voice in {system.voice}; train {system.trained_by} and convert "
+                "the run to there, or all systems with benchmarks/train_baselines.py"
+            )
     return dataclasses.replace(
         experiment, systems=tuple(dataclasses.replace(each, voice=each.voice or voice) for each in experiment.systems)
     )
+
+
+COST_S = 4.0
+"""Length of the speech that costs are told for: about a sentence."""
+
+
+def _write_cost(system: "Speaking", folder: Path) -> None:
+    """Writes what a system costs beside its evaluation."""
+    from voxinstruct_jax.evaluation.compare import COST_FILE
+    from voxinstruct_jax.evaluation.evaluate import write_whole
+
+    cost = _voice(system.voice).cost(COST_S, system.guidance)
+    found = {"operations_per_s": cost.operations_per_s, "evaluations": cost.evaluations}
+    trained = Path(system.voice or "") / TRAINING_FILE
+    if trained.is_file():
+        found["training_operations"] = json.loads(trained.read_text())["operations"]
+    write_whole(folder / COST_FILE, json.dumps(found, indent=1) + "\n")
+
+
+TRAINING_FILE = "training.json"
+"""Of a voice folder: by which configuration and with how many operations it was trained."""
 
 
 def _named(paths: Sequence[Path]) -> dict[str, Path]:
@@ -137,9 +167,9 @@ def _speak(system: "Speaking", experiment: "CompareExperiment", options: argpars
 
 
 @functools.cache
-def _voice(path: str | None) -> "Voice":
+def _voice(path: str | None) -> "AnyVoice":
     """Opened and compiled once for all systems that share it."""
-    from voxinstruct_jax.voice import load
+    from voxinstruct_jax.voices import load
 
     return load(path)
 

@@ -27,6 +27,8 @@ PAPER_LAYER = 9
 EXAMPLE = """examples:
   a training run to weights
     voxinstruct convert runs/codec --out voice/codec
+  a run of a denoiser to a voice
+    voxinstruct convert runs/instructaudio_small --out voices/instructaudio
   the release of VoxInstruct to a voice; all but --ar and --nar can be added later
     voxinstruct convert voxinstruct --ar ar_1800k.pyt --nar nar_1800k.pyt --tokenizer mt5-base/spiece.model \\
       --encodec encodec_24khz --vocos vocos-encodec-24khz --hubert hubert_base_ls960.pt \\
@@ -60,9 +62,35 @@ def run(arguments: list[str]) -> int:
         from_safetensors(options.source, options.out, dtype=options.dtype)
         print(f"{options.out}: weights")
         return 0
+    if _kind_of_run(options.source) == "diffusion":
+        return _export_latent_voice(options)
     step = export_run(options.source, options.out, dtype=options.dtype, card=options.card)
     print(f"{options.out}: weights of step {step}")
     return 0
+
+
+def _export_latent_voice(options: argparse.Namespace) -> int:
+    """Writes the voice of a denoiser; a vocoder that lies in the folder stays."""
+    from voxinstruct_jax.cli.latent_voices import latent_voice_config
+    from voxinstruct_jax.config import from_dict
+    from voxinstruct_jax.latent_voice import write_settings
+    from voxinstruct_jax.training.diffusion import DiffusionExperiment
+
+    settings = json.loads((options.source / "config.json").read_text())
+    config = latent_voice_config(from_dict(DiffusionExperiment, settings))
+    step = export_run(options.source, options.out / "denoiser", dtype=options.dtype, card=options.card)
+    write_settings(options.out, config)
+    print(f"{options.out}: voice of step {step}")
+    return 0
+
+
+def _kind_of_run(source: Path) -> str:
+    if not (source / "run.json").is_file():
+        raise InputError(
+            f"{source}: no training run here (it has no run.json); for weights of another program say which: "
+            f"convert {{voxinstruct, {', '.join(PORTS)}, kmeans}} ..., see --help"
+        )
+    return str(json.loads((source / "run.json").read_text())["kind"])
 
 
 def export_run(source: Path, out: Path, *, dtype: str, card: Path | None = None) -> int:
@@ -74,13 +102,8 @@ def export_run(source: Path, out: Path, *, dtype: str, card: Path | None = None)
     from voxinstruct_jax.checkpoints.run import RunStore
     from voxinstruct_jax.checkpoints.weights import merge_trees, save_weights
 
-    if not (source / "run.json").is_file():
-        raise InputError(
-            f"{source}: no training run here (it has no run.json); for weights of another program say which: "
-            f"convert {{voxinstruct, {', '.join(PORTS)}, kmeans}} ..., see --help"
-        )
+    kind = _kind_of_run(source)
     settings = json.loads((source / "config.json").read_text())
-    kind = json.loads((source / "run.json").read_text())["kind"]
     store = RunStore(source / "states")
     steps = store.whole_steps()
     if not steps:
@@ -90,7 +113,8 @@ def export_run(source: Path, out: Path, *, dtype: str, card: Path | None = None)
     text = card.read_text() if card else f"# {kind}\n\nExported from step {steps[0]} of a training run.\n"
     weights: Any = merge_trees(state.get("ema") or state["params"], state["rest"])
     weights.pop("discriminator", None)  # of adversarial training; no part of the codec
-    save_weights(out, weights, {"kind": kind, "model": settings["model"], "step": steps[0]}, card=text, dtype=dtype)
+    described = {name: settings[name] for name in ("model", "latents") if name in settings}
+    save_weights(out, weights, {"kind": kind, **described, "step": steps[0]}, card=text, dtype=dtype)
     return steps[0]
 
 

@@ -267,7 +267,7 @@ def _count_described(described: Any) -> int:
     return sum(_count_described(value) for value in described.values())
 
 
-VOICE_PARTS = ("codec", "units", "hubert", "text_encoder", "ar", "nar")
+VOICE_PARTS = ("codec", "units", "hubert", "text_encoder", "ar", "nar", "denoiser", "vocoder")
 
 
 def _voice(path: Path) -> dict[str, Any]:
@@ -331,6 +331,7 @@ def _builder(experiment: Any) -> Callable[[Any], Any] | None:
     """What makes the model of an experiment from `nnx.Rngs`; None where there is none to make (units)."""
     from voxinstruct_jax.audio.codec import CodecConfig, MelCodec
     from voxinstruct_jax.audio.mel_vae import MelVAE, MelVAEConfig
+    from voxinstruct_jax.audio.vocos import MelVocoder, MelVocoderConfig
     from voxinstruct_jax.models.ar import ARConfig, ARModel
     from voxinstruct_jax.models.mmdit import MMDiT, MMDiTConfig
     from voxinstruct_jax.models.nar import NARConfig, NARModel
@@ -346,6 +347,8 @@ def _builder(experiment: Any) -> Callable[[Any], Any] | None:
             return lambda rngs: MMDiT(config, rngs=rngs)
         case MelVAEConfig():
             return lambda rngs: MelVAE(config, rngs=rngs)
+        case MelVocoderConfig():
+            return lambda rngs: MelVocoder(config, rngs=rngs)
     return None
 
 

@@ -8,16 +8,21 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
+from voxinstruct_jax.cli.latent_voices import latent_voice_config
 from voxinstruct_jax.config import ConfigError, InputError
 from voxinstruct_jax.judges.asr import load_asr
 from voxinstruct_jax.judges.transcripts import error_counts
+from voxinstruct_jax.latent_voice import make_latent_voice, open_vocoder
 from voxinstruct_jax.models.ar import ARModel
+from voxinstruct_jax.models.latent_diffusion import LatentDiffusion
 from voxinstruct_jax.models.nar import NARModel
 from voxinstruct_jax.text.subword import open_tokenizer
 from voxinstruct_jax.training.ar import ARExperiment
+from voxinstruct_jax.training.diffusion import DiffusionExperiment
 from voxinstruct_jax.training.loop import Sampler
 from voxinstruct_jax.training.nar import NARExperiment
 from voxinstruct_jax.voice import Loaded, Voice, load
+from voxinstruct_jax.voices import AnyVoice
 
 __all__ = ["SENTENCES", "make_sampler"]
 
@@ -35,12 +40,15 @@ def make_sampler(experiment: Any, out: Path) -> Sampler:
     """Returns what speaks samples into `out/samples`.
 
     Raises:
-        ConfigError: It is neither of AR nor of NAR.
+        ConfigError: It is neither of AR nor of NAR nor of a denoiser.
         InputError: The voice that lends the other parts is missing, or its parts do not fit the model.
     """
-    if not isinstance(experiment, ARExperiment | NARExperiment):
-        raise ConfigError("--train.sample-every: only AR and NAR speak samples")
-    put_in = _fit(experiment, load(experiment.train.sample_voice or None))
+    if isinstance(experiment, DiffusionExperiment):
+        put_in = _latent_voice(experiment)
+    elif isinstance(experiment, ARExperiment | NARExperiment):
+        put_in = _fit(experiment, load(experiment.train.sample_voice or None))
+    else:
+        raise ConfigError("--train.sample-every: only AR, NAR and denoisers speak samples")
     listen = _listener()
 
     def sample(step: int, weights: Any) -> list[dict[str, Any]]:
@@ -89,6 +97,28 @@ def _fit(experiment: Any, lender: Voice) -> Callable[[Any], Voice]:
             tokenizer=tokenizer,
             **{kind: Loaded(graph, state, model)},
         )
+
+    return put_in
+
+
+def _latent_voice(experiment: DiffusionExperiment) -> Callable[[Any], AnyVoice]:
+    """Checks that a denoiser can be heard; returns what makes a voice of its weights."""
+    latents, vocoder = experiment.latents, None
+    if latents.spectrogram is not None:
+        if not experiment.train.sample_voice:
+            raise InputError(
+                "these latents are spectrograms: name a folder that holds a vocoder/ for them with "
+                "--train.sample-voice, or leave --train.sample-every out"
+            )
+        vocoder = open_vocoder(Path(experiment.train.sample_voice), latents)
+    config = latent_voice_config(experiment)
+
+    def put_in(weights: Any) -> AnyVoice:
+        abstract = nnx.eval_shape(lambda: LatentDiffusion(experiment.model, latents, rngs=nnx.Rngs(0)))
+        graph, state = nnx.split(abstract)
+        nnx.replace_by_pure_dict(state, _as_arrays(weights))
+        model = Loaded(graph, state, experiment.model)
+        return make_latent_voice("denoiser in training", config, model, latents, vocoder)
 
     return put_in
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from voxinstruct_jax.jobs.progress import Progress
     from voxinstruct_jax.jobs.run import Engine
     from voxinstruct_jax.jobs.store import Store
-    from voxinstruct_jax.voice import Voice
+    from voxinstruct_jax.voices import AnyVoice
 
 __all__ = ["job_bar", "open_voice", "run"]
 
@@ -237,9 +237,9 @@ def job_bar(title: str = "Speaking") -> Iterator[Any]:
         yield report
 
 
-def open_voice(folder: Path | None, dtype: Any) -> "Voice":
+def open_voice(folder: Path | None, dtype: Any) -> "AnyVoice":
     """Opens a voice; worker processes call it, too."""
-    from voxinstruct_jax.voice import load
+    from voxinstruct_jax.voices import load
 
     return load(folder, dtype=dtype)
 

@@ -10,7 +10,7 @@ Source:
 import json
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +26,8 @@ __all__ = [
     "Compared",
     "Comparison",
     "Match",
+    "COST",
+    "COST_FILE",
     "System",
     "compare",
     "comparison_table",
@@ -39,6 +41,10 @@ NAMED = 5
 FEWEST_APART = 6
 """Five sentences on which systems differ come out alike by chance once in sixteen: no p below .05 can be had."""
 COMPUTE = ("rtf", "length.duration")
+COST = ("training_operations", "operations_per_s", "evaluations")
+"""Of training as a whole; of a second of speech; forward passes one after another."""
+COST_FILE = "cost.json"
+"""What a system costs, beside its evaluation."""
 Match = Literal["request", "id"]
 Record = Mapping[str, Any]
 
@@ -52,6 +58,8 @@ class System:
     judges: Mapping[str, str]
     values: Mapping[str, float | None]
     """Figures over everything, by metric."""
+    cost: Mapping[str, float | None] = field(default_factory=dict)
+    """Any of `COST`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,10 +117,11 @@ def open_system(folder: Path, name: str = "") -> System:
         summary = json.loads((folder / "summary.json").read_text("utf-8"))
         judges = json.loads((folder / "judges.json").read_text("utf-8"))["judges"]
         records = [json.loads(line) for line in (folder / "items.jsonl").read_text("utf-8").splitlines()]
+        cost = json.loads((folder / COST_FILE).read_text("utf-8")) if (folder / COST_FILE).is_file() else {}
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{folder}: no finished evaluation ({error}); run `voxinstruct evaluate` first") from error
     values = {row["metric"]: row["value"] for row in summary["rows"] if row["slice"] == "all"}
-    return System(name=name or summary["system"], records=records, judges=judges, values=values)
+    return System(name=name or summary["system"], records=records, judges=judges, values=values, cost=cost)
 
 
 def compare(
@@ -333,7 +342,10 @@ def _compute(systems: Sequence[System]) -> list[dict[str, Any]]:
         "stress.sentence",
     )
     return [
-        {"system": system.name} | {name: system.values.get(name) for name in (*COMPUTE, *quality)} for system in systems
+        {"system": system.name}
+        | {name: system.cost.get(name) for name in COST}
+        | {name: system.values.get(name) for name in (*COMPUTE, *quality)}
+        for system in systems
     ]
 
 

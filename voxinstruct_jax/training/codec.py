@@ -39,6 +39,9 @@ __all__ = [
     "codec_loss",
     "codec_program",
     "codec_task",
+    "mel_distance",
+    "segment_task",
+    "stft_distance",
 ]
 
 
@@ -124,8 +127,8 @@ def codec_loss(
         quantiser is taught by semantic tokens).
     """
     result = model.reconstruct(batch.samples, key)
-    mel = _mel_distance(batch.samples, result.samples, model.config.mel)
-    spectral = _stft_distance(batch.samples, result.samples, config.stft_windows)
+    mel = mel_distance(batch.samples, result.samples, model.config.mel)
+    spectral = stft_distance(batch.samples, result.samples, config.stft_windows)
     loss = config.mel_weight * mel + config.stft_weight * spectral + config.commitment_weight * result.commitment
     metrics = {
         "mel_l1": mel,
@@ -175,7 +178,7 @@ def segment_task(
     units: FrameUnits | None = None,
     **further: Any,
 ) -> Task:
-    """Makes an experiment on random crops of clips ready: that of the codec, or of the Mel-VAE.
+    """Makes an experiment on random crops of clips ready: that of the codec, the Mel-VAE or the vocoder.
 
     Args:
         kind: Of the run.
@@ -291,11 +294,16 @@ def _mean(values: list[Float[Array, ""]]) -> Float[Array, ""]:
     return sum(values, jnp.zeros(())) / len(values)
 
 
-def _mel_distance(a: Array, b: Array, mel: MelConfig) -> Float[Array, ""]:
+def mel_distance(a: Float[Array, "batch sample"], b: Float[Array, "batch sample"], mel: MelConfig) -> Float[Array, ""]:
+    """Mean distance of natural-log mel cells."""
     return jnp.mean(jnp.abs(log_mel(a, mel) - log_mel(b, mel)))
 
 
-def _stft_distance(a: Array, b: Array, windows: tuple[int, ...]) -> Float[Array, ""]:
+def stft_distance(
+    a: Float[Array, "batch sample"], b: Float[Array, "batch sample"], windows: tuple[int, ...]
+) -> Float[Array, ""]:
+    """Mean distance of natural-log magnitudes, over analysis windows in samples."""
+
     def log_magnitude(samples: Array, n_fft: int) -> Array:
         # 1e-4 keeps quiet bins from ruling the loss; the inner constant keeps the gradient of |0| finite
         return jnp.log(jnp.abs(stft(samples, n_fft, n_fft // 4) + 1e-7) + 1e-4)

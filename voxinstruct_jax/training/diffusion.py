@@ -57,7 +57,7 @@ class DiffusionExperiment:
     model: MMDiTConfig
     latents: LatentConfig = LatentConfig()
     latent_weights: str = ""
-    """Weights folder of the latents' Mel-VAE (`voxinstruct convert` of its run); needed where they have one."""
+    """Weights folder of the latents' codec or Mel-VAE (`voxinstruct convert` of its run); needed where there is one."""
     diffusion: DiffusionConfig = DiffusionConfig()
     data: SoundData = SoundData()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -117,28 +117,10 @@ def conditions_of(model: LatentDiffusion, batch: SoundBatch, *, key: jax.Array |
         batch: Examples.
         key: Of the text encoder's dropout; None = no dropout.
     """
-    network = model.network
-    text_mask = batch.text_tokens[..., 0] > 0
-    dropout = network.config.text_encoder.dropout if network.config.text_encoder else 0.0
-    if batch.text_states is not None:
-        text = batch.text_states
-    else:
-        text = network.encode_text(batch.text_tokens, text_mask, key=key if dropout else None)
-    conditions = Conditions(text=text, text_mask=text_mask)
-    if network.config.phones is not None:
-        conditions = dataclasses.replace(conditions, content=batch.phones, content_mask=batch.phones > 0)
-    if not network.config.source:
+    conditions = model.conditions(batch.text_tokens, batch.phones, text_states=batch.text_states, key=key)
+    if not model.network.config.source:
         return conditions
-    source = jax.lax.stop_gradient(model.latents.encode(batch.source))
-    hop, tags = model.latents.config.hop_length, batch.tags[:, None]
-    prefix = _frames_below(-(-batch.prefix_samples // hop), source.shape[1])
-    # a reference is seen in its prefix alone; without a source there are zeros, not the latents of silence
-    shown = (tags == 1) | ((tags == 2) & prefix)
-    return dataclasses.replace(
-        conditions,
-        source=jnp.where(shown[..., None], source, 0),
-        task_tag=jnp.where(shown, tags, 0).astype(jnp.float32),
-    )
+    return model.add_source(conditions, batch.source, batch.tags, batch.prefix_samples)
 
 
 def diffusion_program(experiment: DiffusionExperiment) -> Program:
@@ -169,8 +151,8 @@ def diffusion_task(experiment: DiffusionExperiment) -> Task:
         host_rows=row_shares(build_mesh(experiment.mesh), data.rows),
     )
     latents, parts = experiment.latents, {}
-    if latents.vae is not None:
-        parts["latents"] = {"vae": Path(experiment.latent_weights)}
+    if latents.part:
+        parts["latents"] = {latents.part: Path(experiment.latent_weights)}
     return Task(
         program=diffusion_program(experiment),
         batches=batches,
@@ -190,7 +172,7 @@ def diffusion_task(experiment: DiffusionExperiment) -> Task:
             data_fingerprint,
             experiment.train,
             model=experiment.model,
-            latents=[latents, weights_fingerprint(Path(experiment.latent_weights)) if latents.vae else ""],
+            latents=[latents, weights_fingerprint(Path(experiment.latent_weights)) if latents.part else ""],
             objective=experiment.diffusion,
             optimizer=experiment.optimizer,
             batch=without_places(data),
@@ -238,9 +220,10 @@ def _check_parts(experiment: DiffusionExperiment, tokenizer: PronunciationTokeni
         )
     if model.phones is not None and model.phones.num_phones < NUM_PHONES:
         raise ConfigError(f"model.phones.num_phones: {model.phones.num_phones} must be at least {NUM_PHONES}")
-    if experiment.latents.vae is not None and not experiment.latent_weights:
+    if experiment.latents.part and not experiment.latent_weights:
+        made_by = {"vae": "Mel-VAE", "codec": "codec"}[experiment.latents.part]
         raise ConfigError(
-            "latent_weights: these latents need the weights of their Mel-VAE; give --latent-weights FOLDER"
+            f"latent_weights: these latents need the weights of their {made_by}; give --latent-weights FOLDER"
         )
 
 

@@ -6,8 +6,11 @@ Files in `configs/` build one; `--a.b value` on the command line changes it; `co
 import dataclasses
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
+from voxinstruct_jax.layers.operations import count_operations
+from voxinstruct_jax.sharding.mesh import build_mesh
 from voxinstruct_jax.training.ar import ARExperiment, ar_program, ar_task
 from voxinstruct_jax.training.codec import CodecExperiment, codec_task
 from voxinstruct_jax.training.diffusion import (
@@ -18,12 +21,26 @@ from voxinstruct_jax.training.diffusion import (
 )
 from voxinstruct_jax.training.language_model import abstract_batch
 from voxinstruct_jax.training.mel_vae import MelVAEExperiment, mel_vae_task
+from voxinstruct_jax.training.mel_vocoder import MelVocoderExperiment, mel_vocoder_task
 from voxinstruct_jax.training.nar import NARExperiment, nar_program, nar_task
+from voxinstruct_jax.training.optimizer import make_optimizer
+from voxinstruct_jax.training.step import build_trainer
 from voxinstruct_jax.training.task import Program, Task
 
-__all__ = ["Experiment", "Plannable", "batch_of", "build_task", "program_of", "rows_of", "with_rows"]
+__all__ = [
+    "Experiment",
+    "Plannable",
+    "batch_of",
+    "build_task",
+    "program_of",
+    "rows_of",
+    "step_operations",
+    "with_rows",
+]
 
-Experiment = CodecExperiment | ARExperiment | NARExperiment | DiffusionExperiment | MelVAEExperiment
+Experiment = (
+    CodecExperiment | ARExperiment | NARExperiment | DiffusionExperiment | MelVAEExperiment | MelVocoderExperiment
+)
 Plannable = ARExperiment | NARExperiment | DiffusionExperiment
 
 
@@ -44,6 +61,8 @@ def build_task(experiment: Experiment) -> Task:
             return diffusion_task(experiment)
         case MelVAEExperiment():
             return mel_vae_task(experiment)
+        case MelVocoderExperiment():
+            return mel_vocoder_task(experiment)
 
 
 def program_of(experiment: Plannable) -> Program:
@@ -62,6 +81,17 @@ def batch_of(experiment: Plannable, mesh: Mesh) -> Any:
     if isinstance(experiment, DiffusionExperiment):
         return abstract_sound_batch(experiment, mesh)
     return abstract_batch(experiment, mesh)
+
+
+def step_operations(experiment: Plannable) -> float:
+    """Multiplications and additions of the products in a training step, padding included, counted from its program."""
+    program, mesh = program_of(experiment), build_mesh(experiment.mesh)
+    optimizer = make_optimizer(experiment.optimizer)
+    trainer = build_trainer(
+        program.build_model, program.objective, optimizer, mesh, seed=experiment.train.seed, config=experiment.step
+    )
+    with jax.set_mesh(mesh):
+        return count_operations(trainer.jitted, trainer.shapes, batch_of(experiment, mesh))
 
 
 def rows_of(experiment: Plannable) -> int:
