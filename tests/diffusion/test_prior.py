@@ -102,7 +102,9 @@ def test_a_bridge_between_ar1_sequences_has_their_marginals():
     x1 = random.multivariate_normal(np.zeros(frames), cov, rows)
     x0 = 0.8 * x1 + random.multivariate_normal(np.full(frames, 0.1), own, rows)
     path = Path(BRIDGE, jnp.asarray(x1[..., None], jnp.float32))
-    found = path.add_noise(jnp.asarray(x0[..., None], jnp.float32), drawn(3, rows, frames, 1), jnp.full(rows, t))[..., 0]
+    found = path.add_noise(jnp.asarray(x0[..., None], jnp.float32), drawn(3, rows, frames, 1), jnp.full(rows, t))[
+        ..., 0
+    ]
     alpha, sigma = float(path.alpha(np.array(t))), float(path.sigma(np.array(t)))
     scale = 0.8 * alpha + 1 - alpha
     np.testing.assert_allclose(found.mean(0), 0.1 * alpha, atol=0.08)
