@@ -30,7 +30,7 @@ def monotonic_alignment(
         InputError: A row has fewer frames than tokens.
 
     Source:
-        Glow-TTS (arXiv 2005.11129), algorithm 1, as in Grad-TTS (arXiv 2105.06337), section 3.2.
+        Glow-TTS (arXiv 2005.11129), as in Grad-TTS (arXiv 2105.06337).
     """
     counts = jnp.asarray(num_tokens), jnp.asarray(num_frames)
     if not any(isinstance(count, Tracer) for count in counts) and bool((counts[1] < counts[0]).any()):

@@ -2,7 +2,7 @@
 
 One convention for the whole project: t = 0 is data, t = 1 is noise, `x_t = alpha(t) x0 + sigma(t) noise`. Systems that
 run time the other way, or predict data minus noise, say so in their `PathConfig`; nothing else has to know. A path may
-be drawn around a prior that is known beforehand: all of this then holds for what data and noisy values differ from it by.
+be drawn around a prior that is known beforehand: all of this then holds for what data and noisy values have beyond it.
 Read `PathConfig`, then `Path`.
 """
 
@@ -20,9 +20,9 @@ from voxinstruct_jax.config import ConfigError
 __all__ = ["Path", "PathConfig", "Prediction", "PredictionKind", "Schedule"]
 
 Schedule = Literal["linear", "cosine", "vp_linear", "edm", "bridge"]
-"""alpha, sigma: 1 - t, t · cos(πt/2), sin(πt/2) · variance preserving with a rising beta · 1, sigma_max t^rho · 1 - q/Q,
-sqrt(q (1 - q/Q)) with q the integral of a rising beta from 0 to t and Q that to 1: nothing is left of the noise at either
-end."""
+"""alpha, sigma: 1 - t, t · cos(πt/2), sin(πt/2) · variance preserving with a rising beta · 1, sigma_max t^rho ·
+1 - q/Q, sqrt(q (1 - q/Q)) with q the integral of a rising beta from 0 to t and Q that to 1: a bridge, without noise at
+either end."""
 
 PredictionKind = Literal["x0", "epsilon", "v", "velocity", "data_velocity", "edm"]
 """What comes out of a network: data · noise · alpha noise - sigma x0 · noise - data · data - noise · EDM's F."""
@@ -95,8 +95,8 @@ class Path:
     """The arithmetic of a `PathConfig`. Methods take NumPy or JAX times; solvers prepare theirs in NumPy's float64.
 
     Source:
-        Around a prior: Grad-TTS (arXiv 2105.06337), equations 8 and 9, whose forward process ends at N(prior, 1), is
-        "vp_linear"; Bridge-TTS (arXiv 2312.03491), table 1 and equation 9, which ends at the prior itself, is "bridge".
+        Around a prior: Grad-TTS (arXiv 2105.06337), whose forward process ends at N(prior, 1), is "vp_linear";
+        Bridge-TTS (arXiv 2312.03491), whose process ends at the prior itself, is "bridge".
     """
 
     def __init__(self, config: PathConfig, prior: Float[Array, "batch time channel"] | None = None) -> None:
@@ -168,7 +168,7 @@ class Path:
                 return 2 * gone / (linear + xp.sqrt(linear**2 + 4 * self._slope * gone))
 
     def clock(self, t: Times) -> Any:
-        """The variable that solvers of second order integrate over: noise level (EDM), angle (cosine, bridge), else time.
+        """What solvers of second order integrate over: noise level (EDM), angle (cosine, bridge), else time.
 
         Euler's method over the clock is exact where x0 and epsilon do not change, but for the angles, whose rotation it
         follows to first order.
@@ -302,7 +302,7 @@ class Path:
 
     @property
     def _slope(self) -> float:
-        """h in 1 - q/Q = (1 - t) (1 + h t), which leaves no rounding at either end of a bridge."""
+        """The h of 1 - q/Q = (1 - t) (1 + h t), which leaves no rounding at either end of a bridge."""
         return (self.config.beta_max - self.config.beta_min) / (2 * self._total)
 
     def _integral(self, t: Times) -> Any:

@@ -82,6 +82,7 @@ SYSTEMS: dict[str, DiffusionConfig] = {
         sampler=SamplerConfig(solver="ancestral", grid=Grid(steps=10)),
     ),
     "flow_decoder": DiffusionConfig(
+        path=PathConfig(prediction="x0"),
         drop=((("text", "source"), 0.1), (("text",), 0.1)),
         guidance=single(2.0, ("text", "source")),
         sampler=SamplerConfig(solver="midpoint", grid=Grid(steps=8)),

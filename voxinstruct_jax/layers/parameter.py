@@ -36,7 +36,7 @@ class LoRAParam(nnx.Param):
     """A weight of an adapter: trained where what it adapts is frozen."""
 
 
-def make_param(value: Float[Array, "..."], axes: Axes, *, kind: type[nnx.Variable] = nnx.Param) -> nnx.Variable:
+def make_param(value: Float[Array, "..."], axes: Axes | None, *, kind: type[nnx.Variable] = nnx.Param) -> nnx.Variable:
     """Wraps a value with its logical axes, readable as the metadata `out_sharding`.
 
     Flax would place the value at once if a mesh were set, and would take logical names for mesh axes: hence not eager.
@@ -71,4 +71,4 @@ def freeze(module: nnx.Module) -> None:
     for _, node in nnx.iter_modules(module):
         for name, value in list(vars(node).items()):
             if type(value) is nnx.Param:
-                setattr(node, name, make_param(value[...], value.get_metadata()["out_sharding"], kind=FrozenParam))
+                setattr(node, name, make_param(value[...], value.get_metadata().get("out_sharding"), kind=FrozenParam))
