@@ -13,6 +13,8 @@ from voxinstruct_jax.cli.experiments import load_experiment, override
 from voxinstruct_jax.cli.main import main
 from voxinstruct_jax.config import ConfigError, from_dict, to_dict
 from voxinstruct_jax.models.ar import ARConfig, ARModel
+from voxinstruct_jax.models.codec_flow import CodecFlow, CodecFlowConfig
+from voxinstruct_jax.models.grad_tts import GradTTS, GradTTSConfig
 from voxinstruct_jax.models.mmdit import MMDiT, MMDiTConfig
 from voxinstruct_jax.models.nar import NARConfig, NARModel
 
@@ -22,6 +24,7 @@ PARTS = ["Run:", "Hardware:", "Cost:", "Expect:", "Measured:"]
 MODELS = {
     CodecConfig: MelCodec, ARConfig: ARModel, NARConfig: NARModel, MMDiTConfig: MMDiT, MelVAEConfig: MelVAE,
     MelVocoderConfig: MelVocoder,
+    CodecFlowConfig: CodecFlow, GradTTSConfig: GradTTS,
 }  # fmt: skip
 
 

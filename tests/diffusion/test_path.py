@@ -13,7 +13,9 @@ PAIRS = [
     *[("linear", kind) for kind in ("x0", "epsilon", "v", "velocity", "data_velocity")],
     *[(schedule, kind) for schedule in ("cosine", "vp_linear") for kind in ("x0", "epsilon", "v")],
     ("edm", "edm"),
+    ("bridge", "x0"),
 ]
+PREDICTIONS = {"edm": "edm", "bridge": "x0"}
 paths = st.sampled_from(PAIRS).map(lambda pair: Path(PathConfig(schedule=pair[0], prediction=pair[1])))
 
 
@@ -36,21 +38,22 @@ def test_an_output_and_what_it_stands_for_are_one_to_one(path, time, seed):
     x_t, output, t = drawn(seed, 2, 3, 4), drawn(seed + 1, 2, 3, 4), jnp.full(2, time)
     found = path.to_prediction(output, x_t, t)
     scale = float(jnp.abs(found.x0).max() + jnp.abs(found.epsilon).max())
-    np.testing.assert_allclose(path.from_prediction(found, x_t, t), output, atol=2e-4 * max(scale, 1))
+    rounding = 5e-3 if path.config.schedule == "edm" else 2e-4  # where sigma is small, data and x_t all but agree
+    np.testing.assert_allclose(path.from_prediction(found, x_t, t), output, atol=rounding * max(scale, 1))
     rebuilt = path.alpha(t)[:, None, None] * found.x0 + path.sigma(t)[:, None, None] * found.epsilon
     np.testing.assert_allclose(rebuilt, x_t, atol=1e-4 * max(scale, 1))
 
 
-@given(st.sampled_from(["linear", "cosine", "vp_linear", "edm"]), st.floats(0.02, 0.98))
+@given(st.sampled_from(["linear", "cosine", "vp_linear", "edm", "bridge"]), st.floats(0.02, 0.98))
 def test_a_time_follows_from_its_noise_level(schedule, time):
-    path = Path(PathConfig(schedule=schedule, prediction="edm" if schedule == "edm" else "x0"))
+    path = Path(PathConfig(schedule=schedule, prediction=PREDICTIONS.get(schedule, "x0")))
     t = np.array([time])
     np.testing.assert_allclose(path.time_of(path.sigma(t) / path.alpha(t)), t, rtol=1e-9)
 
 
-@given(st.sampled_from(["linear", "cosine", "vp_linear", "edm"]), st.floats(0.05, 0.9))
+@given(st.sampled_from(["linear", "cosine", "vp_linear", "edm", "bridge"]), st.floats(0.05, 0.9))
 def test_rates_are_the_derivatives_of_the_schedule(schedule, time):
-    path = Path(PathConfig(schedule=schedule, prediction="edm" if schedule == "edm" else "x0"))
+    path = Path(PathConfig(schedule=schedule, prediction=PREDICTIONS.get(schedule, "x0")))
     near = np.array([time, time + 1e-6])
     span = np.diff(path.clock(near))
     for found, values in zip(path.rates(near[:1]), (path.alpha(near), path.sigma(near)), strict=True):
@@ -93,6 +96,7 @@ def test_what_an_edm_network_reads_and_gives_has_unit_variance(level):
     [
         ({"schedule": "cosine"}, "'velocity' belongs to the linear schedule"),
         ({"prediction": "edm"}, "belong together"),
+        ({"schedule": "bridge", "prediction": "epsilon"}, "a bridge has no 'epsilon' at its end"),
         ({"sigma_max": 0.0}, "path.sigma_max: 0.0 must be above 0"),
         ({"schedule": "edm", "prediction": "edm", "data_at_one": True}, "told the noise level"),
     ],

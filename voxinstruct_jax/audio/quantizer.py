@@ -23,6 +23,9 @@ __all__ = [
     "nearest",
 ]
 
+SMALLEST_MEMBERSHIP, SMALLEST_STD = 1e-6, 1e-3
+"""Of an entry and of a channel, where a quantiser was never trained."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QuantizerConfig:
@@ -81,6 +84,18 @@ class ResidualQuantizer(nnx.Module):
     def decode(self, codes: Int[Array, "batch codebook frame"]) -> Float[Array, "batch frame latent"]:
         """Returns the sum of the entries; fewer leading codebooks than configured are allowed."""
         return decode_residual(codes, self.entries[...])
+
+    def statistics(self) -> tuple[Float[Array, " latent"], Float[Array, " latent"]]:
+        """Mean and standard deviation of what `decode` gives of all codebooks, from how often training chose each.
+
+        Entries are the means of what they stand for, so a codebook adds nothing to the mean under any entry of those
+        before it, and variances add up.
+        """
+        entries, members = self.entries[...], jnp.maximum(self.members[...], SMALLEST_MEMBERSHIP)
+        share = (members / members.sum(1, keepdims=True))[..., None]
+        means = (share * entries).sum(1)
+        variances = (share * jnp.square(entries - means[:, None])).sum(1)
+        return means.sum(0), jnp.maximum(jnp.sqrt(variances.sum(0)), SMALLEST_STD)
 
     def train_step(self, latents: Float[Array, "batch frame latent"], key: jax.Array) -> "Quantised":
         """Quantises with straight-through gradients and moves the codebooks towards their members."""

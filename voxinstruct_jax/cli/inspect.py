@@ -333,6 +333,8 @@ def _builder(experiment: Any) -> Callable[[Any], Any] | None:
     from voxinstruct_jax.audio.mel_vae import MelVAE, MelVAEConfig
     from voxinstruct_jax.audio.vocos import MelVocoder, MelVocoderConfig
     from voxinstruct_jax.models.ar import ARConfig, ARModel
+    from voxinstruct_jax.models.codec_flow import CodecFlow, CodecFlowConfig
+    from voxinstruct_jax.models.grad_tts import GradTTS, GradTTSConfig
     from voxinstruct_jax.models.mmdit import MMDiT, MMDiTConfig
     from voxinstruct_jax.models.nar import NARConfig, NARModel
 
@@ -345,6 +347,10 @@ def _builder(experiment: Any) -> Callable[[Any], Any] | None:
             return lambda rngs: MelCodec(config, rngs=rngs)
         case MMDiTConfig():
             return lambda rngs: MMDiT(config, rngs=rngs)
+        case CodecFlowConfig():
+            return lambda rngs: CodecFlow(config, rngs=rngs)
+        case GradTTSConfig():
+            return lambda rngs: GradTTS(config, rngs=rngs)
         case MelVAEConfig():
             return lambda rngs: MelVAE(config, rngs=rngs)
         case MelVocoderConfig():

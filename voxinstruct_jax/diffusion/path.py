@@ -1,8 +1,9 @@
 """Gaussian paths between data and noise, and what a network may predict on them.
 
 One convention for the whole project: t = 0 is data, t = 1 is noise, `x_t = alpha(t) x0 + sigma(t) noise`. Systems that
-run time the other way, or predict data minus noise, say so in their `PathConfig`; nothing else has to know. Read
-`PathConfig`, then `Path`.
+run time the other way, or predict data minus noise, say so in their `PathConfig`; nothing else has to know. A path may
+be drawn around a prior that is known beforehand: all of this then holds for what data and noisy values have beyond it.
+Read `PathConfig`, then `Path`.
 """
 
 import dataclasses
@@ -18,8 +19,10 @@ from voxinstruct_jax.config import ConfigError
 
 __all__ = ["Path", "PathConfig", "Prediction", "PredictionKind", "Schedule"]
 
-Schedule = Literal["linear", "cosine", "vp_linear", "edm"]
-"""alpha, sigma: 1 - t, t · cos(πt/2), sin(πt/2) · variance preserving with a rising beta · 1, sigma_max t^rho."""
+Schedule = Literal["linear", "cosine", "vp_linear", "edm", "bridge"]
+"""alpha, sigma: 1 - t, t · cos(πt/2), sin(πt/2) · variance preserving with a rising beta · 1, sigma_max t^rho ·
+1 - q/Q, sqrt(q (1 - q/Q)) with q the integral of a rising beta from 0 to t and Q that to 1: a bridge, without noise at
+either end."""
 
 PredictionKind = Literal["x0", "epsilon", "v", "velocity", "data_velocity", "edm"]
 """What comes out of a network: data · noise · alpha noise - sigma x0 · noise - data · data - noise · EDM's F."""
@@ -52,9 +55,9 @@ class PathConfig:
     rho: float = 7.0
     """Curvature of EDM's grid."""
     beta_min: float = 0.1
-    """Noise rate at t = 0 (vp_linear)."""
+    """Noise rate at t = 0 (vp_linear, bridge)."""
     beta_max: float = 20.0
-    """Noise rate at t = 1 (vp_linear)."""
+    """Noise rate at t = 1 (vp_linear, bridge)."""
 
     def __post_init__(self) -> None:
         positive = ("time_scale", "data_std", "sigma_min", "sigma_max", "rho", "beta_min", "beta_max")
@@ -67,12 +70,20 @@ class PathConfig:
             raise ConfigError("path: prediction 'edm' and schedule 'edm' belong together")
         if self.data_at_one and self.schedule == "edm":
             raise ConfigError("path.data_at_one: EDM networks are told the noise level, not the time")
+        if self.schedule == "bridge" and self.prediction != "x0":
+            raise ConfigError(
+                f"path.prediction: a bridge has no {self.prediction!r} at its end, where data and noise are both gone; "
+                "give 'x0'"
+            )
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What a network's output says of a noisy value; `x_t = alpha x0 + sigma epsilon` holds exactly."""
+    """What a network's output says of a noisy value; `x_t = alpha x0 + sigma epsilon` holds exactly.
+
+    On a path around a prior it does so for x_t and x0 less the prior.
+    """
 
     x0: Float[Array, "*shape"]
     """Data."""
@@ -81,10 +92,31 @@ class Prediction:
 
 
 class Path:
-    """The arithmetic of a `PathConfig`. Methods take NumPy or JAX times; solvers prepare theirs in NumPy's float64."""
+    """The arithmetic of a `PathConfig`. Methods take NumPy or JAX times; solvers prepare theirs in NumPy's float64.
 
-    def __init__(self, config: PathConfig) -> None:
-        self.config = config
+    Source:
+        Around a prior: Grad-TTS (arXiv 2105.06337), whose forward process ends at N(prior, 1), is "vp_linear";
+        Bridge-TTS (arXiv 2312.03491), whose process ends at the prior itself, is "bridge".
+    """
+
+    def __init__(self, config: PathConfig, prior: Float[Array, "batch time channel"] | None = None) -> None:
+        """Makes the path.
+
+        Args:
+            config: Schedule, prediction, conventions.
+            prior: What x_t is drawn around, and comes to in the end as the data's share goes; None = zero.
+
+        Raises:
+            ConfigError: The schedule has no use for a prior.
+        """
+        if prior is not None and config.schedule == "edm":
+            raise ConfigError("path.schedule: 'edm' keeps all of the data, and ends at no prior; give another")
+        self.config, self.prior = config, prior
+
+    @property
+    def latest(self) -> float:
+        """Time that sampling starts at: 1, or on a bridge just before, where noise can still be told from data."""
+        return 1 - 2.0**-20 if self.config.schedule == "bridge" else 1.0
 
     def alpha(self, t: Times) -> Any:
         """Scale of the data."""
@@ -98,6 +130,8 @@ class Path:
                 return xp.exp(-0.5 * self._integral(t))
             case "edm":
                 return xp.ones_like(t)
+            case "bridge":
+                return (1 - t) * (1 + self._slope * t)
 
     def sigma(self, t: Times) -> Any:
         """Standard deviation of the noise."""
@@ -111,6 +145,8 @@ class Path:
                 return xp.sqrt(-xp.expm1(-self._integral(t)))
             case "edm":
                 return self.config.sigma_max * t**self.config.rho
+            case "bridge":
+                return xp.sqrt(self._total * self.alpha(t) * t * (1 - self._slope + self._slope * t))
 
     def time_of(self, noise_to_signal: Times) -> Any:
         """Time at which sigma / alpha is this; the inverse of the schedule."""
@@ -126,11 +162,15 @@ class Path:
                 return 2 * integral / (config.beta_min + xp.sqrt(config.beta_min**2 + 2 * slope * integral))
             case "edm":
                 return (noise_to_signal / config.sigma_max) ** (1 / config.rho)
+            case "bridge":
+                gone = noise_to_signal**2 / (self._total + noise_to_signal**2)  # 1 - alpha
+                linear = 1 - self._slope
+                return 2 * gone / (linear + xp.sqrt(linear**2 + 4 * self._slope * gone))
 
     def clock(self, t: Times) -> Any:
-        """The variable that solvers of second order integrate over: noise level (EDM), angle (cosine), else time.
+        """What solvers of second order integrate over: noise level (EDM), angle (cosine, bridge), else time.
 
-        Euler's method over the clock is exact where x0 and epsilon do not change, but for the cosine, whose rotation it
+        Euler's method over the clock is exact where x0 and epsilon do not change, but for the angles, whose rotation it
         follows to first order.
         """
         match self.config.schedule:
@@ -138,6 +178,8 @@ class Path:
                 return self.sigma(t)
             case "cosine":
                 return math.pi / 2 * t
+            case "bridge":
+                return _module(t).arccos(_module(t).sqrt(self.alpha(t)))
             case _:
                 return t
 
@@ -156,6 +198,9 @@ class Path:
                 return -0.5 * rate * alpha, 0.5 * rate * alpha**2 / sigma
             case "edm":
                 return 0 * one, one
+            case "bridge":  # alpha = cos², sigma = sqrt(Q) sin cos
+                alpha = self.alpha(t)
+                return -2 * xp.sqrt(alpha * (1 - alpha)), math.sqrt(self._total) * (2 * alpha - 1)
 
     def add_noise(
         self,
@@ -164,7 +209,15 @@ class Path:
         t: Float[Array, " batch"],
     ) -> Float[Array, "batch time channel"]:
         """The noisy value at time t, one time a row."""
-        return _rows(self.alpha(t), x0) * x0 + _rows(self.sigma(t), x0) * noise
+        return self.around(_rows(self.alpha(t), x0) * self.beside(x0) + _rows(self.sigma(t), x0) * noise)
+
+    def beside(self, x: Float[Array, "batch time channel"]) -> Float[Array, "batch time channel"]:
+        """What a value differs from the prior by."""
+        return x if self.prior is None else x - self.prior
+
+    def around(self, difference: Float[Array, "batch time channel"]) -> Float[Array, "batch time channel"]:
+        """The inverse of `beside`."""
+        return difference if self.prior is None else difference + self.prior
 
     def target(
         self,
@@ -174,9 +227,10 @@ class Path:
     ) -> Float[Array, "batch time channel"]:
         """What a network is trained to give; its values have about unit variance, but for the velocities' two."""
         alpha, sigma = _rows(self.alpha(t), x0), _rows(self.sigma(t), x0)
+        if self.config.prediction == "x0":
+            return x0
+        x0 = self.beside(x0)
         match self.config.prediction:
-            case "x0":
-                return x0
             case "epsilon":
                 return noise
             case "v":
@@ -200,6 +254,10 @@ class Path:
         Where a quantity is lost in the noise (x0 from epsilon at alpha = 0, epsilon from x0 at sigma = 0), the division
         is by a small number in place of 0.
         """
+        if self.prior is not None:
+            given = self.beside(output) if self.config.prediction == "x0" else output
+            found = Path(self.config).to_prediction(given, self.beside(x_t), t)
+            return Prediction(self.around(found.x0), found.epsilon)
         alpha, sigma = _rows(self.alpha(t), x_t), _rows(self.sigma(t), x_t)
         match self.config.prediction:
             case "epsilon":
@@ -236,6 +294,16 @@ class Path:
         if self.config.schedule == "edm":
             return jnp.log(jnp.maximum(self.sigma(t), 1e-9)) / 4 * self.config.time_scale
         return (1 - t if self.config.data_at_one else t) * self.config.time_scale
+
+    @property
+    def _total(self) -> float:
+        """Of the noise rate from 0 to 1."""
+        return (self.config.beta_min + self.config.beta_max) / 2
+
+    @property
+    def _slope(self) -> float:
+        """The h of 1 - q/Q = (1 - t) (1 + h t), which leaves no rounding at either end of a bridge."""
+        return (self.config.beta_max - self.config.beta_min) / (2 * self._total)
 
     def _integral(self, t: Times) -> Any:
         low, high = self.config.beta_min, self.config.beta_max

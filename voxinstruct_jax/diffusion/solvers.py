@@ -25,6 +25,9 @@ SolverName = Literal["euler", "heun", "midpoint", "dpmpp_2m", "ancestral", "chur
 Coefficients = dict[str, Any]
 """Numbers of the steps by name, float64; the scan hands each step its own."""
 
+BeforeStep = Callable[[Array, Array, Array], Array]
+AfterX0 = Callable[[Array, Array], Array]
+
 MAX_CHURN = 2**0.5 - 1
 
 
@@ -49,11 +52,14 @@ class SamplerConfig:
     """Of `churn`: noise-to-signal ratios between which noise is added (S_tmin, S_tmax)."""
     churn_noise: float = 1.003
     """Of `churn`: standard deviation of what is added (S_noise)."""
+    temperature: float = 1.0
+    """The noise to start from is divided by its square root (Grad-TTS: 1.5)."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.eta <= 1 or self.churn < 0 or not self.churn_noise > 0:
+        if not 0 <= self.eta <= 1 or self.churn < 0 or not min(self.churn_noise, self.temperature) > 0:
             raise ConfigError(
-                f"sampler: eta {self.eta} must lie in [0, 1], churn {self.churn} be at least 0, churn_noise above 0"
+                f"sampler: eta {self.eta} must lie in [0, 1], churn {self.churn} be at least 0, churn_noise and "
+                f"temperature {self.temperature} above 0"
             )
 
 
@@ -102,14 +108,17 @@ def sample(
     config: SamplerConfig,
     *,
     keys: Array | None = None,
-    before_step: Callable[[Array, Array, Array], Array] | None = None,
-    after_x0: Callable[[Array, Array], Array] | None = None,
+    before_step: BeforeStep | None = None,
+    after_x0: AfterX0 | None = None,
 ) -> Float[Array, "batch time channel"]:
     """Solves from t = 1 to t = 0.
 
+    Around a prior every solver works on what values differ from it by, where the path is a plain one: `ancestral` is
+    then the SDE of a bridge, `euler` its ODE, whose first step draws what the end point has lost.
+
     Args:
         denoiser: From `make_denoiser`, or exact.
-        path: That of the denoiser.
+        path: That of the denoiser, with the same prior.
         noise: Standard noise.
         config: Solver and grid.
         keys: One a row; stochastic solvers and `before_step` draw from them.
@@ -122,11 +131,15 @@ def sample(
     solver = SOLVERS[config.solver]
     if keys is None and (solver.stochastic or before_step is not None):
         raise InputError(f"solver {config.solver!r} draws random numbers; give one key a row")
-    times = time_grid(config.grid, path)
+    if path.prior is not None:
+        denoiser, before_step, after_x0 = _beside(path, denoiser, before_step, after_x0)
+        hooks = {"before_step": before_step, "after_x0": after_x0}
+        return path.around(sample(denoiser, Path(path.config), noise, config, keys=keys, **hooks))
+    times = np.minimum(time_grid(config.grid, path), path.latest)
     coefficients = _coefficients(path, times) | solver.prepare(path, times, config)
     coefficients = {name: np.asarray(values, np.float32) for name, values in coefficients.items()}
     coefficients |= {"index": np.arange(config.grid.steps)}
-    start = float(path.sigma(times[0])) * noise
+    start = float(path.sigma(times[0])) * config.temperature**-0.5 * noise
 
     def denoise(x: Array, t: Array) -> Prediction:
         rows = jnp.full(x.shape[0], t)
@@ -150,6 +163,20 @@ def sample(
 
     (x, _), _ = jax.lax.scan(turn, (start, jnp.zeros_like(start)), coefficients)
     return x
+
+
+def _beside(
+    path: Path, denoiser: Denoiser, before_step: BeforeStep | None, after_x0: AfterX0 | None
+) -> tuple[Denoiser, BeforeStep | None, AfterX0 | None]:
+    """The same functions, of what values differ from the path's prior by."""
+
+    def denoise(x: Array, t: Array) -> Prediction:
+        found = denoiser(path.around(x), t)
+        return Prediction(path.beside(found.x0), found.epsilon)
+
+    before = before_step and (lambda x, t, keys: path.beside(before_step(path.around(x), t, keys)))
+    after = after_x0 and (lambda x0, t: path.beside(after_x0(path.around(x0), t)))
+    return denoise, before, after
 
 
 def _coefficients(path: Path, times: Float[np.ndarray, " steps_and_end"]) -> Coefficients:

@@ -71,5 +71,21 @@ SYSTEMS: dict[str, DiffusionConfig] = {
         drop=((("text",), 0.1), (("content",), 0.1), (("text", "content"), 0.1)),
         guidance=dual(1.0, 9.0),
     ),
+    "grad_tts": DiffusionConfig(
+        path=PathConfig(schedule="vp_linear", prediction="epsilon", beta_min=0.05, beta_max=20.0),
+        drop=(),
+        sampler=SamplerConfig(grid=Grid(steps=50), temperature=1.5),
+    ),
+    "bridge": DiffusionConfig(
+        path=PathConfig(schedule="bridge", prediction="x0", beta_min=0.01, beta_max=20.0),
+        drop=((("text",), 0.1),),
+        sampler=SamplerConfig(solver="ancestral", grid=Grid(steps=10)),
+    ),
+    "flow_decoder": DiffusionConfig(
+        path=PathConfig(prediction="x0"),
+        drop=((("text", "source"), 0.1), (("text",), 0.1)),
+        guidance=single(2.0, ("text", "source")),
+        sampler=SamplerConfig(solver="midpoint", grid=Grid(steps=8)),
+    ),
 }
 """By name; `docs/baselines.md` says what of each is built."""

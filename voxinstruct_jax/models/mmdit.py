@@ -174,6 +174,28 @@ class MMDiTConfig:
             phones=PhoneEncoderConfig(num_phones=num_phones, model_dim=64, num_layers=2, num_heads=4, ffn_dim=128),
         )
 
+    @classmethod
+    def told_frame_by_frame(cls, latent_channels: int, channel_sizes: tuple[int, ...]) -> "MMDiTConfig":
+        """Some 3M weights, one joint block with the instruction: what is said comes in the source, frame by frame."""
+        encoder = dataclasses.replace(
+            TextEncoderConfig.tiny(channel_sizes), model_dim=64, head_dim=16, ffn_dim=128, dropout=0.0
+        )
+        return cls(
+            latent_channels=latent_channels,
+            source=True,
+            model_dim=128,
+            num_heads=4,
+            joint_blocks=1,
+            single_blocks=3,
+            text_stream="persistent",
+            kernel_size=3,
+            embedder="conv_gelu",
+            embedder_kernel_size=3,
+            rotary_dims=32,
+            text_dim=64,
+            text_encoder=encoder,
+        )
+
 
 def layer_map(num_layers: int, num_blocks: int) -> tuple[int, ...]:
     """Hidden state of a text encoder of `num_layers` that each block reads: 1 = after the first, L = after the last.

@@ -2,13 +2,14 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from voxinstruct_jax.audio.latents import LatentConfig
 from voxinstruct_jax.checkpoints.weights import weights_fingerprint
@@ -39,11 +40,17 @@ from voxinstruct_jax.training.task import Program, Task, TrainConfig, identity
 
 __all__ = [
     "DiffusionExperiment",
+    "RowKeys",
     "abstract_sound_batch",
     "conditions_of",
+    "denoising_loss",
     "diffusion_program",
     "diffusion_task",
+    "drop_conditions",
+    "frame_masks",
     "latent_loss",
+    "row_keys",
+    "row_mean",
 ]
 
 TIME_BINS = 4
@@ -87,26 +94,62 @@ def latent_loss(
         UNISON, equation 3; InstructAudio, section 2.4.
     """
     path, network = NoisePath(config.path), model.network
-    keys = jax.vmap(lambda row: jax.random.split(jax.random.fold_in(key, row), 3))(batch.row_ids)
+    keys = row_keys(key, batch.row_ids)
     x0 = jax.lax.stop_gradient(model.latents.encode(batch.target))
-    time_keys, noise_keys, drop_keys = keys[:, 0], keys[:, 1], keys[:, 2]
-    t = sample_times(time_keys, config.times, path)
-    noise = draw_noise(noise_keys, *x0.shape[1:])
     conditions = conditions_of(model, batch, key=jax.random.fold_in(key, batch.row_ids[0]))
-    conditions = _dropped(config, conditions, jax.vmap(jax.random.uniform)(drop_keys))
-    frame_mask, loss_mask = _masks(batch, x0.shape[1], model.latents.config.hop_length)
+    conditions = drop_conditions(config, conditions, keys.drop)
+    frame_mask, loss_mask = frame_masks(batch, x0.shape[1], model.latents.config.hop_length)
 
     def predict(x: Float[Array, "batch time channel"], time: Float[Array, " batch"]) -> Array:
         return network(x, time, conditions, frame_mask)
 
+    loss, metrics = denoising_loss(config, path, predict, x0, keys, loss_mask)
+    return [loss], metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class RowKeys:
+    """One key a row and purpose, by the row's number in the run."""
+
+    time: jax.Array
+    noise: jax.Array
+    drop: jax.Array
+
+
+def row_keys(key: jax.Array, row_ids: Int[Array, " batch"]) -> RowKeys:
+    """Splits the key of a step."""
+    keys = jax.vmap(lambda row: jax.random.split(jax.random.fold_in(key, row), 3))(row_ids)
+    return RowKeys(keys[:, 0], keys[:, 1], keys[:, 2])
+
+
+def denoising_loss(
+    config: DiffusionConfig,
+    path: NoisePath,
+    predict: Callable[[Float[Array, "batch time channel"], Float[Array, " batch"]], Float[Array, "batch time channel"]],
+    x0: Float[Array, "batch time channel"],
+    keys: RowKeys,
+    loss_mask: Bool[Array, "batch time"],
+) -> tuple[Mean, dict[str, Mean]]:
+    """Error of a network on any path, with the metrics that `latent_loss` names.
+
+    Args:
+        config: Times and weighting.
+        path: That of the configuration, around a prior where the system has one.
+        predict: As in `diffusion_loss`.
+        x0: Latents.
+        keys: Of times and noise.
+        loss_mask: True = the frame counts.
+    """
+    t = sample_times(keys.time, config.times, path)
+    noise = draw_noise(keys.noise, *x0.shape[1:])
     losses = diffusion_loss(path, predict, x0, noise, t, loss_mask, weighting=config.weighting)
     trivial = trivial_loss(path, x0, noise, t, loss_mask)
     every = jnp.ones_like(losses)
-    metrics = {"loss_trivial": _row_mean(trivial, every)}
+    metrics = {"loss_trivial": row_mean(trivial, every)}
     for part in range(TIME_BINS):
         inside = jnp.floor(t * TIME_BINS) == part
-        metrics[f"loss_t{part}"] = _row_mean(losses, inside.astype(jnp.float32))
-    return [_row_mean(losses, every)], metrics
+        metrics[f"loss_t{part}"] = row_mean(losses, inside.astype(jnp.float32))
+    return row_mean(losses, every), metrics
 
 
 def conditions_of(model: LatentDiffusion, batch: SoundBatch, *, key: jax.Array | None = None) -> Conditions:
@@ -227,16 +270,16 @@ def _check_parts(experiment: DiffusionExperiment, tokenizer: PronunciationTokeni
         )
 
 
-def _dropped(config: DiffusionConfig, conditions: Conditions, draws: Float[Array, " batch"]) -> Conditions:
-    """Leaves conditions out: each row lies in one of the shares, or in none."""
-    start = 0.0
+def drop_conditions(config: DiffusionConfig, conditions: Conditions, keys: Array) -> Conditions:
+    """Leaves conditions out: each row, by its key, lies in one of the shares, or in none."""
+    start, draws = 0.0, jax.vmap(jax.random.uniform)(keys)
     for slots, share in config.drop:
         conditions = null_conditions(conditions, slots, (draws >= start) & (draws < start + share))
         start += share
     return conditions
 
 
-def _masks(
+def frame_masks(
     batch: SoundBatch, frames: int, hop_length: int
 ) -> tuple[Bool[Array, "batch time"], Bool[Array, "batch time"]]:
     """Frames that are real, and of them those that count."""
@@ -249,5 +292,6 @@ def _frames_below(counts: Array, frames: int) -> Bool[Array, "batch time"]:
     return jnp.arange(frames) < counts[:, None]
 
 
-def _row_mean(values: Float[Array, " batch"], weights: Float[Array, " batch"]) -> Mean:
+def row_mean(values: Float[Array, " batch"], weights: Float[Array, " batch"]) -> Mean:
+    """Mean over rows, however long each is."""
     return Mean(jnp.sum(values * weights), jnp.sum(weights))

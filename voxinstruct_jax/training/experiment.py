@@ -13,11 +13,23 @@ from voxinstruct_jax.layers.operations import count_operations
 from voxinstruct_jax.sharding.mesh import build_mesh
 from voxinstruct_jax.training.ar import ARExperiment, ar_program, ar_task
 from voxinstruct_jax.training.codec import CodecExperiment, codec_task
+from voxinstruct_jax.training.codec_flow import (
+    CodecFlowExperiment,
+    abstract_code_batch,
+    codec_flow_program,
+    codec_flow_task,
+)
 from voxinstruct_jax.training.diffusion import (
     DiffusionExperiment,
     abstract_sound_batch,
     diffusion_program,
     diffusion_task,
+)
+from voxinstruct_jax.training.grad_tts import (
+    GradTTSExperiment,
+    abstract_phone_batch,
+    grad_tts_program,
+    grad_tts_task,
 )
 from voxinstruct_jax.training.language_model import abstract_batch
 from voxinstruct_jax.training.mel_vae import MelVAEExperiment, mel_vae_task
@@ -28,6 +40,7 @@ from voxinstruct_jax.training.step import build_trainer
 from voxinstruct_jax.training.task import Program, Task
 
 __all__ = [
+    "Denoising",
     "Experiment",
     "Plannable",
     "batch_of",
@@ -38,10 +51,10 @@ __all__ = [
     "with_rows",
 ]
 
-Experiment = (
-    CodecExperiment | ARExperiment | NARExperiment | DiffusionExperiment | MelVAEExperiment | MelVocoderExperiment
-)
-Plannable = ARExperiment | NARExperiment | DiffusionExperiment
+Denoising = DiffusionExperiment | GradTTSExperiment | CodecFlowExperiment
+"""Experiments of denoisers, whose rows are all of one length."""
+Experiment = CodecExperiment | ARExperiment | NARExperiment | MelVAEExperiment | MelVocoderExperiment | Denoising
+Plannable = ARExperiment | NARExperiment | Denoising
 
 
 def build_task(experiment: Experiment) -> Task:
@@ -59,6 +72,10 @@ def build_task(experiment: Experiment) -> Task:
             return nar_task(experiment)
         case DiffusionExperiment():
             return diffusion_task(experiment)
+        case GradTTSExperiment():
+            return grad_tts_task(experiment)
+        case CodecFlowExperiment():
+            return codec_flow_task(experiment)
         case MelVAEExperiment():
             return mel_vae_task(experiment)
         case MelVocoderExperiment():
@@ -74,12 +91,20 @@ def program_of(experiment: Plannable) -> Program:
             return nar_program(experiment)
         case DiffusionExperiment():
             return diffusion_program(experiment)
+        case GradTTSExperiment():
+            return grad_tts_program(experiment)
+        case CodecFlowExperiment():
+            return codec_flow_program(experiment)
 
 
 def batch_of(experiment: Plannable, mesh: Mesh) -> Any:
     """Shapes and placement of the experiment's batches."""
     if isinstance(experiment, DiffusionExperiment):
         return abstract_sound_batch(experiment, mesh)
+    if isinstance(experiment, GradTTSExperiment):
+        return abstract_phone_batch(experiment, mesh)
+    if isinstance(experiment, CodecFlowExperiment):
+        return abstract_code_batch(experiment, mesh)
     return abstract_batch(experiment, mesh)
 
 
@@ -96,13 +121,13 @@ def step_operations(experiment: Plannable) -> float:
 
 def rows_of(experiment: Plannable) -> int:
     """Rows of a step."""
-    return experiment.data.rows if isinstance(experiment, DiffusionExperiment) else experiment.data.batch.rows
+    return experiment.data.rows if isinstance(experiment, Denoising) else experiment.data.batch.rows
 
 
 def with_rows(experiment: Plannable, rows: int) -> tuple[str, Plannable]:
     """The option that sets the rows of a step, and the experiment with them."""
-    data = experiment.data
-    if isinstance(experiment, DiffusionExperiment):
+    data: Any = experiment.data
+    if isinstance(experiment, Denoising):
         return f"--data.rows {rows}", dataclasses.replace(experiment, data=dataclasses.replace(data, rows=rows))
     batch = dataclasses.replace(experiment.data.batch, rows=rows)
     return f"--data.batch.rows {rows}", dataclasses.replace(experiment, data=dataclasses.replace(data, batch=batch))

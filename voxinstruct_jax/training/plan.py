@@ -22,8 +22,7 @@ from voxinstruct_jax.sharding.mesh import MESH_AXES, MeshConfig, abstract_mesh, 
 from voxinstruct_jax.sharding.topology import GPUS_A_HOST, described_devices, device_count, is_gpu
 from voxinstruct_jax.training.ar import ARExperiment
 from voxinstruct_jax.training.derived import bytes_a_device, derive_step
-from voxinstruct_jax.training.diffusion import DiffusionExperiment
-from voxinstruct_jax.training.experiment import Plannable, batch_of, program_of, rows_of, with_rows
+from voxinstruct_jax.training.experiment import Denoising, Plannable, batch_of, program_of, rows_of, with_rows
 from voxinstruct_jax.training.flops import BatchFlops
 from voxinstruct_jax.training.hlo import Traffic, traffic
 from voxinstruct_jax.training.language_model import TokenExperiment
@@ -114,7 +113,7 @@ def plan_step(
         found = dataclasses.replace(found, why_not=found.why_not or shortage(found.peak_bytes, chip))
     program = program_of(experiment)
     done = _executed_flops(experiment)
-    if program.flops is not None and not isinstance(experiment, DiffusionExperiment):
+    if program.flops is not None and not isinstance(experiment, Denoising):
         useful = _useful_flops(program.flops, experiment, clip_slots)
     else:  # of a denoiser: all that a step without recomputation does, its rows being of one length
         useful = _executed_flops(_without_remat(experiment))
@@ -189,7 +188,7 @@ def _compiled(experiment: Any, devices: Any, near: int, effort: float | None) ->
 
 
 def _derived(experiment: Any, count: int, near: int) -> _Found:
-    if isinstance(experiment, DiffusionExperiment):
+    if isinstance(experiment, Denoising):
         raise ConfigError("there are no formulas for a denoiser; plan it for a TPU, which compiles it")
     shapes, sizes = _abstract_state(experiment, count)
     peak, moved = derive_step(experiment, _head_size(experiment), shapes, sizes, near)
@@ -247,7 +246,7 @@ def promising(experiment: Any, devices: int, memory: float) -> Iterator[tuple[st
     """Those of `suggestions` that fit by formula: only these are worth compiling."""
     shapes: dict[MeshConfig, tuple[TrainState, dict[str, int]]] = {}
     for options, changed in suggestions(experiment, devices):
-        if isinstance(changed, DiffusionExperiment):
+        if isinstance(changed, Denoising):
             yield options, changed
             continue
         if changed.mesh not in shapes:

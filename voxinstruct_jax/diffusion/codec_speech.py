@@ -1,0 +1,133 @@
+"""Codec latents and sound from a trained `CodecFlow`: what it makes of semantic units, or of the first codebook.
+
+`speak_units` is what stands behind an AR model in place of its acoustic tokens and the NAR model.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Float32, Int, Int32
+
+from voxinstruct_jax.config import InputError
+from voxinstruct_jax.data.code_batches import units_of_frames
+from voxinstruct_jax.diffusion.denoiser import make_denoiser
+from voxinstruct_jax.diffusion.path import Path
+from voxinstruct_jax.diffusion.solvers import draw_noise, sample
+from voxinstruct_jax.diffusion.systems import DiffusionConfig
+from voxinstruct_jax.models.codec_flow import CodecFlow
+from voxinstruct_jax.models.conditions import Conditions
+
+__all__ = ["codec_latents", "speak_units"]
+
+FRAME_BLOCK, TEXT_BLOCK = 50, 64
+"""Programs are compiled for multiples of these, so that they are few."""
+
+
+def codec_latents(
+    model: CodecFlow,
+    config: DiffusionConfig,
+    units: Int[Array, "batch time"],
+    first_codes: Int[Array, "batch time"],
+    text_tokens: Int[Array, "batch token feature"],
+    frame_mask: Bool[Array, "batch time"],
+    keys: Array,
+) -> Float[Array, "batch time channel"]:
+    """Draws latents.
+
+    Args:
+        model: Trained.
+        config: Path, guidance and solver.
+        units: As `CodecFlow.conditions`.
+        first_codes: As `CodecFlow.conditions`.
+        text_tokens: As `CodecFlow.conditions`.
+        frame_mask: True = a real frame.
+        keys: One a row.
+    """
+    prior = model.prior(first_codes)
+    path, conditions = Path(config.path, prior), model.conditions(units, first_codes, text_tokens)
+
+    def backbone(
+        x: Float[Array, "batch time channel"],
+        t: Float[Array, " batch"],
+        conditions: Conditions,
+        frame_mask: Bool[Array, "batch time"],
+    ) -> Float[Array, "batch time channel"]:
+        return model.predict(x, t, conditions, frame_mask, prior)
+
+    denoiser = make_denoiser(backbone, path, conditions, frame_mask, config.guidance)
+    noise = draw_noise(keys, units.shape[1], model.config.network.latent_channels)
+    return sample(denoiser, path, noise, config.sampler, keys=keys)
+
+
+def speak_units(
+    model: CodecFlow,
+    config: DiffusionConfig,
+    semantic_tokens: Int[np.ndarray, " run"],
+    run_lengths: Int[np.ndarray, " length"],
+    text_tokens: Int[np.ndarray, "token feature"],
+    *,
+    first_codes: Int[np.ndarray, " frame"] | None = None,
+    seed: int = 0,
+) -> Float32[np.ndarray, " sample"]:
+    """Speaks semantic tokens; the same arguments give the same samples.
+
+    Args:
+        model: Trained.
+        config: Path, guidance and solver.
+        semantic_tokens: From 0, de-duplicated or not.
+        run_lengths: Codec frames that each lasts.
+        text_tokens: Of the instruction; of length 0 = none.
+        first_codes: Of the first codebook, one a frame, where the model is given it.
+        seed: All randomness follows from it.
+
+    Returns:
+        Waveform at the codec's sample rate, its hop length for each frame.
+
+    Raises:
+        InputError: Tokens and lengths do not fit one another, tokens are none that the model knows, or the first
+            codebook is missing.
+    """
+    known, frames = model.config.num_units, int(np.sum(run_lengths))
+    units = units_of_frames(semantic_tokens, run_lengths, frames)
+    if known and (units.min() < 1 or units.max() > known):
+        raise InputError(f"semantic tokens run from {units.min() - 1} to {units.max() - 1}; this model knows {known}")
+    if model.config.first_codebook and (first_codes is None or len(first_codes) != frames):
+        raise InputError(f"this model begins at the first codebook; give its {frames} codes as first_codes")
+    first = np.zeros(frames, np.int32) if first_codes is None else np.asarray(first_codes, np.int32)
+    spare, missing = -frames % FRAME_BLOCK, -len(text_tokens) % TEXT_BLOCK or TEXT_BLOCK * (not len(text_tokens))
+    graph, state = nnx.split(model)
+    samples = _speak(
+        graph,
+        state,
+        config,
+        np.pad(units, (0, spare))[None],
+        np.pad(first, (0, spare))[None],
+        np.pad(np.asarray(text_tokens, np.int32), ((0, missing), (0, 0)))[None],
+        np.array([frames], np.int32),
+        jax.random.key(seed)[None],
+    )
+    return np.asarray(samples, np.float32)[0, : frames * model.config.codec.hop_length]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def _speak(  # noqa: PLR0913 - the flat arguments of a program
+    graph: Any,
+    state: Any,
+    config: DiffusionConfig,
+    units: Int32[Array | np.ndarray, "batch time"],
+    first: Int32[Array | np.ndarray, "batch time"],
+    text: Int32[Array | np.ndarray, "batch token feature"],
+    num_frames: Int32[Array | np.ndarray, " batch"],
+    keys: Array,
+) -> Float[Array, "batch sample"]:
+    model, frames = nnx.merge(graph, state), jnp.arange(units.shape[1])
+    mask = frames < num_frames[:, None]
+    units, first, text = (jnp.asarray(part) for part in (units, first, text))
+    latents = codec_latents(model, config, units, first, text, mask, keys)
+    # the last frame goes on behind the end, as the codec's decoder looks ahead
+    last = jnp.take_along_axis(latents, num_frames[:, None, None] - 1, axis=1)
+    return model.waveform(jnp.where(mask[..., None], latents, last))
