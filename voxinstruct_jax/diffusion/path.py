@@ -86,6 +86,12 @@ class Path:
     def __init__(self, config: PathConfig) -> None:
         self.config = config
 
+    @property
+    def latest(self) -> float:
+        """Time that sampling starts at: 1, or just before it where a network tells noise, and nothing of data at 1."""
+        vanishing = self.config.prediction == "epsilon" and self.config.schedule in ("linear", "cosine")
+        return 0.995 if vanishing else 1.0
+
     def alpha(self, t: Times) -> Any:
         """Scale of the data."""
         xp = _module(t)
