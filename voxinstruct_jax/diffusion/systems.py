@@ -71,5 +71,10 @@ SYSTEMS: dict[str, DiffusionConfig] = {
         drop=((("text",), 0.1), (("content",), 0.1), (("text", "content"), 0.1)),
         guidance=dual(1.0, 9.0),
     ),
+    "impact": DiffusionConfig(
+        path=_COSINE_V,
+        guidance=single(3.0),
+        sampler=SamplerConfig(solver="ancestral"),
+    ),
 }
 """By name; `docs/baselines.md` says what of each is built."""

@@ -7,7 +7,7 @@ from voxinstruct_jax.config import ConfigError
 from voxinstruct_jax.layers.execution import Execution
 from voxinstruct_jax.models.mmdit import MMDiT, MMDiTConfig
 
-__all__ = ["LatentDiffusion"]
+__all__ = ["LatentDiffusion", "side_by_side"]
 
 
 class LatentDiffusion(nnx.Module):
@@ -27,3 +27,13 @@ class LatentDiffusion(nnx.Module):
             )
         self.network = MMDiT(config, execution=execution, rngs=rngs)
         self.latents = LatentSpace(latents, rngs=rngs)
+
+
+def side_by_side(network: MMDiT, latents: LatentSpace) -> LatentDiffusion:
+    """The same two, not copies of them, as one model: of several networks that share their latents."""
+    return _Pair(network, latents)
+
+
+class _Pair(LatentDiffusion):
+    def __init__(self, network: MMDiT, latents: LatentSpace) -> None:
+        self.network, self.latents = network, latents
