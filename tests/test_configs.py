@@ -12,6 +12,7 @@ from voxinstruct_jax.cli.experiments import load_experiment, override
 from voxinstruct_jax.cli.main import main
 from voxinstruct_jax.config import ConfigError, from_dict, to_dict
 from voxinstruct_jax.models.ar import ARConfig, ARModel
+from voxinstruct_jax.models.masked_latents import MaskedLatents, MaskedLatentsConfig
 from voxinstruct_jax.models.mmdit import MMDiT, MMDiTConfig
 from voxinstruct_jax.models.nar import NARConfig, NARModel
 
@@ -19,7 +20,8 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(CONFIGS.glob("*.py"))
 PARTS = ["Run:", "Hardware:", "Cost:", "Expect:", "Measured:"]
 MODELS = {
-    CodecConfig: MelCodec, ARConfig: ARModel, NARConfig: NARModel, MMDiTConfig: MMDiT, MelVAEConfig: MelVAE
+    CodecConfig: MelCodec, ARConfig: ARModel, NARConfig: NARModel, MMDiTConfig: MMDiT, MelVAEConfig: MelVAE,
+    MaskedLatentsConfig: MaskedLatents,
 }  # fmt: skip
 
 

@@ -21,6 +21,9 @@ PORTS = {
 }
 """Each has `load_NAME(source)` and `export_NAME(module, folder)` in the room `interop`."""
 
+TRAINED_AGAINST = ("discriminator", "teacher", "target", "fake")
+"""Parts that a codec or a student has beside it while it is trained, and never after."""
+
 PAPER_LAYER = 9
 """Of HuBERT."""
 
@@ -89,8 +92,10 @@ def export_run(source: Path, out: Path, *, dtype: str, card: Path | None = None)
     store.close()
     text = card.read_text() if card else f"# {kind}\n\nExported from step {steps[0]} of a training run.\n"
     weights: Any = merge_trees(state.get("ema") or state["params"], state["rest"])
-    weights.pop("discriminator", None)  # of adversarial training; no part of the codec
-    save_weights(out, weights, {"kind": kind, "model": settings["model"], "step": steps[0]}, card=text, dtype=dtype)
+    for part in TRAINED_AGAINST:
+        weights.pop(part, None)
+    described = {name: settings[name] for name in ("model", "latents", "diffusion") if name in settings}
+    save_weights(out, weights, {"kind": kind, **described, "step": steps[0]}, card=text, dtype=dtype)
     return steps[0]
 
 

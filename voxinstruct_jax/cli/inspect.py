@@ -332,6 +332,7 @@ def _builder(experiment: Any) -> Callable[[Any], Any] | None:
     from voxinstruct_jax.audio.codec import CodecConfig, MelCodec
     from voxinstruct_jax.audio.mel_vae import MelVAE, MelVAEConfig
     from voxinstruct_jax.models.ar import ARConfig, ARModel
+    from voxinstruct_jax.models.masked_latents import MaskedLatents, MaskedLatentsConfig
     from voxinstruct_jax.models.mmdit import MMDiT, MMDiTConfig
     from voxinstruct_jax.models.nar import NARConfig, NARModel
 
@@ -344,6 +345,8 @@ def _builder(experiment: Any) -> Callable[[Any], Any] | None:
             return lambda rngs: MelCodec(config, rngs=rngs)
         case MMDiTConfig():
             return lambda rngs: MMDiT(config, rngs=rngs)
+        case MaskedLatentsConfig():
+            return lambda rngs: MaskedLatents(config, rngs=rngs)
         case MelVAEConfig():
             return lambda rngs: MelVAE(config, rngs=rngs)
     return None

@@ -172,8 +172,8 @@ def sample_masked(  # noqa: PLR0913 - a user's one call
     stacked = stack_branches(conditions, branches, batch)
 
     def propose(latents: Array, still: Array, own: Array, share: Array) -> Array:
-        repeated = (jnp.tile(part, (count,) + (1,) * (part.ndim - 1)) for part in (latents, still))
-        told = model.describe(*repeated, stacked, jnp.tile(frame_mask, (count, 1)))
+        seen, masked = jnp.tile(latents, (count, 1, 1)), jnp.tile(still, (count, 1))
+        told = model.describe(seen, masked, stacked, jnp.tile(frame_mask, (count, 1)))
         told = told.reshape(count, batch * frames, -1)
         strength = jnp.repeat(share, frames)
         each = jax.vmap(lambda key: jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(frames)))(own).reshape(-1)

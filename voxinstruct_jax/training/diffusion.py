@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from voxinstruct_jax.text.phones import NUM_PHONES
 from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
 from voxinstruct_jax.training.optimizer import OptimizerConfig
 from voxinstruct_jax.training.step import Mean, StepConfig
-from voxinstruct_jax.training.task import Program, Task, TrainConfig, identity
+from voxinstruct_jax.training.task import Program, StoredPart, Task, TrainConfig, identity
 
 __all__ = [
     "DiffusionExperiment",
@@ -43,7 +44,11 @@ __all__ = [
     "conditions_of",
     "diffusion_program",
     "diffusion_task",
+    "drop_conditions",
+    "frame_masks",
     "latent_loss",
+    "row_mean",
+    "sound_task",
 ]
 
 TIME_BINS = 4
@@ -93,8 +98,8 @@ def latent_loss(
     t = sample_times(time_keys, config.times, path)
     noise = draw_noise(noise_keys, *x0.shape[1:])
     conditions = conditions_of(model, batch, key=jax.random.fold_in(key, batch.row_ids[0]))
-    conditions = _dropped(config, conditions, jax.vmap(jax.random.uniform)(drop_keys))
-    frame_mask, loss_mask = _masks(batch, x0.shape[1], model.latents.config.hop_length)
+    conditions = drop_conditions(config, conditions, drop_keys)
+    frame_mask, loss_mask = frame_masks(batch, x0.shape[1], model.latents.config.hop_length)
 
     def predict(x: Float[Array, "batch time channel"], time: Float[Array, " batch"]) -> Array:
         return network(x, time, conditions, frame_mask)
@@ -102,11 +107,11 @@ def latent_loss(
     losses = diffusion_loss(path, predict, x0, noise, t, loss_mask, weighting=config.weighting)
     trivial = trivial_loss(path, x0, noise, t, loss_mask)
     every = jnp.ones_like(losses)
-    metrics = {"loss_trivial": _row_mean(trivial, every)}
+    metrics = {"loss_trivial": row_mean(trivial, every)}
     for part in range(TIME_BINS):
         inside = jnp.floor(t * TIME_BINS) == part
-        metrics[f"loss_t{part}"] = _row_mean(losses, inside.astype(jnp.float32))
-    return [_row_mean(losses, every)], metrics
+        metrics[f"loss_t{part}"] = row_mean(losses, inside.astype(jnp.float32))
+    return [row_mean(losses, every)], metrics
 
 
 def conditions_of(model: LatentDiffusion, batch: SoundBatch, *, key: jax.Array | None = None) -> Conditions:
@@ -158,8 +163,34 @@ def diffusion_task(experiment: DiffusionExperiment) -> Task:
         ConfigError: The network or its latents need weights or states that are not given.
         InputError: The data cannot be read.
     """
+    return sound_task("diffusion", experiment, diffusion_program(experiment), experiment.model)
+
+
+def sound_task(
+    kind: str,
+    experiment: Any,
+    program: Program,
+    network: MMDiTConfig,
+    *,
+    initial: Mapping[str, StoredPart] | None = None,
+    **further: Any,
+) -> Task:
+    """Makes an experiment on `SoundData` ready.
+
+    Args:
+        kind: Of the run.
+        experiment: With the fields of `DiffusionExperiment`; its model and objective may be others.
+        program: What is computed in a step.
+        network: What reads the batches.
+        initial: Where parts of the model begin.
+        **further: What is part of the run's identity besides.
+
+    Raises:
+        ConfigError: The network or its latents need weights or states that are not given.
+        InputError: The data cannot be read.
+    """
     tokenizer, data = PronunciationTokenizer(), experiment.data
-    _check_parts(experiment, tokenizer)
+    _check_parts(experiment, network, tokenizer)
     pool, data_fingerprint = open_pool(data, experiment.latents.sample_rate)
     batches = SoundBatches(
         pool,
@@ -172,7 +203,7 @@ def diffusion_task(experiment: DiffusionExperiment) -> Task:
     if latents.vae is not None:
         parts["latents"] = {"vae": Path(experiment.latent_weights)}
     return Task(
-        program=diffusion_program(experiment),
+        program=program,
         batches=batches,
         count_tokens=lambda batch: int((-(-batch.num_samples // latents.hop_length)).sum()),
         count_audio_s=lambda batch: float(batch.num_samples.sum()) / latents.sample_rate,
@@ -185,8 +216,9 @@ def diffusion_task(experiment: DiffusionExperiment) -> Task:
         step=experiment.step,
         mesh=experiment.mesh,
         frozen=parts,
+        initial=initial or {},
         identity=identity(
-            "diffusion",
+            kind,
             data_fingerprint,
             experiment.train,
             model=experiment.model,
@@ -194,6 +226,7 @@ def diffusion_task(experiment: DiffusionExperiment) -> Task:
             objective=experiment.diffusion,
             optimizer=experiment.optimizer,
             batch=without_places(data),
+            **further,
         ),
     )
 
@@ -224,8 +257,7 @@ def abstract_sound_batch(experiment: DiffusionExperiment, mesh: Mesh) -> SoundBa
     )
 
 
-def _check_parts(experiment: DiffusionExperiment, tokenizer: PronunciationTokenizer) -> None:
-    model = experiment.model
+def _check_parts(experiment: Any, model: MMDiTConfig, tokenizer: PronunciationTokenizer) -> None:
     if model.text_encoder is None:
         raise ConfigError(
             "model.text_encoder: none is given, and states of an encoder that is run apart cannot be read yet; take a "
@@ -244,16 +276,16 @@ def _check_parts(experiment: DiffusionExperiment, tokenizer: PronunciationTokeni
         )
 
 
-def _dropped(config: DiffusionConfig, conditions: Conditions, draws: Float[Array, " batch"]) -> Conditions:
-    """Leaves conditions out: each row lies in one of the shares, or in none."""
-    start = 0.0
+def drop_conditions(config: DiffusionConfig, conditions: Conditions, keys: Array) -> Conditions:
+    """Leaves conditions out: each row, by its key, lies in one of the shares, or in none."""
+    start, draws = 0.0, jax.vmap(jax.random.uniform)(keys)
     for slots, share in config.drop:
         conditions = null_conditions(conditions, slots, (draws >= start) & (draws < start + share))
         start += share
     return conditions
 
 
-def _masks(
+def frame_masks(
     batch: SoundBatch, frames: int, hop_length: int
 ) -> tuple[Bool[Array, "batch time"], Bool[Array, "batch time"]]:
     """Frames that are real, and of them those that count."""
@@ -266,5 +298,6 @@ def _frames_below(counts: Array, frames: int) -> Bool[Array, "batch time"]:
     return jnp.arange(frames) < counts[:, None]
 
 
-def _row_mean(values: Float[Array, " batch"], weights: Float[Array, " batch"]) -> Mean:
+def row_mean(values: Float[Array, " batch"], weights: Float[Array, " batch"]) -> Mean:
+    """Mean over rows, however long each is."""
     return Mean(jnp.sum(values * weights), jnp.sum(weights))

@@ -16,14 +16,24 @@ from voxinstruct_jax.training.diffusion import (
     diffusion_program,
     diffusion_task,
 )
+from voxinstruct_jax.training.distillation import DistillationExperiment, distillation_task
 from voxinstruct_jax.training.language_model import abstract_batch
+from voxinstruct_jax.training.masked_latents import MaskedLatentsExperiment, masked_latents_task
 from voxinstruct_jax.training.mel_vae import MelVAEExperiment, mel_vae_task
 from voxinstruct_jax.training.nar import NARExperiment, nar_program, nar_task
 from voxinstruct_jax.training.task import Program, Task
 
 __all__ = ["Experiment", "Plannable", "batch_of", "build_task", "program_of", "rows_of", "with_rows"]
 
-Experiment = CodecExperiment | ARExperiment | NARExperiment | DiffusionExperiment | MelVAEExperiment
+Experiment = (
+    CodecExperiment
+    | ARExperiment
+    | NARExperiment
+    | DiffusionExperiment
+    | DistillationExperiment
+    | MaskedLatentsExperiment
+    | MelVAEExperiment
+)
 Plannable = ARExperiment | NARExperiment | DiffusionExperiment
 
 
@@ -42,6 +52,10 @@ def build_task(experiment: Experiment) -> Task:
             return nar_task(experiment)
         case DiffusionExperiment():
             return diffusion_task(experiment)
+        case DistillationExperiment():
+            return distillation_task(experiment)
+        case MaskedLatentsExperiment():
+            return masked_latents_task(experiment)
         case MelVAEExperiment():
             return mel_vae_task(experiment)
 
