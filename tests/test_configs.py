@@ -15,6 +15,7 @@ from voxinstruct_jax.config import ConfigError, from_dict, to_dict
 from voxinstruct_jax.models.ar import ARConfig, ARModel
 from voxinstruct_jax.models.codec_flow import CodecFlow, CodecFlowConfig
 from voxinstruct_jax.models.grad_tts import GradTTS, GradTTSConfig
+from voxinstruct_jax.models.masked_latents import MaskedLatents, MaskedLatentsConfig
 from voxinstruct_jax.models.mmdit import MMDiT, MMDiTConfig
 from voxinstruct_jax.models.nar import NARConfig, NARModel
 
@@ -25,6 +26,7 @@ MODELS = {
     CodecConfig: MelCodec, ARConfig: ARModel, NARConfig: NARModel, MMDiTConfig: MMDiT, MelVAEConfig: MelVAE,
     MelVocoderConfig: MelVocoder,
     CodecFlowConfig: CodecFlow, GradTTSConfig: GradTTS,
+    MaskedLatentsConfig: MaskedLatents,
 }  # fmt: skip
 
 

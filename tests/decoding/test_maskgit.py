@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from voxinstruct_jax.config import ConfigError, InputError
 from voxinstruct_jax.data.packing import Clip, pack, unpack
-from voxinstruct_jax.decoding.maskgit import fill_codebooks, masked_layout, reveal, reveal_totals
+from voxinstruct_jax.decoding.maskgit import fill_codebooks, masked_layout, reveal
+from voxinstruct_jax.models.unmasking import reveal_totals
 from voxinstruct_jax.vocabulary import build_layout, parse_layout
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "voxinstruct_tiny.npz"

@@ -1,6 +1,7 @@
 """Guidance against closed forms, and the properties that mixing must keep."""
 
 import functools
+from pathlib import Path as Path_
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from voxinstruct_jax.cli.experiments import load_experiment
 from voxinstruct_jax.config import ConfigError
 from voxinstruct_jax.diffusion.denoiser import make_denoiser
 from voxinstruct_jax.diffusion.guidance import DenoiserGuidance, double, dual, mix, nested, rescale, single, unguided
 from voxinstruct_jax.diffusion.path import Path, PathConfig, Prediction
 from voxinstruct_jax.diffusion.solvers import SamplerConfig, draw_noise, sample
+from voxinstruct_jax.diffusion.systems import SYSTEMS
 from voxinstruct_jax.diffusion.times import Grid
 from voxinstruct_jax.guidance import Guidance, acoustic_weights
 from voxinstruct_jax.models.conditions import Conditions, null_conditions
@@ -119,6 +122,57 @@ def test_against_a_wider_null_guidance_kills_the_spread(w, mean, std):
     found = guided_samples(single(w, ("text",)), 1.118)
     assert found.mean() == pytest.approx(mean, abs=0.05)
     assert found.std() == pytest.approx(std, abs=0.03)
+
+
+def told_backbone(error):
+    """Says the noise of N(m, .5²), m = 0.4 in channel 0 where text is seen, -0.3 in channel 1 where content is."""
+    path = Path(SYSTEMS["voice_ldm"].path)
+
+    def backbone(x, time, conditions, frame_mask):
+        t = (time / 1000)[:, None, None]
+        seen = (part.any(1).astype(jnp.float32) for part in (conditions.text_mask, conditions.content_mask))
+        mean = (jnp.stack(list(seen), -1) * jnp.array([0.4, -0.3]))[:, None]
+        alpha, sigma = path.alpha(t), path.sigma(t)
+        return sigma * (x - alpha * mean) / (alpha**2 * 0.25 + sigma**2) + error
+
+    return path, backbone
+
+
+@functools.cache
+def dual_means(first, second, error=0.0):
+    path, backbone = told_backbone(error)
+    conditions = Conditions(
+        text=jnp.zeros((8, 1, 2, 3)), text_mask=jnp.ones((8, 2), bool),
+        content=jnp.ones((8, 4), jnp.int32), content_mask=jnp.ones((8, 4), bool),
+    )  # fmt: skip
+    denoiser = make_denoiser(backbone, path, conditions, jnp.ones((8, 200), bool), dual(first, second))
+    noise = draw_noise(jax.random.split(jax.random.key(0), 8), 200, 2)
+    solve = jax.jit(functools.partial(sample, denoiser, path, config=SYSTEMS["voice_ldm"].sampler))
+    return np.asarray(solve(noise))
+
+
+@pytest.mark.parametrize(("first", "second"), [(0.0, 0.0), (1.0, 9.0), (5.0, 0.0), (2.0, 3.0)])
+def test_each_weight_of_dual_guidance_moves_its_own_share(first, second):
+    """VoiceLDM's formula where the conditions are independent: a condition's shift grows by its own weight."""
+    found = dual_means(first, second)
+    expected = [0.4 * (1 + first), -0.3 * (1 + second)]
+    np.testing.assert_allclose(found.mean((0, 1)), expected, atol=0.06)
+    np.testing.assert_allclose(found.std((0, 1)), 0.5, atol=0.06)
+
+
+def test_a_network_that_errs_on_pure_noise_does_no_harm():
+    """There the data would be the error divided by nothing."""
+    np.testing.assert_allclose(dual_means(1.0, 1.0, error=0.05).mean((0, 1)), [0.8, -0.6], atol=0.4)
+
+
+def test_voice_ldm_is_a_configuration():
+    """Described and told what is said, each left out by itself and both together."""
+    experiment = load_experiment(str(Path_(__file__).parents[2] / "configs" / "voice_ldm_small.py"))
+    settings = experiment.diffusion
+    assert settings.guidance == dual(1.0, 9.0)
+    assert {slots for slots, _ in settings.drop} == {("text",), ("content",), ("text", "content")}
+    assert experiment.model.phones is not None
+    assert experiment.data.phone_width > 0
 
 
 def test_unguided_denoisers_run_one_branch():

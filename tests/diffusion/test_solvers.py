@@ -32,7 +32,7 @@ def run(denoiser, path, shape, *, solver="euler", steps=20, seed=0, **settings):
 
 
 @pytest.mark.parametrize("path", [LINEAR, COSINE, EDM], ids=["linear", "cosine", "edm"])
-@pytest.mark.parametrize("solver", sorted(SOLVERS))
+@pytest.mark.parametrize("solver", sorted({*SOLVERS} - {"consistency"}))  # it needs a student
 def test_every_solver_reaches_a_gaussian_on_every_path(solver, path):
     found = run(gaussian(path, 0.7, 0.5), path, (64, 64, 1), solver=solver, steps=60)
     assert found.mean() == pytest.approx(0.7, abs=0.03)

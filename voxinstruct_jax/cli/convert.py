@@ -21,6 +21,9 @@ PORTS = {
 }
 """Each has `load_NAME(source)` and `export_NAME(module, folder)` in the room `interop`."""
 
+TRAINED_AGAINST = ("discriminator", "teacher", "target", "fake")
+"""Parts that a codec or a student has beside it while it is trained, and never after."""
+
 PAPER_LAYER = 9
 """Of HuBERT."""
 
@@ -62,7 +65,7 @@ def run(arguments: list[str]) -> int:
         from_safetensors(options.source, options.out, dtype=options.dtype)
         print(f"{options.out}: weights")
         return 0
-    if _kind_of_run(options.source) == "diffusion":
+    if _kind_of_run(options.source) in ("diffusion", "distillation"):
         return _export_latent_voice(options)
     step = export_run(options.source, options.out, dtype=options.dtype, card=options.card)
     print(f"{options.out}: weights of step {step}")
@@ -70,14 +73,16 @@ def run(arguments: list[str]) -> int:
 
 
 def _export_latent_voice(options: argparse.Namespace) -> int:
-    """Writes the voice of a denoiser; a vocoder that lies in the folder stays."""
+    """Writes the voice of a denoiser, or of a student of one; a vocoder that lies in the folder stays."""
     from voxinstruct_jax.cli.latent_voices import latent_voice_config
     from voxinstruct_jax.config import from_dict
     from voxinstruct_jax.latent_voice import write_settings
     from voxinstruct_jax.training.diffusion import DiffusionExperiment
+    from voxinstruct_jax.training.distillation import DistillationExperiment
 
     settings = json.loads((options.source / "config.json").read_text())
-    config = latent_voice_config(from_dict(DiffusionExperiment, settings))
+    student = _kind_of_run(options.source) == "distillation"
+    config = latent_voice_config(from_dict(DistillationExperiment if student else DiffusionExperiment, settings))
     step = export_run(options.source, options.out / "denoiser", dtype=options.dtype, card=options.card)
     write_settings(options.out, config)
     print(f"{options.out}: voice of step {step}")
@@ -112,8 +117,9 @@ def export_run(source: Path, out: Path, *, dtype: str, card: Path | None = None)
     store.close()
     text = card.read_text() if card else f"# {kind}\n\nExported from step {steps[0]} of a training run.\n"
     weights: Any = merge_trees(state.get("ema") or state["params"], state["rest"])
-    weights.pop("discriminator", None)  # of adversarial training; no part of the codec
-    described = {name: settings[name] for name in ("model", "latents") if name in settings}
+    for part in TRAINED_AGAINST:
+        weights.pop(part, None)
+    described = {name: settings[name] for name in ("model", "latents", "diffusion") if name in settings}
     save_weights(out, weights, {"kind": kind, **described, "step": steps[0]}, card=text, dtype=dtype)
     return steps[0]
 

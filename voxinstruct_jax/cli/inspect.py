@@ -335,6 +335,7 @@ def _builder(experiment: Any) -> Callable[[Any], Any] | None:
     from voxinstruct_jax.models.ar import ARConfig, ARModel
     from voxinstruct_jax.models.codec_flow import CodecFlow, CodecFlowConfig
     from voxinstruct_jax.models.grad_tts import GradTTS, GradTTSConfig
+    from voxinstruct_jax.models.masked_latents import MaskedLatents, MaskedLatentsConfig
     from voxinstruct_jax.models.mmdit import MMDiT, MMDiTConfig
     from voxinstruct_jax.models.nar import NARConfig, NARModel
 
@@ -351,6 +352,8 @@ def _builder(experiment: Any) -> Callable[[Any], Any] | None:
             return lambda rngs: CodecFlow(config, rngs=rngs)
         case GradTTSConfig():
             return lambda rngs: GradTTS(config, rngs=rngs)
+        case MaskedLatentsConfig():
+            return lambda rngs: MaskedLatents(config, rngs=rngs)
         case MelVAEConfig():
             return lambda rngs: MelVAE(config, rngs=rngs)
         case MelVocoderConfig():

@@ -5,11 +5,12 @@ from voxinstruct_jax.data.lengths import fit_lengths
 from voxinstruct_jax.latent_voice import LatentVoiceConfig
 from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
 from voxinstruct_jax.training.diffusion import DiffusionExperiment
+from voxinstruct_jax.training.distillation import DistillationExperiment
 
 __all__ = ["latent_voice_config"]
 
 
-def latent_voice_config(experiment: DiffusionExperiment) -> LatentVoiceConfig:
+def latent_voice_config(experiment: DiffusionExperiment | DistillationExperiment) -> LatentVoiceConfig:
     """Returns the voice's settings; how long words take is fitted on the manifest that the experiment trains on.
 
     Raises:

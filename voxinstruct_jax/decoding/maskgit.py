@@ -5,7 +5,6 @@ One scan runs over all (codebook, step) pairs, so that a single pass of the mode
 """
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +16,10 @@ from voxinstruct_jax.decoding.rules import FIXED, DecodingRules
 from voxinstruct_jax.decoding.sampling import fold_keys, mask_logits
 from voxinstruct_jax.models.conditioning import place_text
 from voxinstruct_jax.models.nar import NARModel
+from voxinstruct_jax.models.unmasking import reveal_totals
 from voxinstruct_jax.vocabulary import ACOUSTIC, LANGUAGE_SLOT, Layout, PackedBatch, Vocabulary, build_layout
 
-__all__ = ["fill_codebooks", "masked_layout", "reveal", "reveal_totals"]
+__all__ = ["fill_codebooks", "masked_layout", "reveal"]
 
 _STAGE = 3  # folded into keys; the AR stages are 1 and 2
 
@@ -61,20 +61,6 @@ def masked_layout(
     layout.tokens[0, -(len(first_codes) + 1) : -1] = first_codes + vocabulary.acoustic_offset
     layout.tokens[1:, -(len(first_codes) + 1) :] = vocabulary.pad
     return layout
-
-
-@functools.cache
-def reveal_totals(num_steps: int, max_targets: int) -> Int32[np.ndarray, "step target"]:
-    """Tokens known after each step, for every number of hidden tokens from 0 to `max_targets`.
-
-    Source:
-        The cosine schedule of MaskGIT (Chang et al. 2022, section 3.3), as VoxInstruct's release uses it:
-        ceil(N (1 - cos(pi (k + 1) / 2K))) after step k of K. In float64 on the host: float32 misses exact integers.
-    """
-    shares = 1 - np.cos(np.pi * np.arange(1, num_steps + 1) / (2 * num_steps))
-    totals = np.ceil(shares[:, None] * np.arange(max_targets + 1)).astype(np.int32)
-    totals[-1] = np.arange(max_targets + 1)
-    return totals
 
 
 def reveal(

@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float
 
 from voxinstruct_jax.diffusion.path import Path
 
-__all__ = ["Weighting", "diffusion_loss", "trivial_loss"]
+__all__ = ["Weighting", "diffusion_loss", "masked_mean", "trivial_loss"]
 
 Weighting = Literal["uniform", "min_snr"]
 """Of noise levels: the plain error of what is predicted (for "edm" that is EDM's own weighting) · the error in x0 times
@@ -44,7 +44,7 @@ def diffusion_loss(
     x_t = path.add_noise(x0, noise, t)
     output = predict(path.scale_input(x_t, t), path.time_input(t))
     error = jnp.square(output.astype(jnp.float32) - path.target(x0, noise, t))
-    return _masked_mean(error, loss_mask) * _weight(path, t, weighting)
+    return masked_mean(error, loss_mask) * _weight(path, t, weighting)
 
 
 def trivial_loss(
@@ -55,10 +55,11 @@ def trivial_loss(
     loss_mask: Bool[Array, "batch time"],
 ) -> Float[Array, " batch"]:
     """Cost of the predictor that has seen nothing: the mean of the target, which is 0 for latents of mean 0."""
-    return _masked_mean(jnp.square(path.target(x0, noise, t)), loss_mask)
+    return masked_mean(jnp.square(path.target(x0, noise, t)), loss_mask)
 
 
-def _masked_mean(error: Float[Array, "batch time channel"], mask: Bool[Array, "batch time"]) -> Float[Array, " batch"]:
+def masked_mean(error: Float[Array, "batch time channel"], mask: Bool[Array, "batch time"]) -> Float[Array, " batch"]:
+    """Mean over the counted frames and all channels of each row; 0 for a row without any."""
     counted = mask.astype(jnp.float32)
     return (error.mean(-1) * counted).sum(-1) / jnp.maximum(counted.sum(-1), 1)
 

@@ -115,8 +115,11 @@ class Path:
 
     @property
     def latest(self) -> float:
-        """Time that sampling starts at: 1, or on a bridge just before, where noise can still be told from data."""
-        return 1 - 2.0**-20 if self.config.schedule == "bridge" else 1.0
+        """Time that sampling starts at: 1, or just before it where nothing of data, or of noise, is told at 1."""
+        if self.config.schedule == "bridge":
+            return 1 - 2.0**-20
+        vanishing = self.config.prediction == "epsilon" and self.config.schedule in ("linear", "cosine")
+        return 0.995 if vanishing else 1.0
 
     def alpha(self, t: Times) -> Any:
         """Scale of the data."""

@@ -18,9 +18,9 @@ from voxinstruct_jax.diffusion.denoiser import Denoiser
 from voxinstruct_jax.diffusion.path import Path, Prediction
 from voxinstruct_jax.diffusion.times import Grid, time_grid
 
-__all__ = ["SOLVERS", "SamplerConfig", "SolverName", "draw_noise", "evaluations", "sample"]
+__all__ = ["SOLVERS", "SamplerConfig", "SolverName", "draw_noise", "evaluations", "sample", "solve"]
 
-SolverName = Literal["euler", "heun", "midpoint", "dpmpp_2m", "ancestral", "churn"]
+SolverName = Literal["euler", "heun", "midpoint", "dpmpp_2m", "ancestral", "churn", "consistency"]
 
 Coefficients = dict[str, Any]
 """Numbers of the steps by name, float64; the scan hands each step its own."""
@@ -42,7 +42,7 @@ class SamplerConfig:
     solver: SolverName = "euler"
     """`euler`: first order (DDIM) · `heun`, `midpoint`: second order, two evaluations a step · `dpmpp_2m`: second order
     from the step before · `ancestral`: draws from the posterior, the reverse SDE · `churn`: Heun with noise added and
-    taken away again (EDM)."""
+    taken away again (EDM) · `consistency`: to data at once, then noised anew; for distilled students alone."""
     grid: Grid = Grid()
     eta: float = 1.0
     """Of `ancestral`: share of the posterior's standard deviation; 0 = Euler."""
@@ -128,26 +128,49 @@ def sample(
     Raises:
         InputError: A stochastic solver has no keys.
     """
-    solver = SOLVERS[config.solver]
-    if keys is None and (solver.stochastic or before_step is not None):
-        raise InputError(f"solver {config.solver!r} draws random numbers; give one key a row")
     if path.prior is not None:
         denoiser, before_step, after_x0 = _beside(path, denoiser, before_step, after_x0)
         hooks = {"before_step": before_step, "after_x0": after_x0}
         return path.around(sample(denoiser, Path(path.config), noise, config, keys=keys, **hooks))
     times = np.minimum(time_grid(config.grid, path), path.latest)
+    start = float(path.sigma(times[0])) * config.temperature**-0.5 * noise
+    projected = denoiser if after_x0 is None else _after_x0(denoiser, path, after_x0)
+    return solve(projected, path, start, times, config, keys=keys, before_step=before_step)
+
+
+def solve(
+    denoiser: Denoiser,
+    path: Path,
+    x: Float[Array, "batch time channel"],
+    times: Float[np.ndarray, " steps_and_end"],
+    config: SamplerConfig,
+    *,
+    keys: Array | None = None,
+    before_step: BeforeStep | None = None,
+) -> Float[Array, "batch time channel"]:
+    """Solves from any time to data.
+
+    Args:
+        denoiser: As in `sample`.
+        path: That of the denoiser, without a prior.
+        x: Noisy values of the first time.
+        times: Falling, the last one 0; in place of the grid of `config`.
+        config: The solver.
+        keys: As in `sample`.
+        before_step: As in `sample`.
+
+    Raises:
+        InputError: A stochastic solver has no keys.
+    """
+    solver = SOLVERS[config.solver]
+    if keys is None and (solver.stochastic or before_step is not None):
+        raise InputError(f"solver {config.solver!r} draws random numbers; give one key a row")
     coefficients = _coefficients(path, times) | solver.prepare(path, times, config)
     coefficients = {name: np.asarray(values, np.float32) for name, values in coefficients.items()}
-    coefficients |= {"index": np.arange(config.grid.steps)}
-    start = float(path.sigma(times[0])) * config.temperature**-0.5 * noise
+    coefficients |= {"index": np.arange(len(times) - 1)}
 
     def denoise(x: Array, t: Array) -> Prediction:
-        rows = jnp.full(x.shape[0], t)
-        found = denoiser(x, rows)
-        if after_x0 is None:
-            return found
-        x0 = after_x0(found.x0, t)
-        return Prediction(x0, (x - path.alpha(t) * x0) / jnp.maximum(path.sigma(t), 1e-5))
+        return denoiser(x, jnp.full(x.shape[0], t))
 
     def turn(carry: tuple[Array, Array], c: Coefficients) -> tuple[tuple[Array, Array], None]:
         x, earlier = carry
@@ -161,7 +184,7 @@ def sample(
 
         return solver.step(_Step(x, earlier, c, denoise, draw)), None
 
-    (x, _), _ = jax.lax.scan(turn, (start, jnp.zeros_like(start)), coefficients)
+    (x, _), _ = jax.lax.scan(turn, (x, jnp.zeros_like(x)), coefficients)
     return x
 
 
@@ -177,6 +200,14 @@ def _beside(
     before = before_step and (lambda x, t, keys: path.beside(before_step(path.around(x), t, keys)))
     after = after_x0 and (lambda x0, t: path.beside(after_x0(path.around(x0), t)))
     return denoise, before, after
+
+
+def _after_x0(denoiser: Denoiser, path: Path, change: AfterX0) -> Denoiser:
+    def denoise(x: Float[Array, "batch time channel"], t: Float[Array, " batch"]) -> Prediction:
+        x0 = change(denoiser(x, t).x0, t[0])
+        return Prediction(x0, (x - path.alpha(t[0]) * x0) / jnp.maximum(path.sigma(t[0]), 1e-5))
+
+    return denoise
 
 
 def _coefficients(path: Path, times: Float[np.ndarray, " steps_and_end"]) -> Coefficients:
@@ -328,6 +359,16 @@ def _churn(s: _Step) -> tuple[Array, Array]:
     return _heun(dataclasses.replace(s, x=noisier, c=s.c | {"t": s.c["raised"]}))
 
 
+def _consistency(s: _Step) -> tuple[Array, Array]:
+    """Takes the data that is predicted, and noises it anew.
+
+    Source:
+        Song et al. 2023 (Consistency models), algorithm 1.
+    """
+    x0 = s.denoise(s.x, s.c["t"]).x0
+    return s.c["alpha_u"] * x0 + s.c["sigma_u"] * s.draw(), x0
+
+
 SOLVERS: dict[str, Solver] = {
     "euler": Solver(_nothing, _euler, stochastic=False, evaluations=1),
     "heun": Solver(_prepare_heun, _heun, stochastic=False, evaluations=2),
@@ -335,5 +376,6 @@ SOLVERS: dict[str, Solver] = {
     "dpmpp_2m": Solver(_prepare_multistep, _multistep, stochastic=False, evaluations=1),
     "ancestral": Solver(_prepare_ancestral, _ancestral, stochastic=True, evaluations=1),
     "churn": Solver(_prepare_churn, _churn, stochastic=True, evaluations=2),
+    "consistency": Solver(_nothing, _consistency, stochastic=True, evaluations=1),
 }
 """By name."""

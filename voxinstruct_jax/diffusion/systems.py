@@ -87,5 +87,10 @@ SYSTEMS: dict[str, DiffusionConfig] = {
         guidance=single(2.0, ("text", "source")),
         sampler=SamplerConfig(solver="midpoint", grid=Grid(steps=8)),
     ),
+    "impact": DiffusionConfig(
+        path=_COSINE_V,
+        guidance=single(3.0),
+        sampler=SamplerConfig(solver="ancestral"),
+    ),
 }
 """By name; `docs/baselines.md` says what of each is built."""

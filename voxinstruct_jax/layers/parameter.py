@@ -66,9 +66,9 @@ def zeros(key: jax.Array, shape: tuple[int, ...]) -> Float[Array, "..."]:
     return jnp.zeros(shape)
 
 
-def freeze(module: nnx.Module) -> None:
-    """Turns the plain parameters below `module` into `FrozenParam`; subclasses of `nnx.Param` (LoRA) stay trainable."""
+def freeze(module: nnx.Module, *, adapters: bool = False) -> None:
+    """Turns the plain parameters below `module` into `FrozenParam`; adapters (LoRA) stay trainable unless named too."""
     for _, node in nnx.iter_modules(module):
         for name, value in list(vars(node).items()):
-            if type(value) is nnx.Param:
+            if type(value) is nnx.Param or (adapters and isinstance(value, LoRAParam)):
                 setattr(node, name, make_param(value[...], value.get_metadata().get("out_sharding"), kind=FrozenParam))

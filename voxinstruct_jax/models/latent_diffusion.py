@@ -13,7 +13,7 @@ from voxinstruct_jax.layers.execution import Execution
 from voxinstruct_jax.models.conditions import Conditions
 from voxinstruct_jax.models.mmdit import MMDiT, MMDiTConfig
 
-__all__ = ["LatentDiffusion"]
+__all__ = ["LatentDiffusion", "side_by_side"]
 
 
 class LatentDiffusion(nnx.Module):
@@ -85,3 +85,13 @@ class LatentDiffusion(nnx.Module):
             source=jnp.where(shown[..., None], source, 0),
             task_tag=jnp.where(shown, tags[:, None], 0).astype(jnp.float32),
         )
+
+
+def side_by_side(network: MMDiT, latents: LatentSpace) -> LatentDiffusion:
+    """The same two, not copies of them, as one model: of several networks that share their latents."""
+    return _Pair(network, latents)
+
+
+class _Pair(LatentDiffusion):
+    def __init__(self, network: MMDiT, latents: LatentSpace) -> None:
+        self.network, self.latents = network, latents

@@ -47,6 +47,8 @@ class MMDiTConfig:
     """
 
     latent_channels: int
+    output_channels: int = 0
+    """Of what comes out; 0 = as many as go in."""
     source: bool = False
     """Whether the network also reads a source's latents and a task tag: X = [z_t | z_s | m]."""
     model_dim: int = 1024
@@ -84,10 +86,10 @@ class MMDiTConfig:
         for name in ("kernel_size", "text_kernel_size", "embedder_kernel_size", "head_kernel_size"):
             if getattr(self, name) % 2 != 1:
                 raise ConfigError(f"model.{name}: {getattr(self, name)} must be odd")
-        if self.model_dim % self.num_heads or self.single_blocks < 0:
+        if self.model_dim % self.num_heads or min(self.single_blocks, self.output_channels) < 0:
             raise ConfigError(
                 f"model: model_dim {self.model_dim} must be a multiple of num_heads {self.num_heads}, "
-                f"single_blocks {self.single_blocks} at least 0"
+                f"single_blocks {self.single_blocks} and output_channels {self.output_channels} at least 0"
             )
         if self.rotary_dims % 2 or not 0 <= self.rotary_dims <= self.head_dim:
             raise ConfigError(f"model.rotary_dims: {self.rotary_dims} must be even and at most {self.head_dim}")
@@ -409,7 +411,7 @@ class _Time(nnx.Module):
 
 
 class MMDiT(nnx.Module):
-    """The network: noisy latents, a time and conditions to a prediction of the latents' shape.
+    """The network: noisy latents, a time and conditions to a prediction of the latents' shape, or of other channels.
 
     Source:
         UNISON (arXiv 2605.31530), section 3.4; InstructAudio (arXiv 2511.18487), section 2.4; both after Esser et al.
@@ -433,7 +435,8 @@ class MMDiT(nnx.Module):
         self.joint_blocks = nnx.List([_JointBlock(config, last=k == last, **options) for k in range(last + 1)])
         self.single_blocks = nnx.List([_SingleBlock(config, **options) for _ in range(config.single_blocks)])
         self.head_modulation = Affine((dim,), (2, dim), ("embed", None, None), init=zeros, rngs=rngs)
-        self.head = Conv((config.head_kernel_size, dim, config.latent_channels), ("embed", None), init=zeros, rngs=rngs)
+        outputs = config.output_channels or config.latent_channels
+        self.head = Conv((config.head_kernel_size, dim, outputs), ("embed", None), init=zeros, rngs=rngs)
 
     def encode_text(
         self,
@@ -470,7 +473,7 @@ class MMDiT(nnx.Module):
         t: Float[Array, " batch"],
         conditions: Conditions,
         frame_mask: Bool[Array, "batch time"],
-    ) -> Float[Array, "batch time channel"]:
+    ) -> Float[Array, "batch time output"]:
         """Predicts; undefined at padding.
 
         Args:

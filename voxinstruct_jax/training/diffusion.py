@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from voxinstruct_jax.text.phones import NUM_PHONES
 from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
 from voxinstruct_jax.training.optimizer import OptimizerConfig
 from voxinstruct_jax.training.step import Mean, StepConfig
-from voxinstruct_jax.training.task import Program, Task, TrainConfig, identity
+from voxinstruct_jax.training.task import Program, StoredPart, Task, TrainConfig, identity
 
 __all__ = [
     "DiffusionExperiment",
@@ -51,6 +51,7 @@ __all__ = [
     "latent_loss",
     "row_keys",
     "row_mean",
+    "sound_task",
 ]
 
 TIME_BINS = 4
@@ -183,8 +184,34 @@ def diffusion_task(experiment: DiffusionExperiment) -> Task:
         ConfigError: The network or its latents need weights or states that are not given.
         InputError: The data cannot be read.
     """
+    return sound_task("diffusion", experiment, diffusion_program(experiment), experiment.model)
+
+
+def sound_task(
+    kind: str,
+    experiment: Any,
+    program: Program,
+    network: MMDiTConfig,
+    *,
+    initial: Mapping[str, StoredPart] | None = None,
+    **further: Any,
+) -> Task:
+    """Makes an experiment on `SoundData` ready.
+
+    Args:
+        kind: Of the run.
+        experiment: With the fields of `DiffusionExperiment`; its model and objective may be others.
+        program: What is computed in a step.
+        network: What reads the batches.
+        initial: Where parts of the model begin.
+        **further: What is part of the run's identity besides.
+
+    Raises:
+        ConfigError: The network or its latents need weights or states that are not given.
+        InputError: The data cannot be read.
+    """
     tokenizer, data = PronunciationTokenizer(), experiment.data
-    _check_parts(experiment, tokenizer)
+    _check_parts(experiment, network, tokenizer)
     pool, data_fingerprint = open_pool(data, experiment.latents.sample_rate)
     batches = SoundBatches(
         pool,
@@ -197,7 +224,7 @@ def diffusion_task(experiment: DiffusionExperiment) -> Task:
     if latents.part:
         parts["latents"] = {latents.part: Path(experiment.latent_weights)}
     return Task(
-        program=diffusion_program(experiment),
+        program=program,
         batches=batches,
         count_tokens=lambda batch: int((-(-batch.num_samples // latents.hop_length)).sum()),
         count_audio_s=lambda batch: float(batch.num_samples.sum()) / latents.sample_rate,
@@ -210,8 +237,9 @@ def diffusion_task(experiment: DiffusionExperiment) -> Task:
         step=experiment.step,
         mesh=experiment.mesh,
         frozen=parts,
+        initial=initial or {},
         identity=identity(
-            "diffusion",
+            kind,
             data_fingerprint,
             experiment.train,
             model=experiment.model,
@@ -219,6 +247,7 @@ def diffusion_task(experiment: DiffusionExperiment) -> Task:
             objective=experiment.diffusion,
             optimizer=experiment.optimizer,
             batch=without_places(data),
+            **further,
         ),
     )
 
@@ -249,8 +278,7 @@ def abstract_sound_batch(experiment: DiffusionExperiment, mesh: Mesh) -> SoundBa
     )
 
 
-def _check_parts(experiment: DiffusionExperiment, tokenizer: PronunciationTokenizer) -> None:
-    model = experiment.model
+def _check_parts(experiment: Any, model: MMDiTConfig, tokenizer: PronunciationTokenizer) -> None:
     if model.text_encoder is None:
         raise ConfigError(
             "model.text_encoder: none is given, and states of an encoder that is run apart cannot be read yet; take a "

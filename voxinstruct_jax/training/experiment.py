@@ -4,6 +4,7 @@ Files in `configs/` build one; `--a.b value` on the command line changes it; `co
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -25,6 +26,7 @@ from voxinstruct_jax.training.diffusion import (
     diffusion_program,
     diffusion_task,
 )
+from voxinstruct_jax.training.distillation import DistillationExperiment, distillation_task
 from voxinstruct_jax.training.grad_tts import (
     GradTTSExperiment,
     abstract_phone_batch,
@@ -32,6 +34,7 @@ from voxinstruct_jax.training.grad_tts import (
     grad_tts_task,
 )
 from voxinstruct_jax.training.language_model import abstract_batch
+from voxinstruct_jax.training.masked_latents import MaskedLatentsExperiment, masked_latents_task
 from voxinstruct_jax.training.mel_vae import MelVAEExperiment, mel_vae_task
 from voxinstruct_jax.training.mel_vocoder import MelVocoderExperiment, mel_vocoder_task
 from voxinstruct_jax.training.nar import NARExperiment, nar_program, nar_task
@@ -53,8 +56,29 @@ __all__ = [
 
 Denoising = DiffusionExperiment | GradTTSExperiment | CodecFlowExperiment
 """Experiments of denoisers, whose rows are all of one length."""
-Experiment = CodecExperiment | ARExperiment | NARExperiment | MelVAEExperiment | MelVocoderExperiment | Denoising
+Experiment = (
+    CodecExperiment
+    | ARExperiment
+    | NARExperiment
+    | MelVAEExperiment
+    | MelVocoderExperiment
+    | DistillationExperiment
+    | MaskedLatentsExperiment
+    | Denoising
+)
 Plannable = ARExperiment | NARExperiment | Denoising
+_TASKS: dict[type, Callable[[Any], Task]] = {
+    CodecExperiment: codec_task,
+    ARExperiment: ar_task,
+    NARExperiment: nar_task,
+    DiffusionExperiment: diffusion_task,
+    GradTTSExperiment: grad_tts_task,
+    CodecFlowExperiment: codec_flow_task,
+    DistillationExperiment: distillation_task,
+    MaskedLatentsExperiment: masked_latents_task,
+    MelVAEExperiment: mel_vae_task,
+    MelVocoderExperiment: mel_vocoder_task,
+}
 
 
 def build_task(experiment: Experiment) -> Task:
@@ -63,23 +87,7 @@ def build_task(experiment: Experiment) -> Task:
     Raises:
         InputError: The data is missing or does not fit the model.
     """
-    match experiment:
-        case CodecExperiment():
-            return codec_task(experiment)
-        case ARExperiment():
-            return ar_task(experiment)
-        case NARExperiment():
-            return nar_task(experiment)
-        case DiffusionExperiment():
-            return diffusion_task(experiment)
-        case GradTTSExperiment():
-            return grad_tts_task(experiment)
-        case CodecFlowExperiment():
-            return codec_flow_task(experiment)
-        case MelVAEExperiment():
-            return mel_vae_task(experiment)
-        case MelVocoderExperiment():
-            return mel_vocoder_task(experiment)
+    return _TASKS[type(experiment)](experiment)
 
 
 def program_of(experiment: Plannable) -> Program:

@@ -27,7 +27,7 @@ from voxinstruct_jax.training.guard import Guard
 from voxinstruct_jax.training.metrics import MetricsLog
 from voxinstruct_jax.training.optimizer import learning_rate, make_optimizer
 from voxinstruct_jax.training.step import Trainer, TrainState, build_trainer
-from voxinstruct_jax.training.task import Task
+from voxinstruct_jax.training.task import StoredPart, Task
 
 __all__ = ["Sampler", "TrainResult", "train"]
 
@@ -79,7 +79,7 @@ def train(task: Task, experiment: Any, out: Path, *, report: Report, sampler: Sa
         )
         store = RunStore(out / "states", keep=task.train.keep, best_of=task.train.best_of)
         try:
-            state = _restore(store, trainer) or _put_frozen(task.frozen, _start_from(task.train.init_from, trainer))
+            state = _restore(store, trainer) or _first_state(task, trainer)
             return _Run(task, trainer, store, out, report, sampler).go(state, began)
         finally:
             store.close()
@@ -338,6 +338,11 @@ def _restore(store: RunStore, trainer: Trainer) -> TrainState | None:
     return None if step is None else store.restore(step, trainer.shapes)
 
 
+def _first_state(task: Task, trainer: Trainer) -> TrainState:
+    started = _start_from(task.train.init_from, trainer)
+    return _put_initial(task.initial, _put_frozen(task.frozen, started))
+
+
 def _start_from(folder: str, trainer: Trainer) -> TrainState:
     """The state of step 0, with other weights if a folder is given: of the last stage's run, or of the mT5 encoder."""
     state = trainer.init()
@@ -376,6 +381,26 @@ def _put_frozen(folders: Mapping[str, Any], state: TrainState) -> TrainState:
         return {**like, **{name: put(like[name], inner) for name, inner in place.items()}}
 
     return dataclasses.replace(state, rest=put(state.rest, folders)) if folders else state
+
+
+def _put_initial(parts: Mapping[str, StoredPart], state: TrainState) -> TrainState:
+    """The state with parts of the model taken from weights folders, whatever of them is trained."""
+
+    def put(like: Any) -> Any:
+        return {**like, **{name: read(like[name], part) for name, part in parts.items() if name in like}}
+
+    def read(like: Any, part: StoredPart) -> Any:
+        _, arrays = load_weights(part.folder)
+        try:
+            return _take(like, arrays[part.name])
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{part.folder}: weights of another model ({error}); give another folder") from error
+
+    if not parts:
+        return state
+    params = put(state.params)
+    ema = jax.tree.map(lambda leaf: leaf + 0, params) if state.ema is not None else None
+    return dataclasses.replace(state, params=params, rest=put(state.rest), ema=ema)
 
 
 def _take(like: Any, arrays: Any) -> Any:

@@ -15,7 +15,7 @@ from voxinstruct_jax.training.flops import BatchFlops
 from voxinstruct_jax.training.optimizer import OptimizerConfig
 from voxinstruct_jax.training.step import Objective, StepConfig
 
-__all__ = ["Program", "Task", "TrainConfig", "identity"]
+__all__ = ["Program", "StoredPart", "Task", "TrainConfig", "identity"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,6 +57,15 @@ class Program:
     """None where no count is known (codec)."""
 
 
+@dataclasses.dataclass(frozen=True)
+class StoredPart:
+    """A part of what a weights folder holds."""
+
+    folder: Path
+    name: str
+    """Key of the part among the folder's arrays."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task:
     """One experiment, made ready for the loop."""
@@ -84,6 +93,8 @@ class Task:
     """One line on the data, shown at the start."""
     frozen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Weights folders (Path) of frozen parts, nested as the parts are in the model; a new run starts with them."""
+    initial: Mapping[str, StoredPart] = dataclasses.field(default_factory=dict)
+    """Where parts of the model begin, trained and frozen ones alike, such as a student and its teacher."""
     identity: dict[str, str]
     """Fingerprints that must agree for a run to be continued."""
 
