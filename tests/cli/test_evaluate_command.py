@@ -88,7 +88,7 @@ def test_results_are_evaluated_and_compared_in_one_command(command, results):
     assert code == 0
     [line] = [line for line in output.splitlines() if line.startswith("wer.vox ")]
     assert line.split()[1:4] == ["0.1111", "0", "+0.111"]
-    assert line.rstrip().endswith("0/2/1")
+    assert line.rstrip().endswith("0/2/1  differs on 1 of 6 sentences that a claim needs")
     code, output, _ = command(
         "compare", out / "evaluated" / "a", out / "evaluated" / "b", "--out", out, "--json", *JUDGED
     )
