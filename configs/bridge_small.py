@@ -5,9 +5,10 @@ has spoken. As the NAR model, it reads the semantic units and the instruction be
 
 Run: voxinstruct train configs/bridge_small.py --out runs/bridge_small
 Hardware: two CPU cores.
-Cost: 600 steps of 8 stretches of 96 frames, some five minutes.
+Cost: 600 steps of 8 stretches of 96 frames, five to ten minutes.
 Expect: loss, the squared error of the latents, falls below `error_first_codebook`, that of the first codebook alone.
-Measured: by the tests, on synthetic tokens.
+Measured: 2026-11-22, 100 steps (`--train.steps 100 --optimizer.decay-steps 100 --optimizer.warmup-steps 20`), mean of
+    the last five logged: loss 0.114 against 0.135 for the first codebook.
 """
 
 from voxinstruct_jax.audio.codec import CodecConfig

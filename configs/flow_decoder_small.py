@@ -5,10 +5,11 @@ an AR model says units, the flow makes what the embedded voice's codec decodes. 
 
 Run: voxinstruct train configs/flow_decoder_small.py --out runs/flow_decoder_small
 Hardware: two CPU cores.
-Cost: 600 steps of 8 stretches of 96 frames, some five minutes.
+Cost: 600 steps of 8 stretches of 96 frames, five to ten minutes.
 Expect: loss, the squared error of the latents, falls well below that of their mean (`loss_trivial`), `loss_t3` (near
     the noise) towards what the units leave open.
-Measured: by the tests, on synthetic tokens.
+Measured: 2026-11-22, 100 steps (`--train.steps 100 --optimizer.decay-steps 100 --optimizer.warmup-steps 20`), mean of
+    the last five logged: loss 0.36 against 1.07 for the mean.
 """
 
 from voxinstruct_jax.audio.codec import CodecConfig
