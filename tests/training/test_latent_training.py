@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from voxinstruct_jax.audio.spectrogram import MelConfig
 from voxinstruct_jax.checkpoints.run import RunStore
 from voxinstruct_jax.checkpoints.weights import load_weights, save_weights
 from voxinstruct_jax.cli.convert import export_run
+from voxinstruct_jax.cli.experiments import load_experiment
 from voxinstruct_jax.config import ConfigError, InputError, from_dict, to_dict
 from voxinstruct_jax.data.sound_batches import SoundData
 from voxinstruct_jax.diffusion.guidance import single
@@ -32,6 +34,7 @@ from voxinstruct_jax.training.distillation import (
     DistillationConfig,
     DistillationExperiment,
     Student,
+    distillation_program,
     distillation_task,
 )
 from voxinstruct_jax.training.masked_latents import MaskedLatentsExperiment, masked_latents_task
@@ -187,6 +190,15 @@ def test_a_student_takes_its_teacher_s_pairs(data, teacher):
         return loss_of(task.program.objective(model, batch, jax.random.key(0))[0])
 
     assert jax.eval_shape(first_loss, jax.tree.map(jnp.asarray, task.batches[0])).shape == ()
+
+
+@pytest.mark.parametrize("name", ["consistency_small", "dmd_small"])
+def test_of_a_configuration_s_parts_only_the_student_s_are_trained(name):
+    experiment = load_experiment(str(Path(__file__).parents[2] / "configs" / f"{name}.py"))
+    model = nnx.eval_shape(lambda: distillation_program(experiment).build_model(nnx.Rngs(0)))
+    _, trained, frozen = nnx.split(model, nnx.Param, ...)
+    assert set(trained) == ({"network"} if name == "consistency_small" else {"network", "fake"})
+    assert set(frozen) == ({"teacher", "target"} if name == "consistency_small" else {"teacher"})
 
 
 def test_teachers_that_do_not_fit_are_refused(data, teacher, tmp_path):
