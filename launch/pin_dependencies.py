@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
-TABLE = re.compile(r"^\[tool\.uv\]\n.*?(?=^\[|\Z)", re.MULTILINE | re.DOTALL)
+PINS = re.compile(r"^constraint-dependencies = \[\n.*?^\]\n", re.MULTILINE | re.DOTALL)
 COMPILE = (
     "uv pip compile pyproject.toml --all-extras --group dev --no-header --no-annotate --no-emit-index-url "
     "--no-emit-find-links --upgrade --quiet"
@@ -20,7 +20,7 @@ COMPILE = (
 
 def main() -> int:
     """Resolves without the old constraints, then writes the new ones."""
-    bare = TABLE.sub("", PYPROJECT.read_text()).rstrip() + "\n"
+    bare = PINS.sub("", PYPROJECT.read_text())
     PYPROJECT.write_text(bare)
     found = subprocess.run(COMPILE.split(), cwd=PYPROJECT.parent, capture_output=True, text=True, check=False)
     if found.returncode:
@@ -28,7 +28,7 @@ def main() -> int:
         return 1
     pins = [line.split(" ;")[0].strip() for line in found.stdout.splitlines() if "==" in line]
     rows = "".join(f'    "{pin}",\n' for pin in pins)
-    PYPROJECT.write_text(f"{bare}\n[tool.uv]\nconstraint-dependencies = [\n{rows}]\n")
+    PYPROJECT.write_text(f"{bare.rstrip()}\nconstraint-dependencies = [\n{rows}]\n")
     print(f"{len(pins)} versions pinned")
     return 0
 

@@ -114,7 +114,7 @@ def test_readme_begins_with_the_two_commands():
     assert {language for language, _ in blocks} <= {"sh", "bash"}
     assert [body.splitlines() for _, body in blocks] == [
         ["pip install -q uv", "uv run voxinstruct demo"],
-        ["pip install -q uv", "uv run --all-extras pytest -q -n 2"],
+        ["pip install -q uv", "uv run --all-extras --group dev pytest -q -n 2"],
     ]
 
 
