@@ -110,7 +110,7 @@ def load_asr(folder: str | os.PathLike[str] | None = None, *, num_threads: int =
     return Asr(place, place.name, num_threads=num_threads)
 
 
-def _as_heard(samples: Float[np.ndarray, " sample"], sample_rate: int) -> Float[np.ndarray, " sample"]:
+def _as_heard(samples: Float[np.ndarray, " sample"], sample_rate: int) -> Float[np.ndarray, " heard"]:
     clean = np.clip(np.nan_to_num(np.asarray(samples, np.float32)), -1.0, 1.0)
     return import_module("soxr").resample(clean, sample_rate, JUDGE_RATE).astype(np.float32)
 
