@@ -1,5 +1,6 @@
 """`convert`: the release and single parts to weights folders, and all of it back."""
 
+import dataclasses
 import importlib
 import json
 from pathlib import Path
@@ -14,7 +15,10 @@ from voxinstruct_jax.cli.main import main
 from voxinstruct_jax.config import InputError
 from voxinstruct_jax.interop.folders import PARTS, open_part, open_voxinstruct
 from voxinstruct_jax.interop.keys import fill, flat_weights
+from voxinstruct_jax.interop.pytorch_files import write_pytorch
 from voxinstruct_jax.interop.tensors import read_folder, read_tensors, write_safetensors
+from voxinstruct_jax.interop.unison import export_unison
+from voxinstruct_jax.models.mmdit import MMDiT, MMDiTConfig
 from voxinstruct_jax.voice import load_part
 
 MT5_SETTINGS = {"model_type": "mt5", "vocab_size": 11, "d_model": 8, "d_kv": 4, "d_ff": 12, "num_layers": 1}
@@ -225,6 +229,38 @@ def test_every_port_goes_there_and_back(tmp_path, kind):
         np.testing.assert_array_equal(second[path], array, err_msg=path)
 
 
+def golden_weights(name, start):
+    with np.load(Path(__file__).parents[1] / "golden" / f"{name}_tiny.npz") as arrays:
+        return {key.removeprefix(start): arrays[key].astype(np.float32) for key in arrays if key.startswith(start)}
+
+
+@pytest.mark.parametrize(
+    ("port", "kind", "file", "start", "options"),
+    [("mmaudio_vae", "mel_vae", "v1-44.pth", "44k/w/", ["--scale", "0.5"]), ("unison", "mmdit", "", "", [])],
+)
+def test_parts_of_the_diffusion_baselines_go_there_and_back(tmp_path, port, kind, file, start, options):
+    source = tmp_path / "source"
+    if port == "unison":
+        config = dataclasses.replace(
+            MMDiTConfig.unison(joint_blocks=1, latent_channels=2), model_dim=96, num_heads=1, text_dim=3
+        )
+        export_unison(draw(MMDiT, config), source)
+    else:
+        source.mkdir()
+        write_pytorch(source / file, golden_weights(port, start))
+    assert main(["convert", port, str(source / file), *options, "--out", str(tmp_path / "ours")]) == 0
+    found, part = open_part(tmp_path / "ours")
+    assert found == kind
+    if kind == "mel_vae":
+        np.testing.assert_allclose(part.latent_statistics.variance[...], 2.0**2 - 1e-4)
+    assert main(["convert", str(tmp_path / "ours"), "--to", "original", "--out", str(tmp_path / "back")]) == 0
+    name = file or "model.safetensors"
+    first, second = read_tensors(source / name), read_tensors(tmp_path / "back" / name)
+    assert first.keys() == second.keys()
+    for key, array in first.items():
+        np.testing.assert_allclose(second[key], array, rtol=2e-7, err_msg=key)
+
+
 def test_units_of_a_joblib_file(tmp_path):
     source = Path(__file__).parents[1] / "golden" / "kmeans.bin"
     assert main(["convert", "kmeans", str(source), "--out", str(tmp_path / "units")]) == 0
@@ -241,6 +277,8 @@ def test_units_of_a_joblib_file(tmp_path):
         (["voxinstruct", "--ar", "a.pyt", "--nar", "b.pyt", "--out", "x"], 1, "a.pyt: no file to read"),
         (["voxinstruct", "--ar", "a", "--nar", "b", "--vocos", "c", "--out", "x"], 2, "give --encodec, too"),
         (["mt5", "nowhere", "--out", "x"], 1, "no model folder"),
+        (["unison", "nowhere", "--out", "x"], 1, "nowhere: no file to read"),
+        (["mmaudio_vae", "nowhere", "--scale", "-1", "--out", "x"], 1, "scale -1.0 must be above 0"),
         (["nowhere", "--to", "original", "--out", "x"], 1, "no checkpoint here"),
         (["nowhere", "--to", "else", "--out", "x"], 2, "--to"),
     ],

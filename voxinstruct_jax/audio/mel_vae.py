@@ -21,9 +21,14 @@ __all__ = ["MelVAE", "MelVAEConfig", "Posterior"]
 
 POOL = 2
 """Mel frames of a latent."""
+BLOCKS_DOWN, BLOCKS_UP = 2, 3
+"""A level of the encoder, and of the decoder."""
 MIX = 0.3
 """Share of a residual branch."""
 MAX_ACTIVATION = 256.0
+"""Of what a block gives."""
+EPSILON, LEAST_SQUARE = 1e-4, 1e-20
+"""Added to a root mean square, as EDM2 does, and below the root, for the gradient of a frame of zeros."""
 STATISTICS_RATE = 0.01
 SMALLEST_VARIANCE = 1e-4
 
@@ -102,7 +107,7 @@ class _Conv(nnx.Module):
 
     def __call__(self, x: Float[Array, "batch time inputs"]) -> Float[Array, "batch time outputs"]:
         kernel = self.kernel[...]
-        kernel = kernel * jax.lax.rsqrt(jnp.square(kernel).sum((0, 1)) + 1e-8)
+        kernel = _unit(kernel, axes=(0, 1)) * kernel[..., 0].size ** -0.5
         return jax.lax.conv_general_dilated(x, kernel, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"))
 
 
@@ -123,10 +128,10 @@ class _Attention(nnx.Module):
     """One head over all frames, mixed into its input."""
 
     def __init__(self, dim: int, *, rngs: nnx.Rngs) -> None:
-        self.query, self.key, self.value, self.output = (_Conv(dim, dim, 1, rngs=rngs) for _ in range(4))
+        self.projection, self.output = _Conv(dim, 3 * dim, 1, rngs=rngs), _Conv(dim, dim, 1, rngs=rngs)
 
     def __call__(self, x: Float[Array, "batch time dim"]) -> Float[Array, "batch time dim"]:
-        query, key, value = (_unit(part(x)) for part in (self.query, self.key, self.value))
+        query, key, value = (_unit(part) for part in jnp.split(self.projection(x), 3, axis=-1))
         scores = jnp.einsum("btd,bsd->bts", query, key) * x.shape[-1] ** -0.5
         return _mixed(x, self.output(jnp.einsum("bts,bsd->btd", jax.nn.softmax(scores), value)))
 
@@ -175,7 +180,8 @@ class MelVAE(nnx.Module):
         self.first = _Conv(bins, config.model_dim, 3, **options)
         blocks, inputs = [], config.model_dim
         for width in widths:
-            blocks += [_Block(inputs, width, **options), _Block(width, width, **options)]
+            blocks += [_Block(inputs, width, **options)]
+            blocks += [_Block(width, width, **options) for _ in range(BLOCKS_DOWN - 1)]
             inputs = width
         self.encoder = nnx.List(blocks)
         self.down = nnx.List([_Conv(widths[0], widths[0], 1, **options) for _ in range(2)])
@@ -185,7 +191,8 @@ class MelVAE(nnx.Module):
         self.decoder_middle = _middle(inputs, rngs)
         blocks = []
         for width in reversed(widths):
-            blocks += [_Block(inputs, width, **options), *(_Block(width, width, **options) for _ in range(2))]
+            blocks += [_Block(inputs, width, **options)]
+            blocks += [_Block(width, width, **options) for _ in range(BLOCKS_UP - 1)]
             inputs = width
         self.decoder = nnx.List(blocks)
         self.up = _Conv(widths[1], widths[1], 3, **options)
@@ -202,20 +209,20 @@ class MelVAE(nnx.Module):
     def posterior(self, mel: Float[Array, "batch frame bin"]) -> Posterior:
         """Encodes a standardised spectrogram; `time = frame / 2`."""
         x = self.first(mel)
-        for number, block in enumerate(self.encoder):
-            x = block(x)
-            if number == 1:  # after the first level
+        for number, block in enumerate(self.encoder, start=1):
+            x = _clip(block(x))
+            if number == BLOCKS_DOWN:  # after the first level
                 x = self.down[1](self.down[0](x).reshape(x.shape[0], -1, POOL, x.shape[2]).mean(2))
-        outputs = self.to_latent(_silu(_through(self.encoder_middle, x))) * (1 + self.gain[...][0])
+        outputs = self.to_latent(_silu(_clip(_through(self.encoder_middle, x)))) * (1 + self.gain[...][0])
         mean, log_variance = jnp.split(outputs, 2, axis=-1)
         return Posterior(mean, jnp.clip(log_variance, -20.0, 10.0))
 
     def reconstruct(self, latents: Float[Array, "batch time channel"]) -> Float[Array, "batch frame bin"]:
         """Decodes raw latents to a standardised spectrogram."""
-        x = _through(self.decoder_middle, self.from_latent(latents))
-        upsampled = 3 * (len(self.config.encoder_multiples) - 1)
+        x = _clip(_through(self.decoder_middle, self.from_latent(latents)))
+        upsampled = BLOCKS_UP * (len(self.config.encoder_multiples) - 1)
         for number, block in enumerate(self.decoder, start=1):
-            x = block(x)
+            x = _clip(block(x))
             if number == upsampled:
                 x = self.up(jnp.repeat(x, POOL, axis=1))
         return self.last(_silu(x)) * (1 + self.gain[...][1])
@@ -240,14 +247,19 @@ def _through(blocks: Any, x: Array) -> Array:
     return x
 
 
-def _unit(x: Float[Array, "batch time dim"]) -> Float[Array, "batch time dim"]:
-    """Scales each frame to unit mean square."""
-    return x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + 1e-8)
+def _unit(x: Float[Array, "..."], axes: int | tuple[int, ...] = -1) -> Float[Array, "..."]:
+    """Scales to unit mean square over the axes; by default each frame."""
+    mean_square = jnp.square(x).mean(axes, keepdims=True)
+    return x / (EPSILON + jnp.sqrt(mean_square + LEAST_SQUARE))
+
+
+def _clip(x: Float[Array, "batch time dim"]) -> Float[Array, "batch time dim"]:
+    return jnp.clip(x, -MAX_ACTIVATION, MAX_ACTIVATION)
 
 
 def _silu(x: Float[Array, "batch time dim"]) -> Float[Array, "batch time dim"]:
     """SiLU that keeps unit variance; Karras et al. 2024, equation 81."""
-    return jax.nn.silu(jnp.clip(x, -MAX_ACTIVATION, MAX_ACTIVATION)) / 0.596
+    return jax.nn.silu(x) / 0.596
 
 
 def _mixed(x: Float[Array, "batch time dim"], y: Float[Array, "batch time dim"]) -> Float[Array, "batch time dim"]:

@@ -18,8 +18,13 @@ PORTS = {
     "encodec": "EnCodec at 24 kHz: a Hugging Face folder or the original file; with --vocos for its sound",
     "mimi": "Mimi: a Hugging Face folder",
     "vocos": "Vocos: a folder with config.yaml",
+    "mmaudio_vae": "MMAudio's audio autoencoder: v1-16.pth or v1-44.pth",
+    "unison": "the transformer of UNISON's release: model.safetensors or its folder",
 }
 """Each has `load_NAME(source)` and `export_NAME(module, folder)` in the room `interop`."""
+
+PORT_OF = {"mel_vocos": "vocos", "mel_vae": "mmaudio_vae", "mmdit": "unison"}
+"""Kind of part → its port, where that has another name."""
 
 TRAINED_AGAINST = ("discriminator", "teacher", "target", "fake")
 """Parts that a codec or a student has beside it while it is trained, and never after."""
@@ -38,6 +43,7 @@ EXAMPLE = """examples:
       --kmeans hubert_base_ls960_L9_km500.bin --out voice
   a single part
     voxinstruct convert encodec encodec_24khz --vocos vocos-encodec-24khz --out voice/codec
+    voxinstruct convert mmaudio_vae v1-44.pth --scale 0.5 --out vae_of_unison
     voxinstruct convert kmeans hubert_base_ls960_L9_km500.bin --out voice/units
   back: a voice to the release's two files, weights to safetensors (and from there again), a part to its original form
     voxinstruct convert voice --to release --out released
@@ -142,11 +148,15 @@ def _convert_part(kind: str, arguments: list[str]) -> int:
         parser.add_argument("--vocos", type=Path, help="a Vocos folder, to turn the codes into sound")
     if kind == "kmeans":
         parser.add_argument("--layer", type=int, default=PAPER_LAYER, help="of HuBERT (default: 9, the paper's)")
+    if kind == "mmaudio_vae":
+        parser.add_argument("--scale", type=float, default=1.0, help="of the latents (default: 1; UNISON's are of 0.5)")
     options = parse(parser, arguments)
     if kind == "kmeans":
         _write_units(options.source, options.out, options.layer)
     elif kind == "encodec":
         _write_codec(options.source, options.vocos, options.out, options.dtype)
+    elif kind == "mmaudio_vae":
+        _write_port(kind, options.source, options.out, options.dtype, scale=options.scale)
     else:
         _write_port(kind, options.source, options.out, options.dtype)
     print(f"{options.out}: {kind}")
@@ -157,15 +167,13 @@ def _port(kind: str) -> Any:
     return importlib.import_module(f"voxinstruct_jax.interop.{kind}")
 
 
-def _write_port(kind: str, source: Path, out: Path, dtype: str) -> None:
-    from voxinstruct_jax.interop.folders import write_part
+def _write_port(kind: str, source: Path, out: Path, dtype: str, **settings: float) -> None:
+    from voxinstruct_jax.interop.folders import kind_of, write_part
 
-    module = getattr(_port(kind), f"load_{kind}")(source)
+    module = getattr(_port(kind), f"load_{kind}")(source, **settings)
     if kind == "mt5":
         module = module.encoder
-    if kind == "vocos" and type(module).__name__ == "MelVocos":
-        kind = "mel_vocos"
-    write_part(out, kind, module, source=source.name, dtype=dtype)
+    write_part(out, kind_of(module), module, source=source.name, dtype=dtype)
 
 
 def _write_codec(encodec: Path, vocos: Path | None, out: Path, dtype: str) -> None:
@@ -290,5 +298,5 @@ def _export_original(source: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     if kind == "mt5":
         module = _port("mt5").MT5(module)
-    name = kind.removeprefix("mel_")
+    name = PORT_OF.get(kind, kind)
     getattr(_port(name), f"export_{name}")(module, out)

@@ -27,6 +27,7 @@ from voxinstruct_jax.voice import VoiceConfig, load_part
 __all__ = [
     "RELEASE_SETTINGS",
     "from_safetensors",
+    "kind_of",
     "open_part",
     "open_voxinstruct",
     "to_safetensors",
@@ -53,6 +54,8 @@ PARTS = {
     "mimi": ("audio.mimi", "Mimi"),
     "vocos": ("audio.published_vocos", "CodeVocos"),
     "mel_vocos": ("audio.published_vocos", "MelVocos"),
+    "mel_vae": ("audio.mel_vae", "MelVAE"),
+    "mmdit": ("models.mmdit", "MMDiT"),
 }
 """Home and class of each kind of part; its settings are the class of that name and `Config`."""
 
@@ -69,6 +72,11 @@ def write_part(folder: Path, kind: str, module: Any, *, source: str, dtype: str 
     """
     weights = nnx.to_pure_dict(nnx.state(module))
     save_weights(folder, weights, _settings(kind, to_dict(module.config)), card=_card(kind, source), dtype=dtype)
+
+
+def kind_of(module: Any) -> str:
+    """Returns the kind of `PARTS` that a module is."""
+    return next(kind for kind, (_, name) in PARTS.items() if name == type(module).__name__)
 
 
 def write_pair(folder: Path, encodec: Any, vocos: Any, *, source: str, dtype: str = "float32") -> None:
