@@ -52,8 +52,8 @@ def tiny_voice_folder(tmp_path_factory):
     return write_tiny_voice(tmp_path_factory.mktemp("voices") / "tiny", "sequence")
 
 
-def write_tiny_voice(folder, timing):
-    """Writes a voice of tiny models with this timing."""
+def write_tiny_voice(folder, timing, **changes):
+    """Writes a voice of tiny models with this timing and these settings of both."""
     import dataclasses
 
     from voxinstruct_jax.audio.codec import CodecConfig, MelCodec
@@ -73,8 +73,9 @@ def write_tiny_voice(folder, timing):
         "channel_sizes": tokenizer.channel_sizes,
     }
     write_random_part(folder / "codec", "codec", codec, MelCodec)
-    write_random_part(folder / "ar", "ar", dataclasses.replace(ARConfig.tiny(**sizes), timing=timing), ARModel)
-    write_random_part(folder / "nar", "nar", dataclasses.replace(NARConfig.tiny(**sizes), timing=timing), NARModel)
+    for kind, config, model_class in (("ar", ARConfig, ARModel), ("nar", NARConfig, NARModel)):
+        model = dataclasses.replace(config.tiny(**sizes), timing=timing, **changes)
+        write_random_part(folder / kind, kind, model, model_class)
     centroids = np.random.default_rng(0).standard_normal((NUM_UNITS, 384), np.float32)
     save_weights(folder / "units", {"centroids": centroids}, {"kind": "units", "source": "none"}, card="# Random\n")
     settings = VoiceConfig(num_steps=(1,) * (codec.num_codebooks - 1), text_fingerprint=tokenizer.fingerprint)
@@ -96,6 +97,16 @@ def tiny_aligned_voice(tmp_path_factory):
     from voxinstruct_jax.voice import load
 
     return load(write_tiny_voice(tmp_path_factory.mktemp("voices") / "aligned", "aligned"))
+
+
+@pytest.fixture(scope="session")
+def make_tiny_voice(tmp_path_factory):
+    """Opens a tiny voice of a timing with these settings of both models."""
+    from voxinstruct_jax.voice import load
+
+    return lambda timing, **changes: load(
+        write_tiny_voice(tmp_path_factory.mktemp("voices") / "made", timing, **changes)
+    )
 
 
 @pytest.fixture(scope="session")

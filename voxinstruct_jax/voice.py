@@ -54,7 +54,7 @@ from voxinstruct_jax.models.llama import ComputeType
 from voxinstruct_jax.models.nar import NARConfig, NARModel
 from voxinstruct_jax.text.content import spoken_content
 from voxinstruct_jax.text.subword import SubwordRules, SubwordTokenizer
-from voxinstruct_jax.text.tokenizer import PronunciationTokenizer, TextTokenizer
+from voxinstruct_jax.text.tokenizer import PronunciationTokenizer, TextTokenizer, arrange_text
 from voxinstruct_jax.vocabulary import build_prompt, deduplicate, prompt_semantic_length
 
 __all__ = [
@@ -212,6 +212,12 @@ def load(path: str | os.PathLike[str] | None = None, *, dtype: ComputeType | Non
     ar = load_part(folder / "ar", ARConfig, ARModel, shared)
     ar = _laid_out(_in_precision(ar, ARModel, dtype))
     nar = _laid_out(_in_precision(load_part(folder / "nar", NARConfig, NARModel, shared), NARModel, dtype))
+    for name in ("text_form", "semantic"):
+        if getattr(ar.config, name) != getattr(nar.config, name):
+            raise InputError(
+                f"{folder}: {name} of the AR model is {getattr(ar.config, name)!r}, of the NAR model "
+                f"{getattr(nar.config, name)!r}; both read one text and one sequence"
+            )
     filled = nar.config.vocabulary.num_codebooks - 1
     if len(config.num_steps) != filled:
         raise InputError(
@@ -446,12 +452,13 @@ class Voice:
             guidance: Strengths; by default the voice's own.
         """
         frames = round(seconds * self.codec.config.frame_rate)
-        slots, passes = COST_TEXT_SLOTS + 2 * frames, sum(self.config.num_steps)
+        spoken = 2 * frames if self.ar.config.semantic else frames
+        slots, passes = COST_TEXT_SLOTS + spoken, sum(self.config.num_steps)
         branches = len(needed_branches(guidance or self.config.guidance))
         ar, nar = (_num_weights(part.state["backbone"]) for part in (self.ar, self.nar))
         ar += _num_weights(self.ar.state["head"])
         return Cost(
-            evaluations=2 * frames + passes,
+            evaluations=spoken + passes,
             operations=2.0 * slots * (branches * ar + passes * nar),
             seconds=frames / self.codec.config.frame_rate,
         )
@@ -463,19 +470,24 @@ class Voice:
             raise InputError("this voice follows the release, which is told the language; give language en or zh")
         if prompt_transcript is not None and utterance.prompt is None:
             raise InputError("prompt_transcript is given without a prompt; give the audio file too")
-        if self.ar.config.timing == "aligned":
-            # A prompt counts by its sound alone: there are no units of it in time with the text.
-            text, prompt_transcript = with_quotes(text, utterance.transcript, notes), None
+        model, guidance = self.ar.config, utterance.guidance or self.config.guidance
+        if model.timing == "aligned" or model.text_form != "instruction":
+            text = with_quotes(text, utterance.transcript, notes)
+        if model.timing == "aligned" or not model.semantic:
+            # A prompt counts by its sound alone: there are no units of it in time with the text, or none at all.
+            prompt_transcript = None
+        if not model.semantic:
+            guidance = dataclasses.replace(guidance, text_on_semantic=1.0, semantic_on_acoustic=1.0)
         prompt_codes, prompt_units = self._read_prompt(utterance.prompt, prompt_transcript, notes)
         if len(prompt_units) and prompt_transcript:
             text = _with_prompt_transcript(text, prompt_transcript)
-        tokens = self.tokenizer.encode(text)
+        tokens = arrange_text(self.tokenizer.encode(text), model.text_form)
         if len(tokens) > TEXT_WIDTHS[-1]:
             raise InputError(f"instruction has {len(tokens)} text tokens, at most {TEXT_WIDTHS[-1]}; shorten it")
         request = ARRequest(
             text_tokens=tokens,
-            prompt=build_prompt(self.ar.config.vocabulary, utterance.language, prompt_units, prompt_codes),
-            guidance=utterance.guidance or self.config.guidance,
+            prompt=build_prompt(model.vocabulary, utterance.language, prompt_units, prompt_codes),
+            guidance=guidance,
             limits=self._limits(text, utterance.transcript, utterance.max_duration_s, notes),
             seed=checked_seed(utterance.seed),
         )

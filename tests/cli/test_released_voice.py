@@ -18,7 +18,7 @@ from voxinstruct_jax.audio.waveform import read_audio, resample
 from voxinstruct_jax.checkpoints.weights import save_weights
 from voxinstruct_jax.cli.main import main
 from voxinstruct_jax.config import InputError
-from voxinstruct_jax.data.batches import BatchConfig, TokenBatches
+from voxinstruct_jax.data.batches import BatchConfig, ClipForm, TokenBatches
 from voxinstruct_jax.data.manifest import read_manifest, write_manifest
 from voxinstruct_jax.data.shards import ShardReader
 from voxinstruct_jax.interop.keys import fill, flat_weights
@@ -137,7 +137,7 @@ def test_its_parts_prepare_a_corpus_each_at_its_own_rate(folders, tmp_path, caps
     clips = [example.codes.shape[1] for example in (reader[record] for record in range(3))]
     assert (batches[0].part_ids == ACOUSTIC).sum() >= min(clips)
     with pytest.raises(InputError, match="semantic tokens at 50 Hz, codec frames at 75 Hz; aligned timing needs one"):
-        TokenBatches(reader, PronunciationTokenizer(), vocabulary, config, aligned=True)
+        TokenBatches(reader, PronunciationTokenizer(), vocabulary, config, form=ClipForm(aligned=True))
 
 
 @pytest.mark.parametrize(

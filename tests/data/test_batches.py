@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from voxinstruct_jax.config import ConfigError, InputError
-from voxinstruct_jax.data.batches import BatchConfig, TokenBatches, token_batches
+from voxinstruct_jax.data.batches import BatchConfig, ClipForm, TokenBatches, token_batches
 from voxinstruct_jax.data.packing import unpack
 from voxinstruct_jax.text.tokenizer import INSIDE_QUOTES, QUOTE_CHANNEL
 from voxinstruct_jax.vocabulary import PackedBatch, Vocabulary, expand, parse_layout
@@ -90,7 +90,7 @@ def test_a_late_step_needs_none_of_those_before_it(batches, reader, vocabulary, 
 PROCESSES = """
 import dataclasses, json, os, sys
 import numpy as np
-from voxinstruct_jax.data.batches import BatchConfig, TokenBatches, token_batches
+from voxinstruct_jax.data.batches import BatchConfig, ClipForm, TokenBatches, token_batches
 from voxinstruct_jax.data.shards import ShardReader
 from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
 from voxinstruct_jax.vocabulary import Vocabulary
@@ -98,8 +98,8 @@ from voxinstruct_jax.vocabulary import Vocabulary
 def host(out, first, last, start, count):
     config = BatchConfig(text_width=160, time_width=400, rows=8, seed=5, max_clips=5, prompt_ratio=0.5)
     vocabulary = Vocabulary(num_semantic=20, codebook_size=64, num_codebooks=3)
-    reader, rows = ShardReader(sys.argv[1]), (first, last)
-    batches = TokenBatches(reader, PronunciationTokenizer(), vocabulary, config, aligned=True, host_rows=rows)
+    reader, rows, form = ShardReader(sys.argv[1]), (first, last), ClipForm(aligned=True)
+    batches = TokenBatches(reader, PronunciationTokenizer(), vocabulary, config, form=form, host_rows=rows)
     for step, batch in enumerate(token_batches(batches, start_step=start, num_steps=count), start):
         arrays = {item.name: getattr(batch, item.name) for item in dataclasses.fields(batch)}
         np.savez(f"{out}/{first}-{step}.npz", **arrays)
@@ -206,17 +206,17 @@ ALIGNED = BatchConfig(text_width=160, time_width=400, rows=3, seed=3, max_clips=
 
 @pytest.fixture(scope="module")
 def aligned(timed_reader, timed_encoders, vocabulary) -> TokenBatches:
-    return TokenBatches(timed_reader, timed_encoders.tokenizer, vocabulary, ALIGNED, aligned=True)
+    return TokenBatches(timed_reader, timed_encoders.tokenizer, vocabulary, ALIGNED, form=ClipForm(aligned=True))
 
 
-def times_by_hand(durations, num_frames, prompt_frames):
+def times_by_hand(durations, num_frames, prompt_frames, semantic=True):
     """Slot by slot, in frames: text in the middle of its time, and each audio slot half a frame after the last one."""
     times, spoken = [], 0
     for half_frames in durations:
         times.append((spoken + half_frames / 2) / 2)
         spoken += half_frames
     times += [-1.5, -0.5]  # BOS, LANG
-    times += [frame + 0.5 for frame in range(num_frames)]
+    times += [frame + 0.5 for frame in range(num_frames) if semantic]
     times += [-prompt_frames - 0.5]  # EOS1
     times += [frame + 0.5 - prompt_frames for frame in range(prompt_frames + num_frames)]
     return [*times, num_frames + 0.5]  # EOS2
@@ -246,11 +246,39 @@ def test_aligned_batches_tell_when_each_slot_is_spoken(aligned, timed_reader, vo
     assert len(seen) > 10
 
 
+@pytest.mark.parametrize("form", ["content", "style_and_content"])
+def test_a_model_may_read_style_and_content_apart_and_no_semantic_tokens(
+    aligned, timed_reader, timed_encoders, vocabulary, form
+):
+    tokenizer, config = timed_encoders.tokenizer, dataclasses.replace(ALIGNED, description_free_ratio=0.0)
+    apart = ClipForm(aligned=True, text=form, semantic=False)
+    batches = TokenBatches(timed_reader, tokenizer, vocabulary, config, form=apart)
+    assert batches.fingerprint != aligned.fingerprint
+    assert batches.planner.summary().clips_per_step > aligned.planner.summary().clips_per_step
+    lengths = []
+    for step in range(6):
+        batch = batches[step]
+        for index, (clips, chosen) in enumerate(zip(unpack(batch), batches.chosen(step), strict=True)):
+            for segment, (each, clip) in enumerate(zip(chosen, clips, strict=True), 1):
+                example, lent = timed_reader[each.record], each.prompt_frames
+                language, units, codes = parse_layout(vocabulary, clip.layout)
+                assert (language, len(units)) == (example.language, 0)
+                np.testing.assert_array_equal(codes[:, lent:], example.codes)
+                whole = tokenizer.encode(example.instructions[each.variant])
+                lengths.append(len(whole) - len(clip.text_tokens))
+                spoken = clip.durations[clip.text_tokens[:, QUOTE_CHANNEL] == INSIDE_QUOTES]
+                np.testing.assert_array_equal(spoken, example.durations[1:-1])
+                assert clip.durations.sum() == 2 * example.codes.shape[1]
+                expected = times_by_hand(clip.durations.tolist(), example.codes.shape[1], lent, semantic=False)
+                assert batch.times[index][batch.segment_ids[index] == segment].tolist() == expected
+    assert max(lengths) > 0 if form == "content" else not any(lengths)
+
+
 def test_rows_are_planned_with_room_for_semantic_tokens_at_the_frame_rate(timed_reader, timed_encoders, vocabulary):
     """De-duplicated, more clips would be thought to fit."""
     config = dataclasses.replace(ALIGNED, time_width=160, prompt_ratio=0.0, description_free_ratio=1.0)
     kinds = [
-        TokenBatches(timed_reader, timed_encoders.tokenizer, vocabulary, config, aligned=aligned)
+        TokenBatches(timed_reader, timed_encoders.tokenizer, vocabulary, config, form=ClipForm(aligned=aligned))
         for aligned in (True, False)
     ]
     clips = [batches.planner.summary().clips_per_step for batches in kinds]
@@ -267,4 +295,4 @@ def test_aligned_batches_are_another_run(aligned, timed_reader, timed_encoders, 
 
 def test_data_without_durations_cannot_be_aligned(reader, vocabulary, letters):
     with pytest.raises(InputError, match="no durations of characters; prepare it with units that know phones"):
-        TokenBatches(reader, letters(), vocabulary, CONFIG, aligned=True)
+        TokenBatches(reader, letters(), vocabulary, CONFIG, form=ClipForm(aligned=True))

@@ -40,7 +40,7 @@ class Folder(ShardReader):
 
 
 def planner(count, **changes):
-    return Planner([Folder(count)], dataclasses.replace(CONFIG, **changes), Mixture(), aligned=False)
+    return Planner([Folder(count)], dataclasses.replace(CONFIG, **changes), Mixture())
 
 
 def columns(plan):

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from voxinstruct_jax.config import InputError, fingerprint
-from voxinstruct_jax.data.batches import TokenBatches
+from voxinstruct_jax.data.batches import ClipForm, TokenBatches
 from voxinstruct_jax.data.manifest import ManifestRows, Rejection, Row, write_manifest
 from voxinstruct_jax.data.plan import BatchConfig
 from voxinstruct_jax.data.prepare import BatchResults, instruction_variants, prepare, recount_text
@@ -408,7 +408,7 @@ def test_units_may_have_a_rate_of_their_own(tmp_path, rows, encoders, vocabulary
     with pytest.raises(
         InputError, match=r"tokens at 16\.6667 Hz, codec frames at 25 Hz; aligned timing needs one rate"
     ):
-        TokenBatches(reader, encoders.tokenizer, vocabulary, config, aligned=True)
+        TokenBatches(reader, encoders.tokenizer, vocabulary, config, form=ClipForm(aligned=True))
 
 
 @pytest.mark.parametrize(("rate", "spare", "kept"), [(50.0, 3, True), (50.0, 8, False), (25.0, 8, False)])

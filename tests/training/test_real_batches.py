@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from voxinstruct_jax.data.batches import BatchConfig, TokenBatches
+from voxinstruct_jax.data.batches import BatchConfig, ClipForm, TokenBatches
 from voxinstruct_jax.data.packing import pack, unpack
 from voxinstruct_jax.data.shards import ShardReader
 from voxinstruct_jax.models.ar import ARConfig, ARModel
@@ -28,7 +28,7 @@ CONFIG = BatchConfig(text_width=320, time_width=512, rows=8, prompt_ratio=1.0, m
 @pytest.fixture(scope="module", params=[True, False], ids=["aligned", "sequence"])
 def batches(request):
     tokenizer = PronunciationTokenizer()
-    return TokenBatches(ShardReader(DEV), tokenizer, VOCABULARY, CONFIG, aligned=request.param)
+    return TokenBatches(ShardReader(DEV), tokenizer, VOCABULARY, CONFIG, form=ClipForm(aligned=request.param))
 
 
 @pytest.mark.parametrize("kind", ["ar", "nar"])

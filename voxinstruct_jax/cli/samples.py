@@ -75,8 +75,9 @@ def _fit(experiment: Any, lender: Voice) -> Callable[[Any], Voice]:
             raise _unfit(
                 lender, f"vocabulary.{name} {getattr(other.vocabulary, name)}", getattr(model.vocabulary, name)
             )
-    if model.timing != other.timing:
-        raise _unfit(lender, f"timing {other.timing}", model.timing)
+    for name in ("timing", "text_form", "semantic"):
+        if getattr(model, name) != getattr(other, name):
+            raise _unfit(lender, f"{name} {getattr(other, name)}", getattr(model, name))
     filled, config = model.vocabulary.num_codebooks - 1, lender.config
     if kind == "nar" and filled > len(config.num_steps):
         raise _unfit(lender, f"{len(config.num_steps) + 1} codebooks", filled + 1)

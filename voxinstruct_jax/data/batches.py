@@ -12,13 +12,13 @@ import numpy as np
 from voxinstruct_jax.config import ConfigError, InputError, fingerprint
 from voxinstruct_jax.data.mixture import Mixture
 from voxinstruct_jax.data.packing import Clip, pack
-from voxinstruct_jax.data.plan import PLAN_VERSION, BatchConfig, Clips, Planner
+from voxinstruct_jax.data.plan import PLAN_VERSION, BatchConfig, ClipForm, Clips, Planner
 from voxinstruct_jax.data.shards import Example, ShardReader
 from voxinstruct_jax.data.steps import read_ahead
-from voxinstruct_jax.text.tokenizer import TextTokenizer, spread_durations
+from voxinstruct_jax.text.tokenizer import TextTokenizer, arrange_text, spread_durations
 from voxinstruct_jax.vocabulary import PackedBatch, Vocabulary, build_layout, expand
 
-__all__ = ["BatchConfig", "ChosenClip", "TokenBatches", "token_batches"]
+__all__ = ["BatchConfig", "ChosenClip", "ClipForm", "TokenBatches", "token_batches"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class TokenBatches:
         config: BatchConfig,
         *,
         mixture: Mixture | None = None,
-        aligned: bool = False,
+        form: ClipForm | None = None,
         host_rows: tuple[int, int] | None = None,
     ) -> None:
         """Checks that data, tokenizer and vocabulary belong together.
@@ -59,7 +59,7 @@ class TokenBatches:
                 leading ones only.
             config: Shape and draw.
             mixture: Weights of corpora, kinds and languages.
-            aligned: For aligned models: with times and durations, semantic tokens at the frame rate.
+            form: What of a clip the model reads.
             host_rows: First and last (exclusive) row of a step that this host reads; all by default.
 
         Raises:
@@ -68,16 +68,16 @@ class TokenBatches:
         """
         self._readers = [readers] if isinstance(readers, ShardReader) else list(readers)
         self._tokenizer, self._vocabulary, self.config = tokenizer, vocabulary, config
-        self._mixture, self._aligned = mixture or Mixture(), aligned
+        self._mixture, self._form = mixture or Mixture(), form or ClipForm()
         self._host_rows = host_rows or (0, config.rows)
         if not 0 <= self._host_rows[0] < self._host_rows[1] <= config.rows:
             raise ConfigError(f"host_rows: {self._host_rows} is no part of the {config.rows} rows of a step")
         for reader in self._readers:
             _check(reader, tokenizer, vocabulary)
             _check_same_encoders(self._readers[0], reader)
-            if aligned:
+            if self._form.aligned:
                 _check_timed(reader)
-        self.planner = Planner(self._readers, config, self._mixture, aligned=aligned)
+        self.planner = Planner(self._readers, config, self._mixture, form=self._form)
 
     @property
     def readers(self) -> Sequence[ShardReader]:
@@ -102,7 +102,8 @@ class TokenBatches:
                 self.config,
                 [corpus.weight for corpus in mixture.corpora],
                 [mixture.kinds, mixture.language_temperature, mixture.language_weights],
-                self._aligned,
+                self._form.aligned,
+                *([] if self._form == ClipForm(aligned=self._form.aligned) else [self._form]),
             ]
         )
 
@@ -130,15 +131,17 @@ class TokenBatches:
 
     def _fill(self, clip: ChosenClip) -> Clip:
         example, frames = clip.example, clip.prompt_frames
-        text_tokens = self._tokenizer.encode(example.instructions[clip.variant])
+        text_tokens = arrange_text(self._tokenizer.encode(example.instructions[clip.variant]), self._form.text)
         codes = example.codes
         if frames:
             prompt = self._readers[clip.corpus][clip.prompt_record].codes[:, :frames]
             codes = np.concatenate([prompt, codes], axis=1)
         semantic, durations = example.semantic_tokens, None
-        if self._aligned:
+        if self._form.aligned:
             semantic = expand(example.semantic_tokens, example.run_lengths)
             durations = spread_durations(text_tokens, example.durations)
+        if not self._form.semantic:
+            semantic = semantic[:0]
         layout = build_layout(self._vocabulary, example.language, semantic, codes[: self._vocabulary.num_codebooks])
         return Clip(text_tokens=text_tokens, layout=layout, prompt_frames=frames, durations=durations)
 

@@ -19,8 +19,9 @@ from voxinstruct_jax.config import ConfigError, InputError
 from voxinstruct_jax.data.mixture import Mixture, draw, draw_variants, make_streams
 from voxinstruct_jax.data.packing import RowPlan, SpeakerIndex, draw_prompts, plan_rows
 from voxinstruct_jax.data.shards import ShardReader
+from voxinstruct_jax.text.tokenizer import TextForm
 
-__all__ = ["BatchConfig", "BlockPlan", "Clips", "PackingSummary", "Planner"]
+__all__ = ["BatchConfig", "BlockPlan", "ClipForm", "Clips", "PackingSummary", "Planner"]
 
 PLAN_VERSION = 2
 """Changes when the same data, settings and seed make other batches."""
@@ -65,6 +66,17 @@ class BatchConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClipForm:
+    """What of a clip a model reads: settings of the model."""
+
+    aligned: bool = False
+    """With times and durations, semantic tokens at the frame rate."""
+    text: TextForm = "instruction"
+    semantic: bool = True
+    """False = no semantic tokens: EOS1 follows the language."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Clips:
     """Drawn clips, one column a property."""
 
@@ -78,7 +90,7 @@ class Clips:
     prompt_frames: Int64[np.ndarray, " clip"]
     """Frames of it; 0 = no voice prompt."""
     text: Int64[np.ndarray, " clip"]
-    """Text tokens."""
+    """Text tokens, before `arrange_text`, which may leave some out."""
     slots: Int64[np.ndarray, " clip"]
     """Slots in a row, text included."""
 
@@ -133,13 +145,15 @@ class PackingSummary:
 class Planner:
     """Plans the rows of a run; safe to use from several threads, and in worker processes."""
 
-    def __init__(self, readers: Sequence[ShardReader], config: BatchConfig, mixture: Mixture, *, aligned: bool) -> None:
+    def __init__(
+        self, readers: Sequence[ShardReader], config: BatchConfig, mixture: Mixture, *, form: ClipForm = ClipForm()
+    ) -> None:
         """Divides the data into streams and tries out how many clips fill a block.
 
         Raises:
             InputError, ConfigError: As `make_streams`; or no clip fits a row.
         """
-        self._readers, self.config, self._aligned = readers, config, aligned
+        self._readers, self.config, self._form = readers, config, form
         self.streams = make_streams(readers, mixture)
         self._speakers: dict[int, SpeakerIndex] = {}
         if config.prompt_ratio:
@@ -279,9 +293,9 @@ class Planner:
         for number, at in places:
             lengths, records = self._readers[number].lengths, drawn.records[at]
             columns["text"][at] = lengths.text_of(records, variants[at])
-            columns["audio"][at] = (lengths.frames if self._aligned else lengths.semantic)[records] + lengths.frames[
-                records
-            ]
+            columns["audio"][at] = lengths.frames[records]
+            if self._form.semantic:
+                columns["audio"][at] += (lengths.frames if self._form.aligned else lengths.semantic)[records]
             if number in self._speakers:
                 columns["donors"][at], columns["frames"][at] = draw_prompts(
                     records,

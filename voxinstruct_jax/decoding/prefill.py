@@ -41,7 +41,7 @@ class Prefilled:
     durations: Float[Array, "batch text"]
     """Half frames of each text token; 0 if the model is not aligned."""
     limits: Limits
-    """Those of the batch; of an aligned model settled by the durations."""
+    """Those of the batch; of an aligned model settled by the durations; without semantic tokens 0 of them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,6 +80,9 @@ def prefill(model: ARModel, batch: ARBatch, branches: tuple[Branch, ...], rules:
     durations, limits = jnp.zeros(batch.text_tokens.shape[:2]), batch.limits
     if model.config.timing == "aligned":
         durations, limits = _fit_durations(expected_durations(model.duration_logits(text_rows)), batch)
+    if not model.config.semantic:
+        none = jnp.zeros_like(batch.text_lengths)
+        limits = dataclasses.replace(limits, min_semantic=none, max_semantic=none)
     run = _Run(
         model=model,
         batch=batch,

@@ -124,7 +124,8 @@ class EngineProfile:
 
         Of an aligned clip at least as many are text and semantic tokens as there are frames.
         """
-        return width // 2 if models.nar.config.timing == "aligned" else width
+        config = models.nar.config
+        return width // 2 if config.timing == "aligned" and config.semantic else width
 
     def dtype(self, models: Models) -> Any:
         """The type of keys and values."""

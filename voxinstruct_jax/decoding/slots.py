@@ -364,7 +364,8 @@ def _choose(
     stage = jnp.where(ended, jnp.where(acoustic, DONE, ACOUSTIC), state.stage)
     stage = jnp.where(active & ~overfull, stage, DONE)
     cut = jnp.where(acoustic, FinishReason.MAX_ACOUSTIC, FinishReason.MAX_SEMANTIC)
-    reasons = jnp.where(overlong, cut, result.finish_reasons)
+    # A model without semantic tokens has its end of them forced: nothing is cut.
+    reasons = jnp.where(overlong & (longest > 0), cut, result.finish_reasons)
     reasons = jnp.where(overfull, FinishReason.MAX_TOTAL, reasons).astype(jnp.int32)
     generated = active & ~ended & ~prompting & ~overfull
     semantic, semantic_lengths = _append(

@@ -14,10 +14,18 @@ from voxinstruct_jax.layers.dropout import split_key
 from voxinstruct_jax.layers.execution import Execution
 from voxinstruct_jax.layers.packed_attention import TextRows, Visibility
 from voxinstruct_jax.layers.parameter import freeze, make_param, normal
-from voxinstruct_jax.models.conditioning import NUM_DURATIONS, TextCondition, Timing, place_text, slot_positions
+from voxinstruct_jax.models.conditioning import (
+    NUM_DURATIONS,
+    TextCondition,
+    Timing,
+    check_text_form,
+    place_text,
+    slot_positions,
+)
 from voxinstruct_jax.models.llama import STDDEV, ComputeType, KVCache, Llama, LlamaConfig
 from voxinstruct_jax.sharding.mesh import constrain
 from voxinstruct_jax.text.encoder import TextEncoderConfig
+from voxinstruct_jax.text.tokenizer import TextForm
 from voxinstruct_jax.vocabulary import NUM_PARTS, TEXT, PackedBatch, Vocabulary
 
 __all__ = ["ARConfig", "ARModel"]
@@ -28,7 +36,7 @@ class ARConfig:
     """What the AR model is built from.
 
     Raises:
-        ConfigError: `text_attention` or `dtype` is none of its choices.
+        ConfigError: `text_attention`, `text_form` or `dtype` is none of its choices, or the text cannot be told apart.
     """
 
     vocabulary: Vocabulary = dataclasses.field(default_factory=Vocabulary)
@@ -37,12 +45,17 @@ class ARConfig:
     text_attention: TextAttention = "bidirectional"
     """"causal" is for the released weights."""
     timing: Timing = "sequence"
+    text_form: TextForm = "instruction"
+    """As `semantic`, for the baselines of the paper."""
+    semantic: bool = True
+    """False = no semantic tokens: the acoustic ones follow the language."""
     dtype: ComputeType = "float32"
     """Of the computation."""
 
     def __post_init__(self) -> None:
         if self.text_attention not in ("bidirectional", "causal"):
             raise ConfigError(f"text_attention: {self.text_attention!r} is neither 'bidirectional' nor 'causal'")
+        check_text_form(self.text_form, self.text_encoder)
         if self.dtype not in ("float32", "bfloat16"):
             raise ConfigError(f"dtype: {self.dtype!r} is neither 'float32' nor 'bfloat16'")
 
@@ -77,7 +90,9 @@ class ARModel(nnx.Module):
     def __init__(self, config: ARConfig, *, execution: Execution = Execution(), rngs: nnx.Rngs) -> None:
         vocabulary, dim = config.vocabulary, config.backbone.model_dim
         self.config, self.execution = config, execution
-        self.text = TextCondition(config.text_encoder, dim, dtype=config.dtype, execution=execution, rngs=rngs)
+        self.text = TextCondition(
+            config.text_encoder, dim, form=config.text_form, dtype=config.dtype, execution=execution, rngs=rngs
+        )
         self.token_embedding = TokenEmbedding((vocabulary.size,), dim, rngs=rngs)
         # The release leaves this table at N(0, 1), 50 times the token rows, which then hardly show at first.
         self.part_embedding = make_param(normal(STDDEV)(rngs.params(), (NUM_PARTS, dim)), (None, "embed"))

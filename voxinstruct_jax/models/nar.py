@@ -13,10 +13,11 @@ from voxinstruct_jax.layers.dropout import split_key
 from voxinstruct_jax.layers.execution import Execution
 from voxinstruct_jax.layers.packed_attention import Visibility
 from voxinstruct_jax.layers.parameter import freeze, make_param, normal, uniform
-from voxinstruct_jax.models.conditioning import TextCondition, Timing, place_text, slot_positions
+from voxinstruct_jax.models.conditioning import TextCondition, Timing, check_text_form, place_text, slot_positions
 from voxinstruct_jax.models.llama import STDDEV, ComputeType, Llama, LlamaConfig
 from voxinstruct_jax.sharding.mesh import constrain
 from voxinstruct_jax.text.encoder import TextEncoderConfig
+from voxinstruct_jax.text.tokenizer import TextForm
 from voxinstruct_jax.vocabulary import NUM_PARTS, TEXT, PackedBatch, Vocabulary
 
 __all__ = ["NARConfig", "NARModel"]
@@ -27,14 +28,17 @@ class NARConfig:
     """What the NAR model is built from.
 
     Raises:
-        ConfigError: There is no codebook to predict, or `dtype` is none of its choices.
+        ConfigError: There is no codebook to predict, `text_form` or `dtype` is none of its choices, or the text cannot
+            be told apart.
     """
 
     vocabulary: Vocabulary = dataclasses.field(default_factory=Vocabulary)
     backbone: LlamaConfig
     text_encoder: TextEncoderConfig
     timing: Timing = "sequence"
-    """As that of the AR model it follows."""
+    """As that of the AR model it follows, like the two below."""
+    text_form: TextForm = "instruction"
+    semantic: bool = True
     dtype: ComputeType = "float32"
     """Of the computation."""
 
@@ -43,6 +47,7 @@ class NARConfig:
             raise ConfigError(
                 f"vocabulary.num_codebooks: {self.vocabulary.num_codebooks}; the NAR model needs at least 2"
             )
+        check_text_form(self.text_form, self.text_encoder)
         if self.dtype not in ("float32", "bfloat16"):
             raise ConfigError(f"dtype: {self.dtype!r} is neither 'float32' nor 'bfloat16'")
 
@@ -77,7 +82,9 @@ class NARModel(nnx.Module):
         vocabulary, dim = config.vocabulary, config.backbone.model_dim
         predicted = vocabulary.num_codebooks - 1
         self.config, self.execution = config, execution
-        self.text = TextCondition(config.text_encoder, dim, dtype=config.dtype, execution=execution, rngs=rngs)
+        self.text = TextCondition(
+            config.text_encoder, dim, form=config.text_form, dtype=config.dtype, execution=execution, rngs=rngs
+        )
         self.token_embedding = TokenEmbedding((vocabulary.size,) * vocabulary.num_codebooks, dim, rngs=rngs)
         # The release leaves these two tables at N(0, 1), 50 times the token rows, which then hardly show at first.
         self.part_embedding = make_param(normal(STDDEV)(rngs.params(), (NUM_PARTS, dim)), (None, "embed"))

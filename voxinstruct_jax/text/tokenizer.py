@@ -9,7 +9,7 @@ import functools
 import hashlib
 import re
 import unicodedata
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int, Int32
@@ -23,14 +23,21 @@ from voxinstruct_jax.text.pronunciation import FINALS, INITIALS, english_phones,
 
 __all__ = [
     "INSIDE_QUOTES",
+    "OUTSIDE_QUOTES",
     "QUOTE_CHANNEL",
     "SILENCE",
     "PronunciationTokenizer",
     "SpokenPhone",
+    "TextForm",
     "TextTokenizer",
+    "arrange_text",
     "content_rows",
     "spread_durations",
 ]
+
+TextForm = Literal["instruction", "content", "style_and_content", "style_vector_and_content"]
+"""What a model reads. "instruction": all of it, as it was written. "content": what is in quotes, as phones. With style:
+what is outside of the quotes, then the content as phones; of a "style_vector" the model keeps one vector, its mean."""
 
 INSTRUCTION_WORDS_FILE = "instruction_words.txt"
 
@@ -39,10 +46,12 @@ _PUNCTUATION = ".,!?;:'\"-()[]…—–~、。，！？；：“”‘’「」�
 _PAD, _END, _UNKNOWN, _SPACE = range(4)
 _CHARACTERS = {c: i for i, c in enumerate(" abcdefghijklmnopqrstuvwxyz" + _PUNCTUATION, start=_SPACE)}
 _FIRST_HAN = _SPACE + len(_CHARACTERS)
+_LETTERS = [number for character, number in _CHARACTERS.items() if character.isalpha()]
 _SILENT = 1
 _FIRST_PHONES = {phone: i for i, phone in enumerate(PHONES + INITIALS, start=_SILENT + 1)}
 _SECOND_PHONES = {phone: i for i, phone in enumerate(PHONES + FINALS, start=_SILENT + 1)}
-_OUTSIDE, INSIDE_QUOTES, _MARK = 1, 2, 3
+OUTSIDE_QUOTES, INSIDE_QUOTES, _MARK = 1, 2, 3
+_CONCEPT_CHANNEL = 3
 QUOTE_CHANNEL = 4
 """Channel that says whether a character is outside the quotes, inside (spoken), or a quote mark itself."""
 SILENCE = "silence"
@@ -90,6 +99,33 @@ class SpokenPhone:
 def content_rows(rows: Int[np.ndarray, "text channel"]) -> Int[np.ndarray, "character channel"]:
     """Rows of `PronunciationTokenizer.encode` between the quotes."""
     return rows[rows[:, QUOTE_CHANNEL] == INSIDE_QUOTES]
+
+
+def arrange_text(rows: Int[np.ndarray, "text channel"], form: TextForm) -> Int[np.ndarray, "arranged channel"]:
+    """Turns an instruction into what a model of this form reads: style, end of text, then the content in its quotes.
+
+    Content that stands apart is phones: spelling and the ids of instruction words are left out; spaces and marks, where
+    a speaker may pause, and letters that are not spoken keep their rows.
+
+    Args:
+        rows: Of `PronunciationTokenizer.encode`; of any tokenizer where the form is "instruction".
+        form: Of the model.
+
+    Returns:
+        At most as many rows.
+
+    Raises:
+        InputError: The content is to stand apart, and nothing is quoted.
+    """
+    if form == "instruction":
+        return rows
+    outside = rows[:, QUOTE_CHANNEL] == OUTSIDE_QUOTES
+    style, content = rows[outside], rows[~outside].copy()
+    if not len(content):
+        raise InputError("the instruction quotes nothing; this model reads the words to be spoken apart from it")
+    letter = (content[:, 0] >= _FIRST_HAN) | np.isin(content[:, 0], _LETTERS)
+    content[letter, 0], content[:, _CONCEPT_CHANNEL] = _UNKNOWN, 0
+    return np.concatenate([style[-1:] if form == "content" else style, content])
 
 
 def spread_durations(
@@ -154,7 +190,7 @@ class PronunciationTokenizer:
         text = normalize(text)
         parts = [rows for _, rows in _segments(text)]
         columns = np.concatenate([*parts, np.array([[_END, _SILENT, _SILENT, 0]], np.int32)])
-        quotes = np.full((len(columns), 1), _OUTSIDE, np.int32)
+        quotes = np.full((len(columns), 1), OUTSIDE_QUOTES, np.int32)
         content = spoken_content(text)
         if content.text is not None:
             quotes[content.start - 1 : content.end + 1] = _MARK

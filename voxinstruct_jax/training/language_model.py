@@ -17,7 +17,7 @@ from voxinstruct_jax.config import ConfigError, InputError
 from voxinstruct_jax.data.batches import TokenBatches
 from voxinstruct_jax.data.mixture import Mixture
 from voxinstruct_jax.data.packing import TIME_FIELDS
-from voxinstruct_jax.data.plan import BatchConfig, PackingSummary
+from voxinstruct_jax.data.plan import BatchConfig, ClipForm, PackingSummary
 from voxinstruct_jax.data.shards import ShardReader
 from voxinstruct_jax.layers.execution import Execution
 from voxinstruct_jax.sharding.mesh import BATCH_AXES, MeshConfig, build_mesh, row_shares
@@ -181,7 +181,8 @@ def open_batches(experiment: TokenExperiment, *, host_rows: tuple[int, int] | No
     Raises:
         InputError: As `token_task`.
     """
-    data, channels = experiment.data, experiment.model.text_encoder.channel_sizes
+    data, model = experiment.data, experiment.model
+    channels = model.text_encoder.channel_sizes
     tokenizer = open_tokenizer(data.tokenizer, channels[0])
     if tokenizer.channel_sizes != channels:
         raise InputError(
@@ -191,10 +192,10 @@ def open_batches(experiment: TokenExperiment, *, host_rows: tuple[int, int] | No
     return TokenBatches(
         [ShardReader(folder) for folder in data.folders],
         tokenizer,
-        experiment.model.vocabulary,
+        model.vocabulary,
         dataclasses.replace(data.batch, seed=experiment.train.seed),
         mixture=data.mixture,
-        aligned=experiment.model.timing == "aligned",
+        form=ClipForm(aligned=model.timing == "aligned", text=model.text_form, semantic=model.semantic),
         host_rows=host_rows,
     )
 
