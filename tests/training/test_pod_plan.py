@@ -12,11 +12,12 @@ import pytest
 from voxinstruct_jax.cli.main import main
 from voxinstruct_jax.config import ConfigError
 from voxinstruct_jax.data.plan import BatchConfig
+from voxinstruct_jax.layers.operations import jaxpr_operations
 from voxinstruct_jax.sharding.chips import CHIPS, chip_of
 from voxinstruct_jax.sharding.topology import described_devices, device_count
 from voxinstruct_jax.training.hlo import traffic
 from voxinstruct_jax.training.language_model import TokenData
-from voxinstruct_jax.training.plan import jaxpr_flops, suggestions
+from voxinstruct_jax.training.plan import suggestions
 
 needs_tpu_compiler = pytest.mark.skipif(util.find_spec("libtpu") is None, reason="the extra `plan` is not installed")
 
@@ -189,14 +190,14 @@ def test_operations_of_loops_count_as_often_as_they_run():
     def looped(x):
         return jax.lax.scan(lambda x, w: (x @ w, None), x, weights)[0]
 
-    assert jaxpr_flops(jax.make_jaxpr(looped)(jnp.ones((3, 4))).jaxpr) == 5 * 2 * 3 * 4 * 4
+    assert jaxpr_operations(jax.make_jaxpr(looped)(jnp.ones((3, 4))).jaxpr) == 5 * 2 * 3 * 4 * 4
 
 
 def test_of_the_programs_of_several_platforms_one_counts():
     def chosen(x):
         return jax.lax.platform_dependent(x, cpu=lambda x: x @ x, default=lambda x: x @ x.T)
 
-    assert jaxpr_flops(jax.make_jaxpr(chosen)(jnp.ones((4, 4))).jaxpr) == 2 * 4**3
+    assert jaxpr_operations(jax.make_jaxpr(chosen)(jnp.ones((4, 4))).jaxpr) == 2 * 4**3
 
 
 def test_devices_of_a_pod_are_counted_as_jax_sees_them():

@@ -14,11 +14,6 @@ from voxinstruct_jax.layers.parameter import freeze
 
 __all__ = ["LatentConfig", "LatentSpace"]
 
-SMALLEST_SHARE = 1e-6
-"""Members of an entry."""
-SMALLEST_STD = 1e-3
-"""Of a codec's channel; a codec that was never trained has none."""
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LatentConfig:
@@ -91,7 +86,7 @@ class LatentSpace(nnx.Module):
         if self.config.vae is not None:
             return self.vae.encode(samples)
         if self.config.codec is not None:
-            quantizer, (mean, std) = self.codec.quantizer, self._codec_statistics()
+            quantizer, (mean, std) = self.codec.quantizer, self.codec.quantizer.statistics()
             return (quantizer.decode(quantizer.encode(self.codec.latents(samples))) - mean) / std
         padded = jnp.pad(samples, ((0, 0), (0, -samples.shape[1] % self.config.hop_length)))
         return (log_mel(padded, self.config.mel) - MEL_MEAN) / MEL_STD
@@ -116,18 +111,5 @@ class LatentSpace(nnx.Module):
         """
         if self.config.codec is None:
             raise ConfigError("only latents of a codec are decoded to a waveform")
-        mean, std = self._codec_statistics()
+        mean, std = self.codec.quantizer.statistics()
         return self.codec.waveform(latents * std + mean)
-
-    def _codec_statistics(self) -> tuple[Float[Array, " channel"], Float[Array, " channel"]]:
-        """Mean and deviation of the sums, from how often training chose each entry, which is kept with the weights.
-
-        Codebooks hold the mean of what they stand for, so what one leaves over has zero mean under each of its entries:
-        the sums' variances add up.
-        """
-        entries, members = self.codec.quantizer.entries[...], self.codec.quantizer.members[...]
-        members = jnp.maximum(members, SMALLEST_SHARE)
-        shares = (members / members.sum(1, keepdims=True))[..., None]
-        means = (shares * entries).sum(1)
-        variances = (shares * jnp.square(entries - means[:, None])).sum(1)
-        return means.sum(0), jnp.maximum(jnp.sqrt(variances.sum(0)), SMALLEST_STD)

@@ -17,6 +17,7 @@ from voxinstruct_jax.data.code_batches import units_of_frames
 from voxinstruct_jax.diffusion.denoiser import make_denoiser
 from voxinstruct_jax.diffusion.path import Path
 from voxinstruct_jax.diffusion.solvers import draw_noise, sample
+from voxinstruct_jax.diffusion.speech import hold_last
 from voxinstruct_jax.diffusion.systems import DiffusionConfig
 from voxinstruct_jax.models.codec_flow import CodecFlow
 from voxinstruct_jax.models.conditions import Conditions
@@ -128,6 +129,4 @@ def _speak(  # noqa: PLR0913 - the flat arguments of a program
     mask = frames < num_frames[:, None]
     units, first, text = (jnp.asarray(part) for part in (units, first, text))
     latents = codec_latents(model, config, units, first, text, mask, keys)
-    # the last frame goes on behind the end, as the codec's decoder looks ahead
-    last = jnp.take_along_axis(latents, num_frames[:, None, None] - 1, axis=1)
-    return model.waveform(jnp.where(mask[..., None], latents, last))
+    return model.waveform(hold_last(latents, jnp.asarray(num_frames)))

@@ -19,7 +19,7 @@ from voxinstruct_jax.diffusion.systems import DiffusionConfig
 from voxinstruct_jax.models.latent_diffusion import LatentDiffusion
 from voxinstruct_jax.vocabulary import HostOrDevice
 
-__all__ = ["SpeechRows", "sample_speech", "to_waveform"]
+__all__ = ["SpeechRows", "hold_last", "sample_speech", "to_waveform"]
 
 REFERENCE = 2
 """Task tag of a voice that is spoken with."""
@@ -84,10 +84,16 @@ def to_waveform(
         latents: To be decoded.
         num_frames: Of each row.
     """
-    # the decoder looks a little ahead: behind its end a row goes on as it ended
-    last = jnp.minimum(jnp.arange(latents.shape[1]), num_frames[:, None] - 1)
-    latents = jnp.take_along_axis(latents, last[..., None], axis=1)
+    latents = hold_last(latents, num_frames)
     return space.waveform(latents) if vocoder is None else vocoder(space.decode(latents))
+
+
+def hold_last(
+    latents: Float[Array, "batch time channel"], num_frames: Int[Array, " batch"]
+) -> Float[Array, "batch time channel"]:
+    """Lets each row go on behind its end as it ended: decoders look a little ahead."""
+    last = jnp.minimum(jnp.arange(latents.shape[1]), num_frames[:, None] - 1)
+    return jnp.take_along_axis(latents, last[..., None], axis=1)
 
 
 def _keys(seeds: UInt32[Array, " batch"]) -> tuple[Key[Array, " batch"], Key[Array, " batch"]]:

@@ -40,6 +40,7 @@ __all__ = [
     "codec_program",
     "codec_task",
     "mel_distance",
+    "open_clips",
     "segment_task",
     "stft_distance",
 ]
@@ -166,6 +167,17 @@ def codec_task(experiment: CodecExperiment) -> Task:
         units = FrameUnits(clips=_clip_units(experiment, cache, paths, folder), frame_samples=config.hop_length)
     further = {"discriminator": experiment.discriminator} if experiment.objective.adversarial_weight else {}
     return segment_task("codec", experiment, codec_program(experiment), cache, paths, units=units, **further)
+
+
+def open_clips(data: SegmentData, sample_rate: int) -> tuple[AudioCache, list[str]]:
+    """Opens the clips of a manifest at a sample rate (Hz), in a cache of that rate's own; returns their files too.
+
+    Raises:
+        InputError: The data cannot be read.
+    """
+    paths = [row.audio for row in read_manifest(data.manifest)]
+    folder = Path(data.cache or Path(data.manifest).parent / f"audio-cache-{sample_rate}")
+    return build_cache(paths, folder, sample_rate), paths
 
 
 def segment_task(

@@ -52,6 +52,7 @@ __all__ = [
     "row_keys",
     "row_mean",
     "sound_task",
+    "split_by_row",
 ]
 
 TIME_BINS = 4
@@ -119,8 +120,13 @@ class RowKeys:
 
 def row_keys(key: jax.Array, row_ids: Int[Array, " batch"]) -> RowKeys:
     """Splits the key of a step."""
-    keys = jax.vmap(lambda row: jax.random.split(jax.random.fold_in(key, row), 3))(row_ids)
+    keys = split_by_row(key, row_ids, 3)
     return RowKeys(keys[:, 0], keys[:, 1], keys[:, 2])
+
+
+def split_by_row(key: jax.Array, row_ids: Int[Array, " batch"], count: int) -> jax.Array:
+    """Returns `[batch, count]` keys of a step's key, by the row's number in the run, wherever the row is worked at."""
+    return jax.vmap(lambda row: jax.random.split(jax.random.fold_in(key, row), count))(row_ids)
 
 
 def denoising_loss(

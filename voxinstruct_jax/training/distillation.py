@@ -27,7 +27,7 @@ from voxinstruct_jax.layers.parameter import freeze
 from voxinstruct_jax.models.latent_diffusion import LatentDiffusion, side_by_side
 from voxinstruct_jax.models.mmdit import MMDiT, MMDiTConfig
 from voxinstruct_jax.sharding.mesh import MeshConfig
-from voxinstruct_jax.training.diffusion import conditions_of, frame_masks, row_mean, sound_task
+from voxinstruct_jax.training.diffusion import conditions_of, frame_masks, row_mean, sound_task, split_by_row
 from voxinstruct_jax.training.optimizer import OptimizerConfig
 from voxinstruct_jax.training.step import Mean, StepConfig
 from voxinstruct_jax.training.task import Program, StoredPart, Task, TrainConfig
@@ -144,7 +144,7 @@ def distillation_loss(
         simulation.
     """
     path = NoisePath(diffusion.path)
-    keys = jax.vmap(lambda row: jax.random.split(jax.random.fold_in(key, row), 4))(batch.row_ids)
+    keys = split_by_row(key, batch.row_ids, 4)
     x0 = jax.lax.stop_gradient(model.latents.encode(batch.target))
     frame_mask, loss_mask = frame_masks(batch, x0.shape[1], model.latents.config.hop_length)
     noise, other = (draw_noise(keys[:, part], *x0.shape[1:]) for part in (0, 1))

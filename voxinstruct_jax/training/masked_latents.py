@@ -20,7 +20,14 @@ from voxinstruct_jax.layers.execution import Execution
 from voxinstruct_jax.models.latent_diffusion import side_by_side
 from voxinstruct_jax.models.masked_latents import MaskedLatentDiffusion, MaskedLatentsConfig
 from voxinstruct_jax.sharding.mesh import MeshConfig
-from voxinstruct_jax.training.diffusion import conditions_of, drop_conditions, frame_masks, row_mean, sound_task
+from voxinstruct_jax.training.diffusion import (
+    conditions_of,
+    drop_conditions,
+    frame_masks,
+    row_mean,
+    sound_task,
+    split_by_row,
+)
 from voxinstruct_jax.training.optimizer import OptimizerConfig
 from voxinstruct_jax.training.step import Mean, StepConfig
 from voxinstruct_jax.training.task import Program, Task, TrainConfig
@@ -65,7 +72,7 @@ def masked_latent_loss(
         Li et al. 2024 (MAR, arXiv 2406.11838), section 3.2; several draws a frame as in its public code.
     """
     path, latents = NoisePath(config.path), model.latents
-    keys = jax.vmap(lambda row: jax.random.split(jax.random.fold_in(key, row), 5))(batch.row_ids)
+    keys = split_by_row(key, batch.row_ids, 5)
     x0 = jax.lax.stop_gradient(latents.encode(batch.target))
     frame_mask, counted = frame_masks(batch, x0.shape[1], latents.config.hop_length)
     seen = side_by_side(model.network, latents)

@@ -2,16 +2,14 @@
 
 import dataclasses
 import functools
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 
 from voxinstruct_jax.audio.mel_vae import MelVAE, MelVAEConfig
-from voxinstruct_jax.data.manifest import read_manifest
-from voxinstruct_jax.data.segments import SegmentBatch, build_cache
+from voxinstruct_jax.data.segments import SegmentBatch
 from voxinstruct_jax.sharding.mesh import MeshConfig
-from voxinstruct_jax.training.codec import SegmentData, segment_task
+from voxinstruct_jax.training.codec import SegmentData, open_clips, segment_task
 from voxinstruct_jax.training.optimizer import OptimizerConfig
 from voxinstruct_jax.training.step import Mean, StepConfig
 from voxinstruct_jax.training.task import Program, Task, TrainConfig
@@ -78,10 +76,8 @@ def mel_vae_task(experiment: MelVAEExperiment) -> Task:
     Raises:
         InputError: The data cannot be read.
     """
-    data, config = experiment.data, experiment.model
-    paths = [row.audio for row in read_manifest(data.manifest)]
-    folder = Path(data.cache or Path(data.manifest).parent / f"audio-cache-{config.sample_rate}")
-    cache = build_cache(paths, folder, config.sample_rate)
+    config = experiment.model
+    cache, paths = open_clips(experiment.data, config.sample_rate)
     program = Program(
         build_model=lambda rngs: MelVAE(config, rngs=rngs),
         objective=functools.partial(mel_vae_loss, experiment.objective),

@@ -2,17 +2,15 @@
 
 import dataclasses
 import functools
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 
 from voxinstruct_jax.audio.spectrogram import MelConfig
 from voxinstruct_jax.audio.vocos import MelVocoder, MelVocoderConfig
-from voxinstruct_jax.data.manifest import read_manifest
-from voxinstruct_jax.data.segments import SegmentBatch, build_cache
+from voxinstruct_jax.data.segments import SegmentBatch
 from voxinstruct_jax.sharding.mesh import MeshConfig
-from voxinstruct_jax.training.codec import SegmentData, mel_distance, segment_task, stft_distance
+from voxinstruct_jax.training.codec import SegmentData, mel_distance, open_clips, segment_task, stft_distance
 from voxinstruct_jax.training.optimizer import OptimizerConfig
 from voxinstruct_jax.training.step import Mean, StepConfig
 from voxinstruct_jax.training.task import Program, Task, TrainConfig
@@ -68,10 +66,8 @@ def mel_vocoder_task(experiment: MelVocoderExperiment) -> Task:
     Raises:
         InputError: The data cannot be read.
     """
-    data, config = experiment.data, experiment.model
-    paths = [row.audio for row in read_manifest(data.manifest)]
-    folder = Path(data.cache or Path(data.manifest).parent / f"audio-cache-{config.sample_rate}")
-    cache = build_cache(paths, folder, config.sample_rate)
+    config = experiment.model
+    cache, paths = open_clips(experiment.data, config.sample_rate)
     program = Program(
         build_model=lambda rngs: MelVocoder(config, rngs=rngs),
         objective=functools.partial(mel_vocoder_loss, experiment.objective),

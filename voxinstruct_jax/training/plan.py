@@ -8,7 +8,6 @@ Source:
 """
 
 import dataclasses
-import math
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +16,7 @@ import jax
 
 from voxinstruct_jax.config import ConfigError
 from voxinstruct_jax.layers.execution import Execution
+from voxinstruct_jax.layers.operations import count_operations
 from voxinstruct_jax.sharding.chips import CHIPS, Chip
 from voxinstruct_jax.sharding.mesh import MESH_AXES, MeshConfig, abstract_mesh, arrange
 from voxinstruct_jax.sharding.topology import GPUS_A_HOST, described_devices, device_count, is_gpu
@@ -29,7 +29,7 @@ from voxinstruct_jax.training.language_model import TokenExperiment
 from voxinstruct_jax.training.optimizer import make_optimizer
 from voxinstruct_jax.training.step import StepConfig, TrainState, build_trainer, state_shapes
 
-__all__ = ["Plan", "compile_for", "jaxpr_flops", "plan_step", "promising", "shortage", "suggestions"]
+__all__ = ["Plan", "compile_for", "plan_step", "promising", "shortage", "suggestions"]
 
 USABLE = 0.9
 """Share of a GPU's memory that a program may count on; a TPU's compiler says itself what it has."""
@@ -294,34 +294,6 @@ def suggestions(experiment: Any, devices: int) -> Iterator[tuple[str, Any]]:
         yield leaner(widths[-1], step.accumulate, rows)
 
 
-def jaxpr_flops(jaxpr: Any) -> float:
-    """Operations of all matrix products and convolutions: bodies of scans as often as they run, one branch of many."""
-    total = 0.0
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            depth = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
-            total += 2.0 * math.prod(equation.outvars[0].aval.shape) * depth
-        if equation.primitive.name == "conv_general_dilated":
-            kernel, layout = equation.invars[1].aval.shape, equation.params["dimension_numbers"].rhs_spec
-            total += 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / kernel[layout[0]]
-        inside = [jaxpr_flops(body) for body in _bodies(equation.params.values())]
-        # the branches of a choice by platform do the same work
-        inner = max(inside) if equation.primitive.name == "cond" else sum(inside)
-        total += inner * (equation.params["length"] if equation.primitive.name == "scan" else 1)
-    return total
-
-
-def _bodies(values: Any) -> Iterator[Any]:
-    for value in values:
-        if isinstance(value, list | tuple):
-            yield from _bodies(value)
-        elif hasattr(value, "eqns"):
-            yield value
-        elif hasattr(value, "jaxpr"):
-            yield value.jaxpr
-
-
 def _without_remat(experiment: Any) -> Any:
     return dataclasses.replace(experiment, execution=dataclasses.replace(experiment.execution, remat="none"))
 
@@ -338,7 +310,7 @@ def _executed_flops(experiment: Any) -> float:
         program.build_model, program.objective, make_optimizer(plain.optimizer), single, seed=0, config=plain.step
     )
     with jax.set_mesh(single):
-        return jaxpr_flops(jax.make_jaxpr(trainer.jitted)(trainer.shapes, batch_of(plain, single)).jaxpr)
+        return count_operations(trainer.jitted, trainer.shapes, batch_of(plain, single))
 
 
 def _useful_flops(flops: BatchFlops, experiment: TokenExperiment, clip_slots: int) -> float:

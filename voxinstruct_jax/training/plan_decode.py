@@ -11,9 +11,10 @@ from typing import Any
 import jax
 from jax.sharding import SingleDeviceSharding
 
+from voxinstruct_jax.layers.operations import jaxpr_operations
 from voxinstruct_jax.sharding.chips import CHIPS
 from voxinstruct_jax.sharding.topology import described_devices, is_gpu
-from voxinstruct_jax.training.plan import compile_for, jaxpr_flops, shortage
+from voxinstruct_jax.training.plan import compile_for, shortage
 
 __all__ = ["DecodePlan", "DecodeProgram", "plan_decode"]
 
@@ -112,6 +113,8 @@ def _held(program: DecodeProgram) -> int:
 def _loop_flops(jaxpr: Any) -> float:
     """Operations of one turn of the loop that does most."""
     turns = [
-        jaxpr_flops(equation.params["body_jaxpr"].jaxpr) for equation in jaxpr.eqns if "body_jaxpr" in equation.params
+        jaxpr_operations(equation.params["body_jaxpr"].jaxpr)
+        for equation in jaxpr.eqns
+        if "body_jaxpr" in equation.params
     ]
     return max(turns, default=0.0)
