@@ -3,13 +3,13 @@
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, overload, runtime_checkable
 
 from voxinstruct_jax.config import InputError, VoxError
 from voxinstruct_jax.guidance import Guidance
 from voxinstruct_jax.latent_voice import KIND, load_latent_voice
 from voxinstruct_jax.models.llama import ComputeType
-from voxinstruct_jax.voice import Audio, Cost, Utterance, embedded_release, read_voice_settings
+from voxinstruct_jax.voice import Audio, Cost, Utterance, Voice, embedded_release, read_voice_settings
 from voxinstruct_jax.voice import load as load_codec_voice
 
 __all__ = ["AnyVoice", "load"]
@@ -45,6 +45,14 @@ class AnyVoice(Protocol):
 
 KINDS: dict[str, Callable[[Path, dict[str, Any], ComputeType | None], AnyVoice]] = {KIND: load_latent_voice}
 """(folder, its `voice.json` without `kind`, dtype) → the voice; by `kind`."""
+
+
+@overload
+def load(path: None = None, *, dtype: ComputeType | None = None) -> Voice: ...
+
+
+@overload
+def load(path: str | os.PathLike[str], *, dtype: ComputeType | None = None) -> AnyVoice: ...
 
 
 def load(path: str | os.PathLike[str] | None = None, *, dtype: ComputeType | None = None) -> AnyVoice:

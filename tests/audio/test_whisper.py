@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from voxinstruct_jax.audio import whisper
+from voxinstruct_jax.audio.waveform import resample
 from voxinstruct_jax.audio.whisper import WhisperEncoder, load_whisper_encoder, parse_ctranslate2
 from voxinstruct_jax.config import InputError
 
@@ -67,7 +68,7 @@ def test_the_encoder_equals_ctranslate2_in_float32(speech, tmp_path):
         small = whisper.resources.files(whisper.PARTS[1][0]) / "data" / name
         (tmp_path / name).write_bytes(small.read_bytes())
     judge = ctranslate2.models.Whisper(str(tmp_path), device="cpu", compute_type="float32", intra_threads=1)
-    mel = np.asarray(whisper._log_mel(jnp.asarray(speech))).T
+    mel = np.asarray(whisper._log_mel(jnp.asarray(speech)[None], 16_000))[0].T
     expected = np.array(judge.encode(ctranslate2.StorageView.from_array(np.ascontiguousarray(mel[None]))))[0]
     encoder, table = load_whisper_encoder(6), parse_ctranslate2(data)
     hidden = encoder.features(speech)
@@ -77,6 +78,20 @@ def test_the_encoder_equals_ctranslate2_in_float32(speech, tmp_path):
     assert encoder.name == "whisper-base-layer6"
     assert found.shape == expected.shape == (100, 512)
     np.testing.assert_allclose(found, expected, atol=5e-3)
+
+
+@needs_weights
+def test_a_higher_rate_is_heard_as_the_same_speech(speech):
+    """Without resampling; the speech has nothing above 8 kHz."""
+    encoder = load_whisper_encoder(2)
+    faster = resample(speech, 16_000, 24_000)
+    ours, theirs = (
+        np.asarray(whisper.block_outputs(encoder.weights, jnp.asarray(samples)[None], 2, rate)[-1][0])
+        for samples, rate in ((faster, 24_000), (speech, 16_000))
+    )
+    assert ours.shape == theirs.shape == (100, 512)
+    other = np.asarray(whisper.block_outputs(encoder.weights, jnp.asarray(speech[::-1].copy())[None], 2)[-1][0])
+    assert np.abs(ours - theirs).mean() < 0.05 * np.abs(other - theirs).mean()
 
 
 @pytest.mark.parametrize(

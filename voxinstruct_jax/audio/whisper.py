@@ -7,7 +7,7 @@ packages of the `asr` extra, in CTranslate2's file format, which is plain arrays
 import dataclasses
 import functools
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from voxinstruct_jax.audio.spectrogram import MelConfig, mel_filters
+from voxinstruct_jax.audio.spectrogram import MelConfig, mel_filters, stft
 from voxinstruct_jax.config import InputError
 
-__all__ = ["WhisperEncoder", "load_whisper_encoder", "parse_ctranslate2"]
+__all__ = ["WhisperEncoder", "block_outputs", "load_whisper_encoder", "parse_ctranslate2"]
 
 SAMPLE_RATE = 16_000
 FRAME_RATE = 50.0
@@ -133,48 +133,62 @@ def parse_ctranslate2(data: bytes) -> dict[str, np.ndarray]:
 def _encode(
     weights: dict[str, Array], samples: Float[Array, "batch sample"], layer: int
 ) -> Float[Array, "batch frame dim"]:
-    return jax.vmap(lambda piece: _encode_piece(weights, piece, layer))(samples)
+    return block_outputs(weights, samples, layer)[-1]
 
 
-def _encode_piece(weights: dict[str, Array], samples: Float[Array, " sample"], layer: int) -> Float[Array, "frame dim"]:
-    x = _log_mel(samples)[None]
+def block_outputs(
+    weights: Mapping[str, Array | np.ndarray],
+    samples: Float[Array, "batch sample"],
+    layer: int,
+    sample_rate: int = SAMPLE_RATE,
+) -> list[Float[Array, "batch frame dim"]]:
+    """Returns the output of each of the first `layer` blocks, 50 frames a second; gradients pass to the samples.
+
+    Args:
+        weights: Of a `WhisperEncoder`.
+        samples: At most 30 s, a whole number of frames.
+        layer: Number of blocks.
+        sample_rate: Of the samples (Hz): 16,000 times a whole number of halves, 24,000 for one. A window of as many
+            seconds has the bins of Whisper's own, so that nothing is resampled.
+    """
+    x = _log_mel(samples, sample_rate)
     for name, stride in (("conv1", 1), ("conv2", 2)):
-        kernel = weights[f"encoder/{name}/weight"]
+        kernel = jnp.asarray(weights[f"encoder/{name}/weight"])
         x = jax.lax.conv_general_dilated(x, kernel, (stride,), ((1, 1),), dimension_numbers=("NWC", "OIW", "NWC"))
         x = jax.nn.gelu(x + weights[f"encoder/{name}/bias"], approximate=False)
-    x = x[0]
-    x = x + weights["encoder/position_encodings/encodings"][: len(x)]
+    x = x + weights["encoder/position_encodings/encodings"][: x.shape[1]]
+    found = []
     for index in range(layer):
         x = _block({n.split("/", 2)[2]: w for n, w in weights.items() if n.startswith(f"encoder/layer_{index}/")}, x)
-    return x
+        found.append(x)
+    return found
 
 
-def _block(w: dict[str, Array], x: Float[Array, "frame dim"]) -> Float[Array, "frame dim"]:
+def _block(w: Mapping[str, Array | np.ndarray], x: Float[Array, "batch frame dim"]) -> Float[Array, "batch frame dim"]:
     """Pre-norm attention and feed-forward."""
     y = _linear(w, "self_attention/linear_0", _norm(w, "self_attention/layer_norm", x))
-    query, key, value = (part.reshape(1, len(x), NUM_HEADS, -1) for part in jnp.split(y, 3, axis=-1))
+    query, key, value = (part.reshape(*x.shape[:2], NUM_HEADS, -1) for part in jnp.split(y, 3, axis=-1))
     y = jax.nn.dot_product_attention(query, key, value).reshape(x.shape)
     x = x + _linear(w, "self_attention/linear_1", y)
     y = _linear(w, "ffn/linear_0", _norm(w, "ffn/layer_norm", x))
     return x + _linear(w, "ffn/linear_1", jax.nn.gelu(y, approximate=False))
 
 
-def _norm(w: dict[str, Array], name: str, x: Array) -> Array:
+def _norm(w: Mapping[str, Array | np.ndarray], name: str, x: Array) -> Array:
     centred = x - x.mean(-1, keepdims=True)
     scale = jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
     return centred * scale * w[f"{name}/gamma"] + w[f"{name}/beta"]
 
 
-def _linear(w: dict[str, Array], name: str, x: Array) -> Array:
+def _linear(w: Mapping[str, Array | np.ndarray], name: str, x: Array) -> Array:
     return x @ w[f"{name}/weight"].T + w[f"{name}/bias"]
 
 
-def _log_mel(samples: Float[Array, " sample"]) -> Float[Array, "frame mel"]:
-    """Whisper's own scaling: log10 power, at most 8 below the peak, then (x + 4) / 4."""
-    frames = len(samples) // MEL.hop_length
-    padded = jnp.pad(samples, MEL.n_fft // 2, mode="reflect")
-    index = np.arange(frames)[:, None] * MEL.hop_length + np.arange(MEL.n_fft)[None]
-    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(MEL.n_fft) / MEL.n_fft)
-    power = jnp.abs(jnp.fft.rfft(padded[index] * window.astype(np.float32))) ** 2
-    log = jnp.log10(jnp.maximum(power @ mel_filters(MEL), 1e-10))
-    return (jnp.maximum(log, log.max() - 8) + 4) / 4
+def _log_mel(samples: Float[Array, "batch sample"], sample_rate: int) -> Float[Array, "batch frame mel"]:
+    """Whisper's own scaling: log10 power, at most 8 below the clip's peak, then (x + 4) / 4."""
+    scale = sample_rate / SAMPLE_RATE
+    n_fft, hop = round(scale * MEL.n_fft), round(scale * MEL.hop_length)
+    mel = dataclasses.replace(MEL, sample_rate=sample_rate, n_fft=n_fft, hop_length=hop)
+    spectra = stft(samples, n_fft, hop, "center")[:, :-1] / scale
+    log = jnp.log10(jnp.maximum((spectra.real**2 + spectra.imag**2) @ mel_filters(mel), 1e-10))
+    return (jnp.maximum(log, log.max((1, 2), keepdims=True) - 8) + 4) / 4

@@ -20,7 +20,7 @@ from voxinstruct_jax.audio.discriminators import DiscriminatorConfig, Judgement,
 from voxinstruct_jax.audio.semantic import load_units
 from voxinstruct_jax.audio.spectrogram import MelConfig, log_mel, stft
 from voxinstruct_jax.audio.waveform import read_audio
-from voxinstruct_jax.audio.whisper import load_whisper_encoder
+from voxinstruct_jax.audio.whisper import WhisperEncoder, block_outputs, load_whisper_encoder
 from voxinstruct_jax.config import ConfigError, fingerprint
 from voxinstruct_jax.data.manifest import read_manifest
 from voxinstruct_jax.data.progress import progress_bar
@@ -39,11 +39,18 @@ __all__ = [
     "codec_loss",
     "codec_program",
     "codec_task",
+    "hearing_distance",
     "mel_distance",
     "open_clips",
     "segment_task",
     "stft_distance",
 ]
+
+
+HEARING_LAYERS = 4
+"""Blocks of Whisper base whose outputs are compared; the fourth is the one that units are made of."""
+HEARING_STRIDE = 2
+"""One crop in so many is heard: all of them would cost more than twice the rest of a step."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,6 +63,8 @@ class CodecObjective:
     commitment_weight: float = 0.25
     unit_weight: float = 0.0
     """Of the cross-entropy of semantic units given the first codebook."""
+    hearing_weight: float = 0.0
+    """Of the distance between what a speech recogniser's encoder makes of speech and reconstruction."""
     adversarial_weight: float = 0.0
     """Of what the discriminators think of the reconstruction; 0 = there are none."""
     feature_weight: float = 2.0
@@ -111,16 +120,26 @@ def codec_program(experiment: CodecExperiment) -> Program:
             return AdversarialCodec(config, discriminator, rngs=rngs)
         return MelCodec(config, rngs=rngs)
 
-    return Program(build_model=build, objective=functools.partial(codec_loss, experiment.objective))
+    ear = None
+    if experiment.objective.hearing_weight:
+        loaded = load_whisper_encoder(HEARING_LAYERS)
+        # arrays of the host become constants of the program, on however many devices it runs
+        ear = dataclasses.replace(loaded, weights=jax.tree.map(np.asarray, loaded.weights))
+    return Program(build_model=build, objective=functools.partial(codec_loss, experiment.objective, ear=ear))
 
 
 def codec_loss(
-    config: CodecObjective, model: MelCodec, batch: SegmentBatch, key: jax.Array
+    config: CodecObjective,
+    model: MelCodec,
+    batch: SegmentBatch,
+    key: jax.Array,
+    *,
+    ear: WhisperEncoder | None = None,
 ) -> tuple[list[Mean], dict[str, Mean]]:
-    """Mel and STFT distances between speech and its reconstruction, commitment, and semantic units.
+    """Mel and STFT distances between speech and its reconstruction, commitment, semantic units, and hearing.
 
     A first codebook that tells the units carries what is said: with few codes, or with later codebooks guessed, speech
-    stays intelligible.
+    stays intelligible. What an encoder of a speech recogniser hears weighs the cells of a spectrogram by what they say.
 
     Source:
         Vocos (Siuzdak 2023), section 3.4 (L1 on log-mel); Parallel WaveGAN (Yamamoto et al. 2020), section 2.2
@@ -141,6 +160,10 @@ def codec_loss(
     if config.unit_weight and result.unit_logits is not None:
         metrics["unit_loss"] = _unit_loss(result.unit_logits, batch.units)
         loss += config.unit_weight * metrics["unit_loss"]
+    if config.hearing_weight and ear is not None:
+        speech, made = batch.samples[::HEARING_STRIDE], result.samples[::HEARING_STRIDE]
+        metrics["hearing"] = hearing_distance(ear, speech, made, model.config.sample_rate)
+        loss += config.hearing_weight * metrics["hearing"]
     if isinstance(model, AdversarialCodec):
         judged = _adversarial_losses(model.discriminator, batch.samples, result.samples)
         metrics |= judged
@@ -323,3 +346,20 @@ def stft_distance(
     return sum((jnp.mean(jnp.abs(log_magnitude(a, n) - log_magnitude(b, n))) for n in windows), jnp.zeros(())) / len(
         windows
     )
+
+
+def hearing_distance(
+    ear: WhisperEncoder, speech: Float[Array, "batch sample"], made: Float[Array, "batch sample"], sample_rate: int
+) -> Float[Array, ""]:
+    """Mean distance of a recogniser's states over its blocks, in standard deviations of each channel of the speech.
+
+    Source:
+        Deep feature losses (Germain et al. 2018, "Speech Denoising with Deep Feature Losses", section 2.2), with an
+        encoder trained to recognise words in place of a classifier of sounds.
+    """
+    wanted, found = (block_outputs(ear.weights, samples, ear.layer, sample_rate) for samples in (speech, made))
+    distances = [
+        jnp.mean(jnp.abs(ours - theirs) / (jnp.std(theirs, (0, 1)) + 1e-3))
+        for ours, theirs in zip(found, jax.lax.stop_gradient(wanted), strict=True)
+    ]
+    return _mean(distances)
