@@ -9,17 +9,15 @@ import hypothesis
 import numpy as np
 import pytest
 
-WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
-"""Parallel workers keep caches of their own: JAX's is not safe to write from several processes."""
-
-# JAX reads these when it is imported, which is later; subprocesses of the tests inherit them.
+# JAX reads these when it is imported, which is later; subprocesses of the tests inherit them. All share one cache: of
+# an entry that another process is still writing a part would be read, whose decompression fails, and JAX compiles.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".cache" / "jax" / WORKER))
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".cache" / "jax" / "shared"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 # Tiny programs take far longer to compile than to run: without these the tests take three times as long.
-COMPILE_FAST = ["--xla_backend_optimization_level=0"]
+COMPILE_FAST = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
 if metadata.version("jaxlib").startswith("0.10."):  # a version that does not know a flag ends the process
-    COMPILE_FAST.append("--xla_cpu_use_fusion_emitters=false")
+    COMPILE_FAST += ["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"]
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *COMPILE_FAST]).strip()
 
 # The first example of each shape compiles: no deadline fits, and a few examples must do.
@@ -31,6 +29,12 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("vox")
+
+
+def pytest_collection_modifyitems(items):
+    """Files with slow tests first: with several workers none is left with a long one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session", autouse=True)
