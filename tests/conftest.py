@@ -6,8 +6,11 @@ from importlib import metadata
 from pathlib import Path
 
 import hypothesis
+import jaxtyping
 import numpy as np
 import pytest
+
+PACKAGE = Path(__file__).parents[1] / "voxinstruct_jax"
 
 # JAX reads these when it is imported, which is later; subprocesses of the tests inherit them. All share one cache: of
 # an entry that another process is still writing a part would be read, whose decompression fails, and JAX compiles.
@@ -19,6 +22,17 @@ COMPILE_FAST = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expens
 if metadata.version("jaxlib").startswith("0.10."):  # a version that does not know a flag ends the process
     COMPILE_FAST += ["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"]
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *COMPILE_FAST]).strip()
+
+
+def modules_with_arrays() -> list[str]:
+    """Names of the modules that write down shapes."""
+    paths = (path for path in PACKAGE.rglob("*.py") if "from jaxtyping import" in path.read_text("utf-8"))
+    return [".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in paths]
+
+
+# Shapes are checked in every call. Modules without any are left to basedpyright: those that read text or write
+# sentences take several times as long where plain types are looked at as well.
+jaxtyping.install_import_hook(modules_with_arrays(), "beartype.beartype")
 
 # The first example of each shape compiles: no deadline fits, and a few examples must do.
 hypothesis.settings.register_profile(
