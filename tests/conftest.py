@@ -6,21 +6,33 @@ from importlib import metadata
 from pathlib import Path
 
 import hypothesis
+import jaxtyping
 import numpy as np
 import pytest
 
-WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
-"""Parallel workers keep caches of their own: JAX's is not safe to write from several processes."""
+PACKAGE = Path(__file__).parents[1] / "voxinstruct_jax"
 
-# JAX reads these when it is imported, which is later; subprocesses of the tests inherit them.
+# JAX reads these when it is imported, which is later; subprocesses of the tests inherit them. All share one cache: of
+# an entry that another process is still writing a part would be read, whose decompression fails, and JAX compiles.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".cache" / "jax" / WORKER))
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".cache" / "jax" / "shared"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 # Tiny programs take far longer to compile than to run: without these the tests take three times as long.
-COMPILE_FAST = ["--xla_backend_optimization_level=0"]
+COMPILE_FAST = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
 if metadata.version("jaxlib").startswith("0.10."):  # a version that does not know a flag ends the process
-    COMPILE_FAST.append("--xla_cpu_use_fusion_emitters=false")
+    COMPILE_FAST += ["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"]
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *COMPILE_FAST]).strip()
+
+
+def modules_with_arrays() -> list[str]:
+    """Names of the modules that write down shapes."""
+    paths = (path for path in PACKAGE.rglob("*.py") if "from jaxtyping import" in path.read_text("utf-8"))
+    return [".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in paths]
+
+
+# Shapes are checked in every call. Modules without any are left to basedpyright: those that read text or write
+# sentences take several times as long where plain types are looked at as well.
+jaxtyping.install_import_hook(modules_with_arrays(), "beartype.beartype")
 
 # The first example of each shape compiles: no deadline fits, and a few examples must do.
 hypothesis.settings.register_profile(
@@ -31,6 +43,12 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("vox")
+
+
+def pytest_collection_modifyitems(items):
+    """Files with slow tests first: with several workers none is left with a long one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -48,11 +48,13 @@ def results(tmp_path, monkeypatch):
     return tmp_path
 
 
-JUDGED = ("--judge", "asr=stub_judges:Parrot", "--metrics", "wer,runaway")
+JUDGED = ("--judge", "asr=stub_judges:Parrot", "--metrics", "wer,runaway", "--figures", "0")
+"""Without pictures, for which an aligner hears each sound; one test draws some."""
 
 
 def test_json_has_the_stable_names(command, results):
-    code, output, _ = command("evaluate", results / "b", "--out", results / "scores", "--json", *JUDGED)
+    drawn = (*JUDGED, "--figures", "1")
+    code, output, _ = command("evaluate", results / "b", "--out", results / "scores", "--json", *drawn)
     found = json.loads(output)
     assert code == 0
     assert found["wer"] == pytest.approx(1 / 9, abs=1e-5)
@@ -133,7 +135,8 @@ def experiment(tmp_path, tiny_voice_folder):
 
 def test_an_experiment_is_spoken_evaluated_and_compared(command, experiment, tmp_path, tiny_voice_folder):
     out = tmp_path / "out"
-    arguments = ("compare", experiment, "--voice", tiny_voice_folder, "--out", out, "--metrics", "length,rtf", "--json")
+    settings = ("--metrics", "length,rtf", "--figures", "0", "--json")
+    arguments = ("compare", experiment, "--voice", tiny_voice_folder, "--out", out, *settings)
     code, output, _ = command(*arguments)
     found = json.loads(output)
     assert code == 0

@@ -6,6 +6,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -45,8 +46,15 @@ def asked(manifest, out, attributes=CHEAP, **changes):
     return Request(manifest=str(manifest), out=str(out), attributes=attributes, judges=judge_places({}), **changes)
 
 
-def run(wanted, workers=1):
-    return annotate(wanted, open_engine("local", workers), progress=False)
+def here(function, units, tick):
+    """An engine without processes: to start one costs seconds."""
+    for unit in units():
+        for _ in range(function(unit)):
+            tick()
+
+
+def run(wanted, engine=here):
+    return annotate(wanted, engine, progress=False)
 
 
 def contents(folder):
@@ -82,7 +90,7 @@ def test_clips_of_known_settings_get_their_classes(tmp_path, known):
         instructions=2,
         bins=str(tmp_path / "bins.json"),
     )
-    done = run(wanted, workers=2)
+    done = run(wanted, open_engine("local", 2))  # all judges: quicker where types are not checked at run time
     rows = read_manifest(tmp_path / "out" / "m.jsonl")
     assert [row.id for row in rows] == [row.id for row in known]
     order = {"low": 0, "slow": 0, "normal": 1, "high": 2, "fast": 2}
@@ -107,8 +115,8 @@ def test_clips_of_known_settings_get_their_classes(tmp_path, known):
 
 def test_the_number_of_processes_changes_no_byte(tmp_path, known):
     write_manifest(tmp_path / "in.jsonl", bare(known[:40]))
-    for workers in (1, 2):
-        run(asked(tmp_path / "in.jsonl", tmp_path / str(workers) / "m.jsonl", CHEAP, instructions=1), workers)
+    for name, engine in (("1", here), ("2", open_engine("local", 2))):
+        run(asked(tmp_path / "in.jsonl", tmp_path / name / "m.jsonl", CHEAP, instructions=1), engine)
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
     assert sorted(contents(tmp_path / "1")) == ["bins.json", "m.jsonl", "rejected.jsonl"]
     assert load_bins(tmp_path / "1" / "bins.json").attributes["energy"].groups["en"].count == 20
@@ -130,6 +138,10 @@ class Judge(EnergyJudge):
             os.kill(os.getppid(), signal.SIGKILL)
         return super().measure(clip)
 
+def here(function, units, tick):
+    for unit in units():
+        function(unit)
+
 if __name__ == "__main__":
     if sys.argv[3] == "writing":
         placed, seen = annotate._placed, []
@@ -141,36 +153,51 @@ if __name__ == "__main__":
         annotate._placed = placed_until_killed
     if sys.argv[3] == "clearing":
         annotate.shutil.rmtree = lambda path, **_: os.kill(os.getpid(), signal.SIGKILL)
+    # The process that is to be killed while it measures needs a worker to do it.
+    engine = open_engine("local", 1) if sys.argv[3] == "measuring" else here
     wanted = annotate.Request(
         manifest=sys.argv[1], out=sys.argv[2], attributes=("energy",),
         judges=judge_places({"energy": "killed:Judge"}), instructions=1,
     )
-    annotate.annotate(wanted, open_engine("local", 1), progress=False)
+    annotate.annotate(wanted, engine, progress=False)
 """
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory, known):
+    """Starts a run that is killed at a moment; goes on with it in this process; `whole`: of a run that was not."""
+    folder = tmp_path_factory.mktemp("killed")
+    (folder / "killed.py").write_text(KILLED)
+    write_manifest(folder / "in.jsonl", bare(known[:50]))
+
+    def start(out, moment):
+        command = [sys.executable, folder / "killed.py", folder / "in.jsonl", out, moment]
+        environment = {"PYTHONPATH": f"{ROOT}:{folder}", "PATH": "", "DONE": f"{out.parent}.killed",
+                       "DEADLY": known[40].transcript if moment == "measuring" else ""}  # fmt: skip
+        return subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
+
+    def go_on(out):
+        wanted = asked(folder / "in.jsonl", out, ("energy",), instructions=1)
+        run(dataclasses.replace(wanted, judges=judge_places({"energy": "killed:Judge"})))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        go_on(folder / "whole" / "m.jsonl")
+        yield SimpleNamespace(start=start, go_on=go_on, whole=contents_of_files(folder / "whole"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", ["measuring", "writing", "clearing"])
-def test_a_kill_at_any_moment_ends_in_the_same_bytes(tmp_path, known, moment):
-    (tmp_path / "killed.py").write_text(KILLED)
-    write_manifest(tmp_path / "in.jsonl", bare(known[:50]))
-    environment = {"PYTHONPATH": f"{ROOT}:{tmp_path}", "PATH": "", "DONE": str(tmp_path / "done"),
-                   "DEADLY": known[40].transcript if moment == "measuring" else ""}  # fmt: skip
-
-    def start(folder, when):
-        command = [sys.executable, tmp_path / "killed.py", tmp_path / "in.jsonl", tmp_path / folder / "m.jsonl", when]
-        return subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
-
-    assert start("out", moment).returncode == -signal.SIGKILL
+def test_a_kill_at_any_moment_ends_in_the_same_bytes(tmp_path, killed, moment):
+    out = tmp_path / "out" / "m.jsonl"
+    done = killed.start(out, moment)
+    assert done.returncode == -signal.SIGKILL, done.stderr
     if moment == "measuring":
-        assert [path.name for path in (tmp_path / "out").iterdir()] == ["m.jsonl.work"]
-        assert sorted(path.stem for path in (tmp_path / "out" / "m.jsonl.work").glob("*.jsonl")) == ["measured-0000000"]
-    again = start("out", "to the end")
-    assert again.returncode == 0, again.stderr
-    (tmp_path / "done").touch()
-    assert start("whole", "to the end").returncode == 0
-    left = {name: data for name, data in contents_of_files(tmp_path / "out").items() if ".done" not in name}
-    assert left == contents_of_files(tmp_path / "whole")
+        assert [path.name for path in out.parent.iterdir()] == ["m.jsonl.work"]
+        assert sorted(path.stem for path in (out.parent / "m.jsonl.work").glob("*.jsonl")) == ["measured-0000000"]
+    killed.go_on(out)
+    left = {name: data for name, data in contents_of_files(out.parent).items() if ".done" not in name}
+    assert left == killed.whole
 
 
 def contents_of_files(folder):

@@ -337,7 +337,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path, rows, encoders):
         return found
 
     peak(50)
-    assert peak(2000) < peak(200) + 10_000_000  # the rows alone would take more than 25 MB
+    assert peak(1000) < peak(200) + 4_000_000  # the rows alone would take more than 9 MB
 
 
 def test_a_store_that_does_not_answer_stops_the_run_and_sets_no_row_aside(tmp_path, rows, encoders, monkeypatch):

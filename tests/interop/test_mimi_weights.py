@@ -67,13 +67,18 @@ def test_sizes_follow_from_the_settings(codec):
     assert (config.transformer.window, config.transformer.num_kv_heads, config.transformer.head_dim) == (10, 2, 6)
 
 
+@jax.jit
+def stages(codec, samples):
+    """What each part of the encoder makes, by one program."""
+    frames = codec.encoder(samples)
+    return {"seanet": frames, "transformer": codec.encoder_transformer(frames), "latents": codec.latents(samples)}
+
+
 @pytest.mark.parametrize("length", LENGTHS)
 def test_latents_codes_and_waveform_equal_the_original(codec, golden, length):
     samples = golden[f"wave/{length}"]
-    frames = jax.jit(codec.encoder)(samples)
-    assert drift(frames, golden[f"seanet/{length}"]) < LIMIT
-    assert drift(jax.jit(codec.encoder_transformer)(frames), golden[f"transformer/{length}"]) < LIMIT
-    assert drift(jax.jit(type(codec).latents)(codec, samples), golden[f"latents/{length}"]) < LIMIT
+    for name, found in stages(codec, samples).items():
+        assert drift(found, golden[f"{name}/{length}"]) < LIMIT, name
     codes = codec.encode(samples)
     np.testing.assert_array_equal(codes, golden[f"codes/{length}"])
     assert drift(codec.decode(codes), golden[f"decoded/{length}"]) < LIMIT

@@ -1,6 +1,7 @@
 """Both networks: published counts, what each part may see, and what starts at nothing."""
 
 import dataclasses
+import functools
 from collections import Counter
 
 import jax
@@ -113,8 +114,13 @@ def inputs(config, seed=0, *, frames=FRAMES, tokens=TOKENS, phones=PHONES):
     return normal(2, frames, CHANNELS), jnp.array([300.0, 700.0]), Conditions(**parts), first(frames, FRAMES)
 
 
+@functools.partial(jax.jit, static_argnames="graph")
+def run(graph, state, x, t, conditions, mask):
+    return nnx.merge(graph, state)(x, t, conditions, mask)
+
+
 def predict(model, x, t, conditions, mask):
-    return np.asarray(jax.jit(lambda *given: model(*given))(x, t, conditions, mask))
+    return np.asarray(run(*nnx.split(model), x, t, conditions, mask))
 
 
 def test_padding_changes_nothing(model):

@@ -69,6 +69,7 @@ def eight_devices(tiny_ar_experiment, tmp_path_factory):
     return json.loads(done.stdout.splitlines()[-1]), folder / "run"
 
 
+@pytest.mark.slow
 def test_a_run_on_eight_devices_has_the_losses_of_a_run_on_one(eight_devices, tiny_ar_run):
     _, folder = eight_devices
     many = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

@@ -281,10 +281,11 @@ def test_settings_that_make_no_run_are_refused():
 
 def test_model_data_batch_objective_optimiser_and_seed_make_a_run_and_nothing_else_does(tiny_ar_experiment):
     base = tiny_ar_experiment
+    own = ar_task(base).identity
 
     def changed(**fields):
         other = ar_task(dataclasses.replace(base, **fields)).identity
-        return sorted(name for name in other if other[name] != ar_task(base).identity[name])
+        return sorted(name for name in other if other[name] != own[name])
 
     wider = dataclasses.replace(base.model, dtype="bfloat16")
     rows = dataclasses.replace(base.data, batch=dataclasses.replace(base.data.batch, rows=4))
@@ -398,6 +399,7 @@ train(ar_task(experiment), experiment, Path(sys.argv[2]), report=report)
 """
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_the_middle_ends_as_if_it_had_never_stopped(tiny_ar_experiment, tiny_ar_run, tmp_path):
     settings = tmp_path / "experiment.json"
     settings.write_text(json.dumps(to_dict(tiny_ar_experiment)))

@@ -21,6 +21,8 @@ from voxinstruct_jax.training.loop import train
 REPOSITORY = Path(__file__).parents[2]
 STEPS = 14
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = """
 import json, sys
 from pathlib import Path
@@ -38,11 +40,10 @@ sys.exit(75 if result.stopped else 0)
 """
 
 
-def start(settings, folder, count):
-    """Starts the processes of a run as `launch/local.py` does, which starts them again if they end too early."""
-    command = [sys.executable, "-c", PROGRAM, str(settings), str(folder)]
-    if count > 1:
-        command = [sys.executable, str(REPOSITORY / "launch/local.py"), "--processes", str(count), "--", *command]
+def start(settings, folder):
+    """Starts the two processes of a run as `launch/local.py` does, which starts them again if they end too early."""
+    launcher = [sys.executable, str(REPOSITORY / "launch/local.py"), "--processes", "2", "--"]
+    command = [*launcher, sys.executable, "-c", PROGRAM, str(settings), str(folder)]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     with (folder.parent / f"{folder.name}.err").open("ab") as errors:
         return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stderr=errors)
@@ -92,13 +93,13 @@ def settings(tiny_ar_experiment, tmp_path_factory):
 def unbroken(settings):
     """A run of two processes that nothing happened to."""
     folder = settings.parent / "unbroken"
-    assert start(settings, folder, 2).wait() == 0
+    assert start(settings, folder).wait() == 0
     return folder
 
 
 def test_two_processes_are_preempted_killed_and_started_again_with_the_same_losses(settings, unbroken):
     folder = settings.parent / "broken"
-    with start(settings, folder, 2) as launcher:
+    with start(settings, folder) as launcher:
         wait_until(lambda: any(row["step"] >= 2 for row in metrics(folder)), launcher)
         os.kill(children(launcher)[1], signal.SIGTERM)
         wait_until(lambda: len(starts(folder)) == 2, launcher)
@@ -116,7 +117,8 @@ def test_two_processes_are_preempted_killed_and_started_again_with_the_same_loss
 def test_one_process_goes_on_where_two_ended(settings, unbroken):
     folder = shutil.copytree(unbroken, settings.parent / "fewer")
     shutil.rmtree(folder / "states" / str(STEPS))
-    assert start(settings, folder, 1).wait() == 0
+    experiment = from_dict(ARExperiment, json.loads(settings.read_text()))
+    assert train(ar_task(experiment), experiment, folder, report=lambda *_: None).step == STEPS
     assert starts(folder) == [(0, 2), (12, 1)]
     np.testing.assert_allclose(losses(folder), losses(unbroken), rtol=1e-3)
 
