@@ -111,6 +111,7 @@ def check_flow(place: Path, ar: ARConfig, flow: CodecFlowConfig) -> None:
     encoder, vocabulary = flow.network.text_encoder, ar.vocabulary
     pairs = {
         "semantic units": (vocabulary.num_semantic, flow.num_units or vocabulary.num_semantic),
+        "codebooks": (vocabulary.num_codebooks, flow.codec.num_codebooks),
         "codes a codebook": (vocabulary.codebook_size, flow.codec.codebook_size),
         "text channels": (ar.text_encoder.channel_sizes, (encoder or ar.text_encoder).channel_sizes),
     }

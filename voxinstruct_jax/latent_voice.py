@@ -446,7 +446,7 @@ class LatentVoice:
             }
         if self._says_durations:
             rows["durations"] = np.zeros((batch_size, sizes.phones), np.int32)
-        for row, request in enumerate([*requests, *requests[-1:] * (batch_size - len(requests))]):
+        for row, request in enumerate([*requests, *list(requests[-1:]) * (batch_size - len(requests))]):
             if self._says_durations:
                 rows["durations"][row, : len(request.durations)] = request.durations
             rows["text_tokens"][row, : len(request.text_tokens)] = request.text_tokens

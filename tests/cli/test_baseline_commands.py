@@ -29,6 +29,7 @@ from voxinstruct_jax.diffusion.masked import MaskingConfig
 from voxinstruct_jax.diffusion.systems import SYSTEMS
 from voxinstruct_jax.evaluation.compare import open_system
 from voxinstruct_jax.evaluation.evaluate import write_whole
+from voxinstruct_jax.models.ar import ARModel
 from voxinstruct_jax.models.codec_flow import CodecFlowConfig
 from voxinstruct_jax.models.grad_tts import GradTTSConfig
 from voxinstruct_jax.models.masked_latents import MaskedLatentsConfig
@@ -172,11 +173,14 @@ def test_a_voice_of_masked_latents_takes_the_rounds_of_its_run(experiment):
 def test_a_run_of_a_flow_becomes_a_voice_with_a_lent_ar_model(
     random_part, tiny_aligned_voice, tiny_shards, tmp_path, capsys
 ):
-    lender, channels = tmp_path / "lender", PronunciationTokenizer().channel_sizes
-    codec = CodecConfig.tiny()
+    lender, other, codec, ar = tmp_path / "lender", tmp_path / "other", CodecConfig.tiny(), tiny_aligned_voice.ar.config
     codec = dataclasses.replace(codec, quantizer=dataclasses.replace(codec.quantizer, num_codebooks=3))
+    ar = dataclasses.replace(ar, vocabulary=dataclasses.replace(ar.vocabulary, num_codebooks=3))  # as the shards have
     shutil.copytree(tiny_aligned_voice.folder, lender)
     random_part(lender / "codec", "codec", codec, MelCodec)
+    random_part(lender / "ar", "ar", ar, ARModel)
+    shutil.copytree(lender, other)
+    random_part(other / "codec", "codec", dataclasses.replace(codec, num_layers=2), MelCodec)
     flow = CodecFlowExperiment(
         model=CodecFlowConfig(network=told_frame_by_frame(codec.quantizer.latent_dim), codec=codec, num_units=12),
         codec_weights=str(lender / "codec"),
@@ -185,20 +189,18 @@ def test_a_run_of_a_flow_becomes_a_voice_with_a_lent_ar_model(
         optimizer=OptimizerConfig(peak_lr=1e-3, warmup_steps=1),
         train=TrainConfig(steps=1, log_every=1, save_every=1),
     )
-    assert flow.model.network.text_encoder.channel_sizes == channels
     train(build_task(flow), flow, tmp_path / "run", report=lambda *_: None)
     convert = ["convert", str(tmp_path / "run"), "--out", str(tmp_path / "voice")]
-    assert main([*convert, "--voice", str(tiny_aligned_voice.folder)]) == 1
+    assert main([*convert, "--voice", str(other)]) == 1
     assert "trained on latents of another codec than that of" in capsys.readouterr().err
     assert main(convert) == 1
     assert "the AR model has semantic units: 256, the flow 12" in capsys.readouterr().err
     assert not (tmp_path / "voice").exists()
     assert main([*convert, "--voice", str(lender)]) == 0
     voice = vox.load(tmp_path / "voice")
-    asked = {"seed": 2, "max_duration_s": 0.4}
-    found, ours = voice.synthesize('Say "two"', **asked), tiny_aligned_voice.synthesize('Say "two"', **asked)
-    np.testing.assert_array_equal(found.semantic, ours.semantic)
-    assert found.samples.shape == ours.samples.shape
+    found = voice.synthesize('Say "two"', seed=2, max_duration_s=0.4)
+    assert found.samples.shape == (len(found.semantic) * codec.hop_length,)
+    assert np.isfinite(found.samples).all()
     again = [*convert[:2], "--out", str(tmp_path / "again"), "--voice", str(tmp_path / "voice")]
     assert main(again) == 1
     assert "a voice of kind 'codec_flow' lends no AR model" in capsys.readouterr().err

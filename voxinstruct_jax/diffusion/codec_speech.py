@@ -155,7 +155,7 @@ def frames_operations(graph: Any, state: Any, config: DiffusionConfig, request: 
 
 def _stacked(requests: Sequence[FrameRequest], batch_size: int) -> tuple[Any, ...]:
     """Rows of a program, the last one repeated."""
-    rows = [*requests, *requests[-1:] * (batch_size - len(requests))]
+    rows = [*requests, *list(requests[-1:]) * (batch_size - len(requests))]
     frames, tokens = rows[0].sizes
     return (
         np.stack([np.pad(row.units, (0, frames - len(row.units))) for row in rows]),
