@@ -1,8 +1,8 @@
 """Grad-TTS in miniature on the codec's latents, 64 channels at 25 Hz: what a codec language model's decoder reads.
 
 After arXiv 2105.06337; the model of `grad_tts_small.py`, wider, so that it has about as many weights as the AR or the
-NAR model of the embedded voice. It says itself how long each phone lasts. At 25 Hz a phone lasts a frame or two; clips
-with more phones than frames count for nothing (`aligned` says how many do).
+NAR model of the embedded voice, 6.8M. It says itself how long each phone lasts. At 25 Hz that is a frame or two; clips
+with more phones than frames count for nothing (`aligned` is the share of the others).
 
 Run: voxinstruct train configs/grad_tts_codec_small.py --out runs/grad_tts --data.manifest M.jsonl
 Hardware: two CPU cores.

@@ -18,6 +18,7 @@ from voxinstruct_jax.audio.latents import LatentConfig
 from voxinstruct_jax.checkpoints.run import RunStore
 from voxinstruct_jax.checkpoints.weights import load_weights
 from voxinstruct_jax.cli import samples
+from voxinstruct_jax.cli.compare import _write_cost
 from voxinstruct_jax.cli.experiments import load_experiment
 from voxinstruct_jax.cli.latent_voices import latent_voice_config
 from voxinstruct_jax.cli.main import main
@@ -29,6 +30,7 @@ from voxinstruct_jax.diffusion.masked import MaskingConfig
 from voxinstruct_jax.diffusion.systems import SYSTEMS
 from voxinstruct_jax.evaluation.compare import open_system
 from voxinstruct_jax.evaluation.evaluate import write_whole
+from voxinstruct_jax.evaluation.experiment import Speaking
 from voxinstruct_jax.models.ar import ARModel
 from voxinstruct_jax.models.codec_flow import CodecFlowConfig
 from voxinstruct_jax.models.grad_tts import GradTTSConfig
@@ -268,6 +270,12 @@ def test_the_embedded_voice_took_what_its_configurations_count():
         assert part["steps"] == experiment.train.steps
         assert part["steps"] == json.loads((embedded_release() / name / "config.json").read_text())["step"]
         assert part["operations"] == pytest.approx(part["steps"] * step_operations(experiment), rel=0.01)
+
+
+def test_a_comparison_tells_what_the_embedded_voice_took(tmp_path):
+    _write_cost(Speaking(name="codec-lm"), tmp_path)
+    told = json.loads((embedded_release() / "training.json").read_text())
+    assert json.loads((tmp_path / "cost.json").read_text())["training_operations"] == told["operations"]
 
 
 def test_a_hybrid_s_flow_gets_what_its_ar_model_leaves_of_the_budget(monkeypatch, capsys):
