@@ -1,7 +1,8 @@
 """A flow decoder over our semantic tokens: units, each as long as it lasts, and the instruction to codec latents.
 
 The second half of a language model and flow hybrid, after MeLoDy (arXiv 2305.15719) and CosyVoice (arXiv 2407.05407):
-an AR model says units, the flow makes what the embedded voice's codec decodes. 3.3M weights.
+an AR model says units, the flow makes what the embedded voice's codec decodes. 3.3M weights. `convert` makes a voice of
+the run and the embedded voice's AR model.
 
 Run: voxinstruct train configs/flow_decoder_small.py --out runs/flow_decoder_small
 Hardware: two CPU cores.

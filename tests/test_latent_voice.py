@@ -4,27 +4,33 @@ import dataclasses
 import functools
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import soundfile
+from flax import nnx
 
 import voxinstruct_jax as vox
-from voxinstruct_jax.audio.codec import CodecConfig
+from voxinstruct_jax.audio.codec import CodecConfig, MelCodec
 from voxinstruct_jax.audio.latents import LatentConfig
 from voxinstruct_jax.audio.spectrogram import MelConfig
 from voxinstruct_jax.audio.vocos import MelVocoder, MelVocoderConfig, VocosConfig
 from voxinstruct_jax.cli.main import main
 from voxinstruct_jax.config import InputError, to_dict
+from voxinstruct_jax.diffusion.phone_speech import phone_durations
 from voxinstruct_jax.diffusion.systems import SYSTEMS
 from voxinstruct_jax.guidance import Guidance
 from voxinstruct_jax.jobs.units import Speaker
-from voxinstruct_jax.latent_voice import LatentVoiceConfig, write_settings
+from voxinstruct_jax.latent_voice import KIND, LatentVoiceConfig
+from voxinstruct_jax.models.grad_tts import GradTTS, GradTTSConfig
 from voxinstruct_jax.models.latent_diffusion import LatentDiffusion
+from voxinstruct_jax.models.masked_latents import MaskedLatentDiffusion, MaskedLatentsConfig, TokenHeadConfig
 from voxinstruct_jax.models.mmdit import MMDiTConfig
+from voxinstruct_jax.models.phone_encoder import PhoneEncoderConfig
 from voxinstruct_jax.text.lengths import LengthLine
-from voxinstruct_jax.text.phones import NUM_PHONES
+from voxinstruct_jax.text.phones import NUM_PHONES, phone_ids
 from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
-from voxinstruct_jax.voice import Utterance
+from voxinstruct_jax.voice import Utterance, write_voice_settings
 from voxinstruct_jax.voice import load as load_codec_voice
 from voxinstruct_jax.voices import AnyVoice
 
@@ -47,6 +53,10 @@ def write_voice(write_random_part, folder, system, latents, **more):
     model = dataclasses.replace(model, model_dim=48, rotary_dims=12, joint_blocks=2, text_encoder=encoder)
     build = functools.partial(LatentDiffusion, latents=latents)
     write_random_part(folder / "denoiser", "diffusion", model, build, latents=to_dict(latents))
+    return write_config(folder, system, **more)
+
+
+def write_config(folder, system, **more):
     diffusion = SYSTEMS[system]
     grid = dataclasses.replace(diffusion.sampler.grid, steps=3)
     config = LatentVoiceConfig(
@@ -56,7 +66,7 @@ def write_voice(write_random_part, folder, system, latents, **more):
         text_fingerprint=PronunciationTokenizer().fingerprint,
         **more,
     )
-    write_settings(folder, config)
+    write_voice_settings(folder, KIND, config)
     return folder
 
 
@@ -68,6 +78,35 @@ def instruct_folder(random_part, tmp_path_factory):
 @pytest.fixture(scope="module")
 def instruct_voice(instruct_folder):
     return vox.load(instruct_folder)
+
+
+@pytest.fixture(scope="module")
+def grad_tts_voice(random_part, tmp_path_factory):
+    """Of random weights: durations lie around a frame a phone."""
+    network = MMDiTConfig.told_frame_by_frame(CODEC.channels, PronunciationTokenizer().channel_sizes)
+    encoder = dataclasses.replace(network.text_encoder, num_layers=1, ffn_dim=64)
+    network = dataclasses.replace(network, model_dim=32, rotary_dims=8, single_blocks=1, text_encoder=encoder)
+    phones = PhoneEncoderConfig(num_phones=NUM_PHONES, model_dim=32, num_layers=1, num_heads=4, ffn_dim=32)
+    folder = tmp_path_factory.mktemp("voices") / "grad_tts"
+    random_part(folder / "denoiser", "grad_tts", GradTTSConfig(network=network, phones=phones, latents=CODEC), GradTTS)
+    return vox.load(write_config(folder, "grad_tts"))
+
+
+@pytest.fixture(scope="module")
+def masked_voice(random_part, tmp_path_factory):
+    tiny = MMDiTConfig.instructaudio_tiny(CODEC.channels + 1, PronunciationTokenizer().channel_sizes, NUM_PHONES)
+    encoder = dataclasses.replace(tiny.text_encoder, num_layers=1)
+    phones = dataclasses.replace(tiny.phones, num_layers=1)
+    network = dataclasses.replace(
+        tiny, model_dim=32, rotary_dims=8, joint_blocks=1, output_channels=16, text_encoder=encoder, phones=phones
+    )
+    model = MaskedLatentsConfig(network=network, head=TokenHeadConfig(model_dim=16, num_layers=1))
+    folder, build = (
+        tmp_path_factory.mktemp("voices") / "masked",
+        functools.partial(MaskedLatentDiffusion, latents=CODEC),
+    )
+    random_part(folder / "denoiser", "masked_latents", model, build, latents=to_dict(CODEC))
+    return vox.load(write_config(folder, "impact", rounds=2))
 
 
 @pytest.fixture(scope="module")
@@ -97,9 +136,12 @@ def test_the_length_follows_from_the_words(instruct_voice):
     assert "spoken in 0.4 s" in short.notes[0]
 
 
-def test_many_are_the_same_whatever_their_neighbours_are(instruct_voice):
+@pytest.mark.parametrize("name", ["instruct_voice", "grad_tts_voice", "masked_voice"])
+def test_many_are_the_same_whatever_their_neighbours_are(name, request):
+    voice = request.getfixturevalue(name)
+
     def spoken(utterances):
-        found = dict(instruct_voice.synthesize_many(utterances))
+        found = dict(voice.synthesize_many(utterances))
         assert sorted(found) == list(range(len(utterances)))
         return [found[place].samples for place in range(len(utterances))]
 
@@ -107,10 +149,31 @@ def test_many_are_the_same_whatever_their_neighbours_are(instruct_voice):
     for one, other in zip(together, turned[::-1], strict=True):
         np.testing.assert_array_equal(one, other)
     np.testing.assert_array_equal(together[2], alone[0])
-    again = instruct_voice.synthesize(UTTERANCES[2].instruction, seed=2).samples
+    again = voice.synthesize(UTTERANCES[2].instruction, seed=2).samples
     np.testing.assert_allclose(again, alone[0], atol=1e-3 * np.abs(again).max())
-    reseeded = instruct_voice.synthesize(UTTERANCES[2].instruction, seed=3).samples
+    reseeded = voice.synthesize(UTTERANCES[2].instruction, seed=3).samples
     assert not np.allclose(reseeded, again, atol=1e-2 * np.abs(again).max())
+
+
+def test_grad_tts_says_itself_how_long_it_speaks(grad_tts_voice):
+    model = nnx.merge(grad_tts_voice.model.graph, grad_tts_voice.model.state)
+    phones = jnp.asarray(phone_ids([(0, "not at all")], PronunciationTokenizer())[None, 1:])
+    durations = np.asarray(phone_durations(model, phones))[0]
+    asked = 'Say "not at all"'
+    found = grad_tts_voice.synthesize(asked)
+    assert len(found.samples) == durations.sum() * 960
+    assert durations.sum() >= len(durations) > 8
+    assert found.notes == ()
+    slow = np.asarray(phone_durations(model, phones, 3.0))[0]
+    assert abs(slow.sum() - 3 * np.exp(np.asarray(model.encode(phones, phones > 0)[1])).sum()) < len(slow)
+    short = grad_tts_voice.synthesize(asked, max_duration_s=0.2)
+    assert len(short.samples) == 5 * 960
+    assert "spoken in 0.2 s" in short.notes[0]
+    assert grad_tts_voice.cost(4.0).evaluations == 3
+
+
+def test_masked_latents_count_the_passes_of_transformer_and_head(masked_voice):
+    assert masked_voice.cost(4.0).evaluations == 2 * (1 + 3)
 
 
 def test_what_cannot_be_spoken_fails_alone_and_what_does_not_apply_is_noted(instruct_voice, tmp_path):
@@ -205,3 +268,8 @@ def test_other_kinds_and_other_text_tables_are_refused(instruct_folder, random_p
     (tmp_path / "denoiser").symlink_to(instruct_folder / "denoiser")
     with pytest.raises(InputError, match="made for text tables old"):
         vox.load(tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "voice.json").write_text(json.dumps(settings))
+    random_part(tmp_path / "other" / "denoiser", "codec", CodecConfig.tiny(), MelCodec)
+    with pytest.raises(InputError, match="weights of kind 'codec', which make no latents; known: diffusion"):
+        vox.load(tmp_path / "other")

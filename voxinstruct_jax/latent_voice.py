@@ -1,13 +1,12 @@
-"""The voice of a latent diffusion model: the same calls as `voice.Voice`, another way to the waveform.
+"""The voice of a model of latents: the same calls as `voice.Voice`, another way to the waveform.
 
 A folder holds `denoiser/` (network and latent space), `vocoder/` where the latents are spectrograms, and `voice.json`
-with `kind` "diffusion". Such a model must be told beforehand how long it speaks: a line from syllables to seconds, the
-same for all of them. Read `LatentVoice`.
+with `kind` "diffusion". Grad-TTS says how long it speaks; the others must be told beforehand: a line from syllables to
+seconds, the same for all of them. Read `LatentVoice`.
 """
 
 import dataclasses
 import functools
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,15 +22,18 @@ from voxinstruct_jax.audio.latents import LatentConfig
 from voxinstruct_jax.audio.vocos import MelVocoder, MelVocoderConfig
 from voxinstruct_jax.audio.waveform import read_audio
 from voxinstruct_jax.checkpoints.weights import read_settings
-from voxinstruct_jax.config import ConfigError, InputError, VoxError, from_dict, to_dict
+from voxinstruct_jax.config import ConfigError, InputError, VoxError, from_dict
 from voxinstruct_jax.decoding.stages import Loaded, choose_width
+from voxinstruct_jax.diffusion.phone_speech import phone_durations
 from voxinstruct_jax.diffusion.solvers import evaluations
-from voxinstruct_jax.diffusion.speech import SpeechRows, sample_speech
+from voxinstruct_jax.diffusion.speech import LatentModel, SpeechRows, sample_speech
 from voxinstruct_jax.diffusion.systems import DiffusionConfig
 from voxinstruct_jax.guidance import Guidance
 from voxinstruct_jax.layers.operations import count_operations
+from voxinstruct_jax.models.grad_tts import GradTTS, GradTTSConfig
 from voxinstruct_jax.models.latent_diffusion import LatentDiffusion
 from voxinstruct_jax.models.llama import ComputeType
+from voxinstruct_jax.models.masked_latents import MaskedLatentDiffusion, MaskedLatentsConfig
 from voxinstruct_jax.models.mmdit import MMDiTConfig
 from voxinstruct_jax.text.content import spoken_content
 from voxinstruct_jax.text.lengths import LengthLine
@@ -41,7 +43,6 @@ from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
 from voxinstruct_jax.voice import (
     COST_TEXT_SLOTS,
     MAX_DURATION_S,
-    SETTINGS,
     TEXT_WIDTHS,
     Audio,
     Cost,
@@ -50,6 +51,8 @@ from voxinstruct_jax.voice import (
     checked_seed,
     identify,
     load_part,
+    network_in,
+    speak_alike,
     with_quotes,
 )
 
@@ -59,19 +62,25 @@ __all__ = [
     "LatentVoiceConfig",
     "load_latent_voice",
     "make_latent_voice",
+    "make_model",
     "open_vocoder",
-    "write_settings",
 ]
 
 KIND = "diffusion"
 """In `voice.json`."""
+ModelConfig = MMDiTConfig | GradTTSConfig | MaskedLatentsConfig
+CONFIGS: dict[str, type[ModelConfig]] = {
+    "diffusion": MMDiTConfig,
+    "distillation": MMDiTConfig,
+    "grad_tts": GradTTSConfig,
+    "masked_latents": MaskedLatentsConfig,
+}
+"""Of the model in `denoiser/`, by the kind of run that it comes from."""
 ROOMS_S = (2, 3, 4, 6, 8, 12, 16, 24, MAX_DURATION_S)
 """Lengths of the compiled programs; a request takes the first that holds it."""
 PROMPT_S = 3.0
 """As references of training are."""
 SHORTEST_S = 0.5
-LOOK_AHEAD = 4
-"""Batches of utterances that are read before they are needed, so that like lengths come together."""
 SILENT = 10 ** (-40 / 20)
 """Of the loudest frame's level: what is below it at the end is silence."""
 LEVEL_FRAME_S, KEPT_SILENCE_S = 0.01, 0.15
@@ -84,20 +93,25 @@ class LatentVoiceConfig:
     diffusion: DiffusionConfig
     """Path, guidance and solver."""
     length: LengthLine = LengthLine()
-    """How long words take, fitted on the training manifest."""
+    """How long words take, fitted on the training manifest; not read where the model says it."""
     clip_s: float = 4.0
     """Length of the examples in training."""
     pad_is_silence: bool = False
     """Whether examples were clips of `clip_s` with silence behind the words: the same is asked for, and trimmed."""
     prompts: bool = False
     """Whether the model learned to speak with the voice of a reference."""
+    rounds: int = 64
+    """Of masked latents: passes of the transformer."""
     batch_size: int = 8
     """Requests of a program in `synthesize_many`."""
     text_fingerprint: str = ""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.clip_s <= 0:
-            raise ConfigError(f"batch_size {self.batch_size} must be at least 1, clip_s {self.clip_s} above 0")
+        if min(self.batch_size, self.rounds) < 1 or self.clip_s <= 0:
+            raise ConfigError(
+                f"batch_size {self.batch_size} and rounds {self.rounds} must be at least 1, "
+                f"clip_s {self.clip_s} above 0"
+            )
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -116,6 +130,8 @@ class _Request:
 
     text_tokens: Int32[np.ndarray, "token channel"]
     phones: Int32[np.ndarray, " phone"]
+    durations: Int32[np.ndarray, " duration"]
+    """Frames of each phone, where the model says them."""
     prompt: Float32[np.ndarray, " sample"]
     num_frames: int
     """The prompt's included."""
@@ -125,13 +141,6 @@ class _Request:
     language: str
     sizes: _Sizes
     notes: tuple[str, ...]
-
-
-def write_settings(folder: Path, config: LatentVoiceConfig) -> None:
-    """Writes `voice.json`, which makes a folder a voice: the last thing to be written."""
-    partial = folder / f".{SETTINGS}.partial"
-    partial.write_text(json.dumps({"kind": KIND, **to_dict(config)}, indent=1) + "\n")
-    partial.replace(folder / SETTINGS)
 
 
 def load_latent_voice(folder: Path, values: dict[str, Any], dtype: ComputeType | None = None) -> "LatentVoice":
@@ -146,23 +155,38 @@ def load_latent_voice(folder: Path, values: dict[str, Any], dtype: ComputeType |
         InputError: A part is missing or damaged, or was made for another version of the text tokenizer.
     """
     config = from_dict(LatentVoiceConfig, values)
-    latents = from_dict(LatentConfig, read_settings(folder / "denoiser")["latents"])
-    model = load_part(folder / "denoiser", MMDiTConfig, functools.partial(LatentDiffusion, latents=latents))
+    model, latents = _open_model(folder / "denoiser", dtype)
     parts, vocoder = ["denoiser"], None
     if latents.spectrogram is not None:
         vocoder = open_vocoder(folder, latents)
         parts.append("vocoder")
-    if dtype is not None:
-        settings = dataclasses.replace(model.config, dtype=dtype)
-        abstract = nnx.eval_shape(lambda: LatentDiffusion(settings, latents, rngs=nnx.Rngs(0)))
-        model = Loaded(nnx.graphdef(abstract), model.state, settings)
     return make_latent_voice(f"{folder.name} {identify(folder, parts)}", config, model, latents, vocoder)
+
+
+def _open_model(folder: Path, dtype: ComputeType | None) -> tuple[Loaded[LatentModel], LatentConfig]:
+    settings = read_settings(folder)
+    kind = settings.get("kind")
+    if kind not in CONFIGS:
+        raise InputError(f"{folder}: weights of kind {kind!r}, which make no latents; known: {', '.join(CONFIGS)}")
+    # Grad-TTS has its latents among its own settings
+    latents = from_dict(LatentConfig, (settings | settings["model"])["latents"])
+    build = functools.partial(make_model, latents=latents)
+    return network_in(load_part(folder, CONFIGS[kind], build), build, dtype), latents
+
+
+def make_model(config: ModelConfig, latents: LatentConfig, *, rngs: nnx.Rngs) -> LatentModel:
+    """Makes the model of these settings; under `nnx.eval_shape` its shapes alone."""
+    if isinstance(config, GradTTSConfig):
+        return GradTTS(config, rngs=rngs)
+    if isinstance(config, MaskedLatentsConfig):
+        return MaskedLatentDiffusion(config, latents, rngs=rngs)
+    return LatentDiffusion(config, latents, rngs=rngs)
 
 
 def make_latent_voice(
     name: str,
     config: LatentVoiceConfig,
-    model: Loaded[LatentDiffusion],
+    model: Loaded[LatentModel],
     latents: LatentConfig,
     vocoder: Loaded[MelVocoder] | None,
 ) -> "LatentVoice":
@@ -174,9 +198,13 @@ def make_latent_voice(
     tokenizer = PronunciationTokenizer()
     if config.text_fingerprint != tokenizer.fingerprint:
         raise InputError(f"{name}: made for text tables {config.text_fingerprint}, here are {tokenizer.fingerprint}")
-    if model.config.text_encoder is None:
+    if _network(model.config).text_encoder is None:
         raise InputError(f"{name}: its network reads states of a text encoder that is run apart; it cannot speak")
     return LatentVoice(name=name, config=config, tokenizer=tokenizer, model=model, latents=latents, vocoder=vocoder)
+
+
+def _network(config: ModelConfig) -> MMDiTConfig:
+    return config if isinstance(config, MMDiTConfig) else config.network
 
 
 def open_vocoder(folder: Path, latents: LatentConfig) -> Loaded[MelVocoder]:
@@ -204,7 +232,7 @@ class LatentVoice:
     name: str
     config: LatentVoiceConfig
     tokenizer: PronunciationTokenizer
-    model: Loaded[LatentDiffusion]
+    model: Loaded[LatentModel]
     latents: LatentConfig
     vocoder: Loaded[MelVocoder] | None
 
@@ -250,24 +278,24 @@ class LatentVoice:
         one row at a time, agrees with it but for rounding.
 
         Args:
-            utterances: Read as they are needed, `LOOK_AHEAD` batches ahead.
+            utterances: Read as they are needed, some batches ahead.
 
         Yields:
             The utterance's place in the input, from 0, and what was spoken or why not.
         """
-        size, waiting = self.config.batch_size, dict[_Sizes, list[tuple[int, _Request]]]()
-        for place, utterance in enumerate(utterances):
-            try:
-                request = self._prepare(utterance)
-            except VoxError as error:
-                yield place, error
-                continue
-            waiting.setdefault(request.sizes, []).append((place, request))
-            fullest = max(waiting, key=lambda sizes: len(waiting[sizes]))
-            if len(waiting[fullest]) == size or sum(map(len, waiting.values())) == LOOK_AHEAD * size:
-                yield from self._spoken(fullest, waiting.pop(fullest))
-        for sizes, group in waiting.items():
-            yield from self._spoken(sizes, group)
+
+        def prepared() -> Iterator[tuple[int, _Request | VoxError]]:
+            for place, utterance in enumerate(utterances):
+                try:
+                    request = self._prepare(utterance)
+                except VoxError as error:
+                    yield place, error
+                else:
+                    yield place, request
+
+        size = self.config.batch_size
+        speak = functools.partial(self._speak, batch_size=size)
+        return speak_alike(prepared(), lambda request: request.sizes, speak, size)
 
     def cost(self, seconds: float, guidance: Guidance | None = None) -> Cost:
         """What it takes to speak this long, counted from the program; the text is of usual length.
@@ -280,17 +308,16 @@ class LatentVoice:
         rows = self._rows(
             [], _Sizes(frames=frames, text=COST_TEXT_SLOTS, phones=self._phone_width(64), prompted=False), 1
         )
-        program = functools.partial(_sample, self.model.graph, self._vocoder_graph, self.config.diffusion, frames)
+        program = functools.partial(_sample, *self._program(frames))
         state = None if self.vocoder is None else self.vocoder.state
+        passes = evaluations(self.config.diffusion.sampler)
+        if isinstance(self.model.config, MaskedLatentsConfig):
+            passes = self.config.rounds * (1 + passes)
         return Cost(
-            evaluations=evaluations(self.config.diffusion.sampler),
+            evaluations=passes,
             operations=count_operations(program, self.model.state, state, rows),
             seconds=seconds,
         )
-
-    def _spoken(self, sizes: _Sizes, group: list[tuple[int, _Request]]) -> Iterator[tuple[int, Audio | VoxError]]:
-        audios = self._speak([request for _, request in group], sizes, batch_size=self.config.batch_size)
-        yield from zip((place for place, _ in group), audios, strict=True)
 
     def _prepare(self, utterance: Utterance) -> _Request:
         """Reads an utterance.
@@ -309,14 +336,22 @@ class LatentVoice:
         elif utterance.prompt is not None:
             text, prompt = self._read_prompt(utterance, words, notes)
         tokens = self.tokenizer.encode(text)
-        phones = phone_ids([(0, words)], self.tokenizer) if self.model.config.phones else np.zeros(0, np.int32)
+        phones = phone_ids([(0, words)], self.tokenizer) if self._phone_width(1) else np.zeros(0, np.int32)
+        if self._says_durations:
+            phones = phones[1:]  # the mark of the turn, which is not heard
         longest = max(len(tokens), len(phones))
         if longest > TEXT_WIDTHS[-1]:
             raise InputError(f"instruction has {longest} text tokens or phones, at most {TEXT_WIDTHS[-1]}; shorten it")
-        num_frames, room = self._length(words, len(prompt), utterance.max_duration_s, notes)
+        durations = np.zeros(0, np.int32)
+        if self._says_durations:
+            durations = self._durations(phones, utterance.max_duration_s, notes)
+            num_frames, room = self._sized(int(durations.sum()))
+        else:
+            num_frames, room = self._length(words, len(prompt), utterance.max_duration_s, notes)
         return _Request(
             text_tokens=tokens,
             phones=phones,
+            durations=durations,
             prompt=prompt,
             num_frames=num_frames,
             longest=round((utterance.max_duration_s or MAX_DURATION_S) * self.sample_rate),
@@ -352,9 +387,27 @@ class LatentVoice:
         seconds = max(self.config.length.seconds(words), SHORTEST_S)
         limit = min(MAX_DURATION_S - prompt / rate, max_s if max_s is not None else MAX_DURATION_S)
         if seconds > limit:
-            notes.append(f"the words take {seconds:.1f} s; they are spoken in {limit:.1f} s")
+            notes.append(_hurried(seconds, limit))
             seconds = limit
         return self._sized(prompt + max(1, round(seconds * rate)))
+
+    def _durations(
+        self, phones: Int32[np.ndarray, " phone"], max_s: float | None, notes: list[str]
+    ) -> Int32[np.ndarray, " phone"]:
+        """Frames of each phone as the model says them; faster where they take too long."""
+        rate, limit = self.latents.frame_rate, min(MAX_DURATION_S, max_s if max_s is not None else MAX_DURATION_S)
+        longest = max(1, round(limit * rate))
+        padded = np.pad(phones, (0, self._phone_width(len(phones)) - len(phones)))[None]
+
+        def said(pace: float) -> Int32[np.ndarray, " phone"]:
+            return np.asarray(_durations_of(self.model.graph, self.model.state, padded, pace))[0, : len(phones)]
+
+        found = said(1.0)
+        if found.sum() > longest:
+            notes.append(_hurried(found.sum() / rate, limit))
+            found = said(longest / found.sum())
+        # with a frame for each phone it may still be too long
+        return np.diff(np.minimum(np.cumsum(found), longest), prepend=0).astype(np.int32)
 
     def _sized(self, frames: int) -> tuple[int, int]:
         """Frames that are generated to speak so many, and those of the program."""
@@ -365,14 +418,19 @@ class LatentVoice:
         return frames, choose_width(frames, tuple(sorted(rooms)))
 
     def _phone_width(self, count: int) -> int:
-        return choose_width(count, TEXT_WIDTHS) if self.model.config.phones else 0
+        return choose_width(count, TEXT_WIDTHS) if self._says_durations or _network(self.model.config).phones else 0
 
     @property
-    def _vocoder_graph(self) -> nnx.GraphDef[Any] | None:
-        return None if self.vocoder is None else self.vocoder.graph
+    def _says_durations(self) -> bool:
+        return isinstance(self.model.config, GradTTSConfig)
+
+    def _program(self, frames: int) -> tuple[Any, ...]:
+        """The static arguments of `_sample`."""
+        vocoder = None if self.vocoder is None else self.vocoder.graph
+        return self.model.graph, vocoder, self.config.diffusion, frames, self.config.rounds
 
     def _rows(self, requests: Sequence[_Request], sizes: _Sizes, batch_size: int) -> SpeechRows:
-        """Requests padded to static sizes; rows without one have a frame and no text."""
+        """Requests padded to static sizes, the last one repeated; without any, rows of a frame and no text."""
         channels = len(self.tokenizer.channel_sizes)
         room = min(round(PROMPT_S * self.sample_rate), sizes.frames * self.latents.hop_length)
         rows = {
@@ -386,7 +444,11 @@ class LatentVoice:
                 "prompt": np.zeros((batch_size, room), np.float32),
                 "prompt_samples": np.zeros(batch_size, np.int32),
             }
-        for row, request in enumerate(requests):
+        if self._says_durations:
+            rows["durations"] = np.zeros((batch_size, sizes.phones), np.int32)
+        for row, request in enumerate([*requests, *list(requests[-1:]) * (batch_size - len(requests))]):
+            if self._says_durations:
+                rows["durations"][row, : len(request.durations)] = request.durations
             rows["text_tokens"][row, : len(request.text_tokens)] = request.text_tokens
             rows["phones"][row, : len(request.phones)] = request.phones
             rows["num_frames"][row], rows["seeds"][row] = request.num_frames, request.seed
@@ -398,8 +460,7 @@ class LatentVoice:
     def _speak(self, requests: Sequence[_Request], sizes: _Sizes, *, batch_size: int) -> list[Audio]:
         state = None if self.vocoder is None else self.vocoder.state
         rows = jax.tree.map(np.asarray, self._rows(requests, sizes, batch_size))
-        settings = self.model.graph, self._vocoder_graph, self.config.diffusion, sizes.frames
-        samples = np.asarray(_compiled(*settings, self.model.state, state, rows))
+        samples = np.asarray(_compiled(*self._program(sizes.frames), self.model.state, state, rows))
         return [self._as_audio(request, row) for request, row in zip(requests, samples, strict=False)]
 
     def _as_audio(self, request: _Request, samples: Float32[np.ndarray, " sample"]) -> Audio:
@@ -419,15 +480,31 @@ class LatentVoice:
         )
 
 
-def _sample(
-    graph: Any, vocoder_graph: Any, config: DiffusionConfig, frames: int, state: Any, vocoder: Any, rows: Any
+def _sample(  # noqa: PLR0913 - the flat arguments of a program
+    graph: Any,
+    vocoder_graph: Any,
+    config: DiffusionConfig,
+    frames: int,
+    rounds: int,
+    state: Any,
+    vocoder: Any,
+    rows: Any,
 ) -> Any:
     model = nnx.merge(graph, state)
     made = None if vocoder_graph is None else nnx.merge(vocoder_graph, vocoder)
-    return sample_speech(model, made, config, rows, frames)
+    return sample_speech(model, made, config, rows, frames, rounds)
 
 
-_compiled = jax.jit(_sample, static_argnums=(0, 1, 2, 3))
+_compiled = jax.jit(_sample, static_argnums=(0, 1, 2, 3, 4))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _durations_of(graph: Any, state: Any, phones: Any, pace: Any) -> Any:
+    return phone_durations(nnx.merge(graph, state), phones, pace)
+
+
+def _hurried(seconds: float, limit: float) -> str:
+    return f"the words take {seconds:.1f} s; they are spoken in {limit:.1f} s"
 
 
 def _without_end(samples: Float32[np.ndarray, " sample"], sample_rate: int) -> Float32[np.ndarray, " sample"]:

@@ -2,15 +2,17 @@
 
 `load` opens a voice folder (the embedded release by default): `codec/`, `units/`, `ar/`, `nar/`, each with its weights
 and settings, and `voice.json` with the defaults of decoding. A voice converted from the paper's release also has
-`text/` and `hubert/`. `Voice.synthesize` speaks one instruction.
+`text/` and `hubert/`. `Voice.synthesize` speaks one instruction; what another way from tokens to sound shares with it
+is `TokenVoice`.
 """
 
+import abc
 import dataclasses
 import functools
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,7 +27,7 @@ from voxinstruct_jax.audio.semantic import FeatureSource, SemanticUnits, load_un
 from voxinstruct_jax.audio.waveform import check_samples, read_audio, resample, write_audio
 from voxinstruct_jax.audio.whisper import load_whisper_encoder
 from voxinstruct_jax.checkpoints.weights import load_weights, read_settings
-from voxinstruct_jax.config import ConfigError, InputError, VoxError, from_dict
+from voxinstruct_jax.config import ConfigError, InputError, VoxError, from_dict, to_dict
 from voxinstruct_jax.decoding.engine import Speech, speak_many
 from voxinstruct_jax.decoding.memory import default_profile, fit_profile
 from voxinstruct_jax.decoding.profile import CacheType, EngineProfile
@@ -33,6 +35,7 @@ from voxinstruct_jax.decoding.requests import ARRequest, Capacity, Limits, batch
 from voxinstruct_jax.decoding.rules import DecodingRules
 from voxinstruct_jax.decoding.sampling import SamplingConfig
 from voxinstruct_jax.decoding.stages import (
+    ARStage,
     Loaded,
     Models,
     SpeechRequest,
@@ -62,6 +65,7 @@ __all__ = [
     "Cost",
     "EngineProfile",
     "Loaded",
+    "TokenVoice",
     "Utterance",
     "Voice",
     "VoiceConfig",
@@ -75,9 +79,14 @@ __all__ = [
     "decode_clip",
     "load_codec",
     "load_part",
+    "network_in",
+    "open_ar",
+    "open_tokenizer",
     "open_units",
     "read_voice_settings",
+    "speak_alike",
     "with_quotes",
+    "write_voice_settings",
 ]
 
 SETTINGS = "voice.json"
@@ -93,6 +102,10 @@ FEATURE_SAMPLE_RATE = 16_000
 COST_TEXT_SLOTS = 128
 """Of the instruction that a `Cost` is told for."""
 T = TypeVar("T")
+S = TypeVar("S", bound=Hashable)
+U = TypeVar("U")
+LOOK_AHEAD = 4
+"""Batches of requests that `speak_alike` reads before they are needed, so that like sizes come together."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -209,8 +222,7 @@ def load(path: str | os.PathLike[str] | None = None, *, dtype: ComputeType | Non
         raise InputError(f"{folder}: a voice of kind {kind!r}; a voice of the codec language model is needed here")
     config = from_dict(VoiceConfig, values)
     shared: dict[Path, Any] = {}
-    ar = load_part(folder / "ar", ARConfig, ARModel, shared)
-    ar = _laid_out(_in_precision(ar, ARModel, dtype))
+    ar = open_ar(folder, dtype, shared)
     nar = _laid_out(_in_precision(load_part(folder / "nar", NARConfig, NARModel, shared), NARModel, dtype))
     for name in ("text_form", "semantic"):
         if getattr(ar.config, name) != getattr(nar.config, name):
@@ -226,7 +238,7 @@ def load(path: str | os.PathLike[str] | None = None, *, dtype: ComputeType | Non
     return Voice(
         name=f"{folder.name} {identify(folder, ('codec', 'ar', 'nar'))}",
         config=config,
-        tokenizer=_open_tokenizer(folder, config, ar.config.text_encoder.channel_sizes[0]),
+        tokenizer=open_tokenizer(folder, config, ar.config.text_encoder.channel_sizes[0]),
         codec=load_codec(folder / "codec"),
         ar=ar,
         nar=nar,
@@ -245,6 +257,13 @@ def read_voice_settings(folder: Path) -> tuple[str, dict[str, Any]]:
         raise InputError(f"{folder}: no voice here (it has no {SETTINGS})")
     values = json.loads(settings.read_text())
     return str(values.pop("kind", "")), values
+
+
+def write_voice_settings(folder: Path, kind: str, config: Any) -> None:
+    """Writes the `voice.json` of a kind of voice, which makes a folder a voice: the last thing to be written."""
+    partial = folder / f".{SETTINGS}.partial"
+    partial.write_text(json.dumps({"kind": kind, **to_dict(config)}, indent=1) + "\n")
+    partial.replace(folder / SETTINGS)
 
 
 def check_instruction(instruction: str) -> str:
@@ -274,15 +293,30 @@ def load_part(
     return Loaded(graph, abstract, config)
 
 
+def open_ar(folder: Path, dtype: ComputeType | None = None, shared: dict[Path, Any] | None = None) -> Loaded[ARModel]:
+    """Loads the AR model of a voice folder; `dtype` as in `load`, `shared` as in `load_part`."""
+    return _laid_out(_in_precision(load_part(folder / "ar", ARConfig, ARModel, shared), ARModel, dtype))
+
+
+def network_in(part: Loaded[T], model_class: Callable[..., T], dtype: ComputeType | None) -> Loaded[T]:
+    """Returns the same weights in a model whose network computes in `dtype`; None = as it was made."""
+    if dtype is None:
+        return part
+    inner = getattr(part.config, "network", None)
+    changed = {"dtype": dtype} if inner is None else {"network": dataclasses.replace(inner, dtype=dtype)}
+    config = dataclasses.replace(part.config, **changed)
+    graph = nnx.graphdef(nnx.eval_shape(lambda: model_class(config, rngs=nnx.Rngs(0))))
+    return Loaded(graph, part.state, config)
+
+
 def _in_precision(part: Loaded[T], model_class: Callable[..., T], dtype: ComputeType | None) -> Loaded[T]:
-    """The same weights in a model that computes in `dtype`."""
+    """As `network_in`, linear maps kept in it too."""
     if dtype is None or dtype == part.config.dtype:
         return part
-    config = dataclasses.replace(part.config, dtype=dtype)
-    graph = nnx.graphdef(nnx.eval_shape(lambda: model_class(config, rngs=nnx.Rngs(0))))
-    model = nnx.merge(graph, part.state)
+    changed = network_in(part, model_class, dtype)
+    model = nnx.merge(changed.graph, changed.state)
     cast_kernels(model, dtype)
-    return Loaded(*nnx.split(model), config)
+    return Loaded(*nnx.split(model), changed.config)
 
 
 def _laid_out(part: Loaded[T]) -> Loaded[T]:
@@ -330,15 +364,14 @@ def decode_clip(codec: Loaded[Codec], codes: Int32[np.ndarray, "codebook frame"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Voice:
-    """An open voice; make one with `load`."""
+class TokenVoice(abc.ABC):
+    """A voice whose AR model says tokens: all but the way from them to sound."""
 
     name: str
     config: VoiceConfig
     tokenizer: TextTokenizer
     codec: Loaded[Codec]
     ar: Loaded[ARModel]
-    nar: Loaded[NARModel]
     folder: Path
     """Where it was loaded from; semantic units are read only for a voice prompt with its transcript."""
 
@@ -388,11 +421,8 @@ class Voice:
         )
         notes: list[str] = []
         request = self._prepare(utterance, notes)
-        models = self._models(sampling)
-        spoken = self._decode(models, request.ar)
-        codes = self._fill(models, request, spoken)
-        samples = decode_clip(self.codec, codes)  # prompt and continuation together, so that the join is smooth
-        return self._as_audio(request, Speech(spoken=spoken, codes=codes, samples=samples), notes)
+        spoken = self._decode(self._models(sampling), request.ar)
+        return self._as_audio(request, self._finish(request, spoken), notes)
 
     def synthesize_many(
         self, utterances: Iterable[Utterance], *, profile: EngineProfile | None = None
@@ -425,7 +455,7 @@ class Voice:
                 else:
                     yield place, requests[place]
 
-        for place, speech in speak_many(self._models(), prepared(), profile or self.default_profile()):
+        for place, speech in self._speak_many(prepared(), profile or self.default_profile()):
             request, told = requests.pop(place, None), notes.pop(place)
             if isinstance(speech, VoxError):
                 yield place, speech
@@ -444,24 +474,29 @@ class Voice:
         """
         return fit_profile(self._models(), memory_bytes, cache_dtype=cache_dtype)
 
+    @abc.abstractmethod
     def cost(self, seconds: float, guidance: Guidance | None = None) -> Cost:
-        """What it takes to speak this long, by formula: 2 operations a weight and slot, attention left out.
+        """What it takes to speak this long; the AR model by formula: 2 operations a weight and slot, no attention.
 
         Args:
             seconds: Of speech.
             guidance: Strengths; by default the voice's own.
         """
-        frames = round(seconds * self.codec.config.frame_rate)
-        spoken = 2 * frames if self.ar.config.semantic else frames
-        slots, passes = COST_TEXT_SLOTS + spoken, sum(self.config.num_steps)
-        branches = len(needed_branches(guidance or self.config.guidance))
-        ar, nar = (_num_weights(part.state["backbone"]) for part in (self.ar, self.nar))
-        ar += _num_weights(self.ar.state["head"])
-        return Cost(
-            evaluations=spoken + passes,
-            operations=2.0 * slots * (branches * ar + passes * nar),
-            seconds=frames / self.codec.config.frame_rate,
-        )
+
+    @abc.abstractmethod
+    def _finish(self, request: SpeechRequest, spoken: Spoken) -> Speech:
+        """From what the AR model said to sound."""
+
+    @abc.abstractmethod
+    def _speak_many(
+        self, requests: Iterable[tuple[int, SpeechRequest | VoxError]], profile: EngineProfile
+    ) -> Iterator[tuple[int, Speech | VoxError]]:
+        """Speaks requests as they come; those that cannot be spoken are passed on."""
+
+    def _ar_operations(self, slots: int, guidance: Guidance | None) -> float:
+        """Of the AR model over so many slots."""
+        weights = _num_weights(self.ar.state["backbone"]) + _num_weights(self.ar.state["head"])
+        return 2.0 * slots * len(needed_branches(guidance or self.config.guidance)) * weights
 
     def _prepare(self, utterance: Utterance, notes: list[str]) -> SpeechRequest:
         """Reads an utterance; what its user should know is added to `notes`."""
@@ -507,13 +542,11 @@ class Voice:
             model=self.name,
         )
 
-    def _models(self, sampling: SamplingConfig | None = None) -> Models:
-        return Models(
+    def _models(self, sampling: SamplingConfig | None = None) -> ARStage:
+        """What the engine runs."""
+        return ARStage(
             ar=self.ar,
-            nar=self.nar,
-            codec=self.codec,
             sampling=sampling or self.config.sampling,
-            num_steps=self.config.num_steps,
             rules=self.config.rules,
             text_widths=TEXT_WIDTHS,
             prompt_widths=self._frames(PROMPT_DURATIONS_S),
@@ -574,21 +607,58 @@ class Voice:
             max_total=self.config.max_tokens or 2 * frames + 2 * self._frames(PROMPT_DURATIONS_S)[-1] + 4,
         )
 
-    def _decode(self, models: Models, request: ARRequest) -> Spoken:
+    def _decode(self, stage: ARStage, request: ARRequest) -> Spoken:
         branches = needed_branches(request.guidance)
-        room = choose_width(int(request.limits.max_acoustic), ROOMS)
+        room = choose_width(max(int(request.limits.max_semantic), int(request.limits.max_acoustic)), ROOMS)
         prompt = request.prompt
         batch = batch_requests(
             [request],
             branches,
-            text_width=choose_width(len(request.text_tokens), models.text_widths),
-            prefix_width=2 + choose_width(len(prompt.semantic_prefix) - 2, models.prompt_widths),
-            acoustic_prefix_width=choose_width(prompt.acoustic_prefix.shape[1], models.prompt_widths),
+            text_width=choose_width(len(request.text_tokens), stage.text_widths),
+            prefix_width=2 + choose_width(len(prompt.semantic_prefix) - 2, stage.prompt_widths),
+            acoustic_prefix_width=choose_width(prompt.acoustic_prefix.shape[1], stage.prompt_widths),
         )
         capacity = Capacity(semantic=room, acoustic=room)
-        settings = branches, models.sampling, capacity, models.rules
+        settings = branches, stage.sampling, capacity, stage.rules
         result = jax.device_get(decode_requests(self.ar.graph, self.ar.state, batch, *settings))
         return read_spoken(result, 0, len(request.text_tokens), self.ar.config.vocabulary)
+
+    def _frames(self, durations_s: tuple[int, ...]) -> tuple[int, ...]:
+        """Codec frames of durations."""
+        return tuple(int(seconds * self.codec.config.frame_rate) for seconds in durations_s)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Voice(TokenVoice):
+    """An open voice of AR model, NAR model and codec; make one with `load`."""
+
+    nar: Loaded[NARModel]
+
+    def cost(self, seconds: float, guidance: Guidance | None = None) -> Cost:
+        """As `TokenVoice.cost`, the NAR model by the same formula."""
+        frames = round(seconds * self.codec.config.frame_rate)
+        spoken = 2 * frames if self.ar.config.semantic else frames
+        slots, passes = COST_TEXT_SLOTS + spoken, sum(self.config.num_steps)
+        filled = 2.0 * slots * passes * _num_weights(self.nar.state["backbone"])
+        return Cost(
+            evaluations=spoken + passes,
+            operations=self._ar_operations(slots, guidance) + filled,
+            seconds=frames / self.codec.config.frame_rate,
+        )
+
+    def _models(self, sampling: SamplingConfig | None = None) -> Models:
+        stage = vars(super()._models(sampling))
+        return Models(**stage, nar=self.nar, codec=self.codec, num_steps=self.config.num_steps)
+
+    def _finish(self, request: SpeechRequest, spoken: Spoken) -> Speech:
+        codes = self._fill(self._models(), request, spoken)
+        samples = decode_clip(self.codec, codes)  # prompt and continuation together, so that the join is smooth
+        return Speech(spoken=spoken, codes=codes, samples=samples)
+
+    def _speak_many(
+        self, requests: Iterable[tuple[int, SpeechRequest | VoxError]], profile: EngineProfile
+    ) -> Iterator[tuple[int, Speech | VoxError]]:
+        return speak_many(self._models(), requests, profile)
 
     def _fill(
         self, models: Models, request: SpeechRequest, spoken: Spoken
@@ -603,9 +673,37 @@ class Voice:
         filled = fill_clips(self.nar.graph, self.nar.state, batch, keys, *settings)
         return own_codes(models, clip, np.asarray(filled)[0])
 
-    def _frames(self, durations_s: tuple[int, ...]) -> tuple[int, ...]:
-        """Codec frames of durations."""
-        return tuple(int(seconds * self.codec.config.frame_rate) for seconds in durations_s)
+
+def speak_alike(
+    requests: Iterable[tuple[int, T | VoxError]],
+    size_of: Callable[[T], S],
+    speak: Callable[[list[T], S], list[U]],
+    batch_size: int,
+) -> Iterator[tuple[int, U | VoxError]]:
+    """Speaks requests in batches of one size; each comes when its batch is done.
+
+    Args:
+        requests: Each with a number of its own; an error is passed on. Read `LOOK_AHEAD` batches ahead.
+        size_of: Static sizes of a request's program, which follow from the request alone.
+        speak: (requests of one size, at most `batch_size`; their size) → what was spoken.
+        batch_size: Requests of a program.
+    """
+    waiting = dict[S, list[tuple[int, T]]]()
+
+    def spoken(size: S) -> Iterator[tuple[int, U | VoxError]]:
+        group = waiting.pop(size)
+        yield from zip((place for place, _ in group), speak([each for _, each in group], size), strict=True)
+
+    for place, request in requests:
+        if isinstance(request, VoxError):
+            yield place, request
+            continue
+        waiting.setdefault(size_of(request), []).append((place, request))
+        fullest = max(waiting, key=lambda size: len(waiting[size]))
+        if len(waiting[fullest]) == batch_size or sum(map(len, waiting.values())) == LOOK_AHEAD * batch_size:
+            yield from spoken(fullest)
+    for size in list(waiting):
+        yield from spoken(size)
 
 
 def _num_weights(state: Any) -> int:
@@ -629,8 +727,12 @@ def open_units(voice: Path) -> tuple[SemanticUnits, FeatureSource]:
     return units, HubertFeatures(nnx.merge(hubert.graph, hubert.state), units.layer)
 
 
-def _open_tokenizer(folder: Path, config: VoiceConfig, vocabulary_size: int) -> TextTokenizer:
-    """The tokenizer of this package, or the subwords that lie in the voice's folder."""
+def open_tokenizer(folder: Path, config: VoiceConfig, vocabulary_size: int) -> TextTokenizer:
+    """Returns the tokenizer of this package, or the subwords that lie in the voice's folder.
+
+    Raises:
+        InputError: The voice was made for another version of the package's tokenizer.
+    """
     subwords = folder / "text"
     if config.text_slots or subwords.exists():
         slots = config.text_slots or TEXT_WIDTHS[-1]

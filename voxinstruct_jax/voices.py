@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, overload, runtime_checkable
 
+from voxinstruct_jax import flow_voice, latent_voice
 from voxinstruct_jax.config import InputError, VoxError
 from voxinstruct_jax.guidance import Guidance
-from voxinstruct_jax.latent_voice import KIND, load_latent_voice
 from voxinstruct_jax.models.llama import ComputeType
 from voxinstruct_jax.voice import Audio, Cost, Utterance, Voice, embedded_release, read_voice_settings
 from voxinstruct_jax.voice import load as load_codec_voice
@@ -43,7 +43,10 @@ class AnyVoice(Protocol):
     def cost(self, seconds: float, guidance: Guidance | None = None) -> Cost: ...
 
 
-KINDS: dict[str, Callable[[Path, dict[str, Any], ComputeType | None], AnyVoice]] = {KIND: load_latent_voice}
+KINDS: dict[str, Callable[[Path, dict[str, Any], ComputeType | None], AnyVoice]] = {
+    latent_voice.KIND: latent_voice.load_latent_voice,
+    flow_voice.KIND: flow_voice.load_flow_voice,
+}
 """(folder, its `voice.json` without `kind`, dtype) → the voice; by `kind`."""
 
 

@@ -1,7 +1,12 @@
-"""A denoiser from training to a voice folder, by the commands that users type."""
+"""Rivals from training to a voice folder, by the commands that users type."""
 
 import dataclasses
+import importlib.util
 import json
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,20 +19,51 @@ from voxinstruct_jax.audio.latents import LatentConfig
 from voxinstruct_jax.checkpoints.run import RunStore
 from voxinstruct_jax.checkpoints.weights import load_weights
 from voxinstruct_jax.cli import samples
+from voxinstruct_jax.cli.compare import _write_cost
+from voxinstruct_jax.cli.experiments import load_experiment
+from voxinstruct_jax.cli.latent_voices import latent_voice_config
 from voxinstruct_jax.cli.main import main
 from voxinstruct_jax.cli.samples import SENTENCES, make_sampler
 from voxinstruct_jax.config import ConfigError, InputError
+from voxinstruct_jax.data.code_batches import CodeData
 from voxinstruct_jax.data.sound_batches import SoundData
+from voxinstruct_jax.diffusion.masked import MaskingConfig
 from voxinstruct_jax.diffusion.systems import SYSTEMS
 from voxinstruct_jax.evaluation.compare import open_system
 from voxinstruct_jax.evaluation.evaluate import write_whole
+from voxinstruct_jax.evaluation.experiment import Speaking
+from voxinstruct_jax.models.ar import ARModel
+from voxinstruct_jax.models.codec_flow import CodecFlowConfig
+from voxinstruct_jax.models.grad_tts import GradTTSConfig
+from voxinstruct_jax.models.masked_latents import MaskedLatentsConfig
 from voxinstruct_jax.models.mmdit import MMDiTConfig
+from voxinstruct_jax.models.phone_encoder import PhoneEncoderConfig
+from voxinstruct_jax.text.phones import NUM_PHONES
 from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
+from voxinstruct_jax.training.codec_flow import CodecFlowExperiment
 from voxinstruct_jax.training.diffusion import DiffusionExperiment, diffusion_task
+from voxinstruct_jax.training.experiment import build_task
+from voxinstruct_jax.training.grad_tts import GradTTSExperiment
 from voxinstruct_jax.training.loop import train
+from voxinstruct_jax.training.masked_latents import MaskedLatentsExperiment
 from voxinstruct_jax.training.optimizer import OptimizerConfig
 from voxinstruct_jax.training.step import StepConfig
 from voxinstruct_jax.training.task import TrainConfig
+from voxinstruct_jax.voice import embedded_release
+
+ROOT = Path(__file__).parents[2]
+
+
+def told_frame_by_frame(channels):
+    network = MMDiTConfig.told_frame_by_frame(channels, PronunciationTokenizer().channel_sizes)
+    encoder = dataclasses.replace(network.text_encoder, num_layers=1, ffn_dim=32)
+    return dataclasses.replace(network, model_dim=32, rotary_dims=8, single_blocks=0, text_encoder=encoder)
+
+
+def in_two_steps(system):
+    diffusion = SYSTEMS[system]
+    grid = dataclasses.replace(diffusion.sampler.grid, steps=2)
+    return dataclasses.replace(diffusion, sampler=dataclasses.replace(diffusion.sampler, grid=grid))
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +81,11 @@ def experiment(random_part, tmp_path_factory):
     latents = LatentConfig(codec=CodecConfig.tiny())
     model = MMDiTConfig.unison_tiny(latents.channels, PronunciationTokenizer().channel_sizes)
     encoder = dataclasses.replace(model.text_encoder, num_layers=1)
-    diffusion = SYSTEMS["instructaudio"]
-    grid = dataclasses.replace(diffusion.sampler.grid, steps=2)
     return DiffusionExperiment(
         model=dataclasses.replace(model, text_encoder=encoder, joint_blocks=1, model_dim=32, rotary_dims=8),
         latents=latents,
         latent_weights=str(folder / "codec"),
-        diffusion=dataclasses.replace(diffusion, sampler=dataclasses.replace(diffusion.sampler, grid=grid)),
+        diffusion=in_two_steps("instructaudio"),
         data=SoundData(
             manifest=str(folder / "manifest.jsonl"),
             clip_s=1.0,
@@ -99,6 +133,87 @@ def test_a_run_speaks_while_it_trains_and_then_becomes_a_voice(run, experiment, 
     np.testing.assert_array_equal(stored["latents"]["codec"]["from_latent"]["kernel"], codec["from_latent"]["kernel"])
 
 
+def test_a_run_of_grad_tts_becomes_a_voice_that_knows_its_lengths(experiment, tmp_path, monkeypatch):
+    latents = experiment.latents
+    phones = PhoneEncoderConfig(num_phones=NUM_PHONES, model_dim=32, num_layers=1, num_heads=4, ffn_dim=32)
+    model = GradTTSConfig(network=told_frame_by_frame(latents.channels), phones=phones, latents=latents)
+    grad_tts = GradTTSExperiment(
+        model=model,
+        latent_weights=experiment.latent_weights,
+        diffusion=in_two_steps("grad_tts"),
+        data=dataclasses.replace(experiment.data, phone_width=32),
+        optimizer=experiment.optimizer,
+        train=TrainConfig(steps=1, log_every=1, save_every=1, sample_every=1),
+    )
+    monkeypatch.setattr(samples, "SENTENCES", SENTENCES[:1])
+    monkeypatch.setattr(samples, "load_asr", lambda: (_ for _ in ()).throw(InputError("no judge")))
+    out = tmp_path / "run"
+    train(build_task(grad_tts), grad_tts, out, report=lambda *_: None, sampler=make_sampler(grad_tts, out))
+    assert soundfile.info(out / "samples" / "step-0000001" / "0-en.wav").frames
+    assert main(["convert", str(out), "--out", str(tmp_path / "voice")]) == 0
+    voice = vox.load(tmp_path / "voice")
+    assert voice.model.config == model
+    assert not voice.config.pad_is_silence
+    found = voice.synthesize('Say "we won"')
+    assert len(found.samples) >= 6 * 960  # silence and five phones
+    assert np.isfinite(found.samples).all()
+
+
+def test_a_voice_of_masked_latents_takes_the_rounds_of_its_run(experiment):
+    latents, tokenizer = experiment.latents, PronunciationTokenizer()
+    network = MMDiTConfig.instructaudio_tiny(latents.channels + 1, tokenizer.channel_sizes, NUM_PHONES)
+    masked = MaskedLatentsExperiment(
+        model=MaskedLatentsConfig(network=dataclasses.replace(network, output_channels=8)),
+        latents=latents,
+        diffusion=SYSTEMS["impact"],
+        masking=MaskingConfig(rounds=7),
+        data=experiment.data,
+    )
+    config = latent_voice_config(masked)
+    assert (config.rounds, config.prompts, config.length.s_per_syllable) == (7, False, 0.2)
+
+
+def test_a_run_of_a_flow_becomes_a_voice_with_a_lent_ar_model(
+    random_part, tiny_aligned_voice, tiny_shards, tmp_path, capsys
+):
+    lender, other, codec, ar = tmp_path / "lender", tmp_path / "other", CodecConfig.tiny(), tiny_aligned_voice.ar.config
+    codec = dataclasses.replace(codec, quantizer=dataclasses.replace(codec.quantizer, num_codebooks=3))
+    ar = dataclasses.replace(ar, vocabulary=dataclasses.replace(ar.vocabulary, num_codebooks=3))  # as the shards have
+    shutil.copytree(tiny_aligned_voice.folder, lender)
+    random_part(lender / "codec", "codec", codec, MelCodec)
+    random_part(lender / "ar", "ar", ar, ARModel)
+    shutil.copytree(lender, other)
+    random_part(other / "codec", "codec", dataclasses.replace(codec, num_layers=2), MelCodec)
+    flow = CodecFlowExperiment(
+        model=CodecFlowConfig(network=told_frame_by_frame(codec.quantizer.latent_dim), codec=codec, num_units=12),
+        codec_weights=str(lender / "codec"),
+        diffusion=in_two_steps("flow_decoder"),
+        data=CodeData(shards=str(tiny_shards), frames=8, rows=2, text_width=32),
+        optimizer=OptimizerConfig(peak_lr=1e-3, warmup_steps=1),
+        train=TrainConfig(steps=1, log_every=1, save_every=1),
+    )
+    train(build_task(flow), flow, tmp_path / "run", report=lambda *_: None)
+    convert = ["convert", str(tmp_path / "run"), "--out", str(tmp_path / "voice")]
+    assert main([*convert, "--voice", str(other)]) == 1
+    assert "trained on latents of another codec than that of" in capsys.readouterr().err
+    assert main(convert) == 1
+    assert "the AR model has semantic units: 256, the flow 12" in capsys.readouterr().err
+    assert not (tmp_path / "voice").exists()
+    assert main([*convert, "--voice", str(lender)]) == 0
+    voice = vox.load(tmp_path / "voice")
+    found = voice.synthesize('Say "two"', seed=2, max_duration_s=0.4)
+    assert found.samples.shape == (len(found.semantic) * codec.hop_length,)
+    assert np.isfinite(found.samples).all()
+    again = [*convert[:2], "--out", str(tmp_path / "again"), "--voice", str(tmp_path / "voice")]
+    assert main(again) == 1
+    assert "a voice of kind 'codec_flow' lends no AR model" in capsys.readouterr().err
+
+
+def test_only_a_flow_takes_a_lent_ar_model(run, tmp_path, capsys):
+    assert main(["convert", str(run), "--out", str(tmp_path / "voice"), "--voice", str(embedded_release())]) == 2
+    assert "--voice lends an AR model to a flow" in capsys.readouterr().err
+
+
 def test_a_run_whose_manifest_is_gone_says_what_to_do(run, tmp_path, capsys):
     settings = json.loads((run / "config.json").read_text())
     settings["data"]["manifest"] = str(tmp_path / "gone.jsonl")
@@ -122,11 +237,11 @@ def test_spectrograms_are_not_sampled_without_a_vocoder(experiment, tmp_path):
 
 
 def test_a_comparison_names_the_voice_that_is_missing_and_how_to_train_it(tmp_path, monkeypatch, capsys):
-    config = Path(__file__).parents[2] / "configs" / "compare_small.py"
+    config = ROOT / "configs" / "compare_small.py"
     monkeypatch.chdir(tmp_path)
     assert main(["compare", str(config), "--out", "out"]) == 2
     [line] = capsys.readouterr().err.splitlines()
-    assert "system 'instructaudio': no voice in voices/instructaudio_small; train configs/instructaudio_codec" in line
+    assert "system 'lm-flow': no voice in voices/lm_flow_small; train configs/flow_decoder_small.py" in line
 
 
 def test_costs_stand_beside_what_was_evaluated(tmp_path):
@@ -136,3 +251,62 @@ def test_costs_stand_beside_what_was_evaluated(tmp_path):
     assert open_system(tmp_path).cost == {}
     write_whole(tmp_path / "cost.json", json.dumps({"operations_per_s": 2e9, "evaluations": 64}))
     assert open_system(tmp_path).cost["evaluations"] == 64
+
+
+# --- equal budgets ----------------------------------------------------------------------------------------------------
+
+
+def load_script():
+    spec = importlib.util.spec_from_file_location("baselines", ROOT / "benchmarks" / "train_baselines.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+COUNT = """
+import sys
+from voxinstruct_jax.cli.experiments import load_experiment
+from voxinstruct_jax.training.experiment import step_operations
+print(*(step_operations(load_experiment(path)) for path in sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_the_embedded_voice_took_what_its_configurations_count():
+    told = json.loads((embedded_release() / "training.json").read_text())
+    parts = told["parts"]
+    assert told["operations"] == sum(part["operations"] for part in parts.values())
+    # a process of its own: run-time checks let no batch of mere shapes be made
+    command = [sys.executable, "-c", COUNT, *(part["config"] for part in parts.values())]
+    counted = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    for (name, part), a_step in zip(parts.items(), map(float, counted), strict=True):
+        assert part["steps"] == load_experiment(str(ROOT / part["config"])).train.steps
+        assert part["steps"] == json.loads((embedded_release() / name / "config.json").read_text())["step"]
+        assert part["operations"] == pytest.approx(part["steps"] * a_step, rel=0.01)
+
+
+def test_a_comparison_tells_what_the_embedded_voice_took(tmp_path):
+    _write_cost(Speaking(name="codec-lm"), tmp_path)
+    told = json.loads((embedded_release() / "training.json").read_text())
+    assert json.loads((tmp_path / "cost.json").read_text())["training_operations"] == told["operations"]
+
+
+def test_a_hybrid_s_flow_gets_what_its_ar_model_leaves_of_the_budget(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    told = json.loads((embedded_release() / "training.json").read_text())
+    command = ["train_baselines.py", "configs/compare_small.py", "--manifest", "M.jsonl", "--only", "lm-flow", "--dry"]
+    script = load_script()
+    counted = []
+    monkeypatch.setattr(script, "step_operations", lambda experiment: counted.append(experiment) or 1e10)
+    monkeypatch.setattr(sys, "argv", [*command, "--shards", "other"])
+    assert script.main() == 0
+    [steps] = re.findall(r"lm-flow: 1e\+10 operations a step, (\d+) steps for ", capsys.readouterr().out)
+    assert int(steps) == round(told["parts"]["nar"]["operations"] / 1e10)
+    assert counted[0].data.shards == "other"
+    monkeypatch.setattr(sys, "argv", [*command, "--budget", "1e12"])
+    assert script.main() == 1
+    assert "the budget pays for no step" in capsys.readouterr().err
+    assert counted[1].data.shards == "corpus/v2/train"
+    monkeypatch.setattr(sys, "argv", [*command[:-2], "grad-tts", "--dry"])
+    assert script.main() == 0
+    assert counted[2].data.manifest == "M.jsonl"

@@ -15,7 +15,7 @@ from voxinstruct_jax.audio.spectrogram import MelConfig
 from voxinstruct_jax.config import ConfigError, from_dict, to_dict
 from voxinstruct_jax.data.manifest import write_manifest
 from voxinstruct_jax.data.sound_batches import SoundData
-from voxinstruct_jax.diffusion.phone_speech import phone_latents
+from voxinstruct_jax.diffusion.phone_speech import phone_durations, phone_latents
 from voxinstruct_jax.diffusion.systems import SYSTEMS
 from voxinstruct_jax.diffusion.times import Grid
 from voxinstruct_jax.models.grad_tts import GradTTSConfig
@@ -100,13 +100,17 @@ def test_speech_is_drawn_as_long_as_told(trained):
     config = dataclasses.replace(
         SYSTEMS["grad_tts"], sampler=dataclasses.replace(SYSTEMS["grad_tts"].sampler, grid=Grid(steps=5))
     )
-    draw = jax.jit(functools.partial(phone_latents, trained.model, config, num_frames=200), static_argnames="pace")
-    latents, real = draw(batch.phones[:, 1:], batch.text_tokens, keys)
+    phones = batch.phones[:, 1:]
+    last = jax.jit(functools.partial(phone_durations, trained.model))
+    durations = last(phones)
+    draw = jax.jit(functools.partial(phone_latents, trained.model, config, num_frames=200))
+    latents, real = draw(phones, durations, batch.text_tokens, keys)
     assert np.isfinite(np.asarray(latents)).all()
-    assert (real.sum(1) >= (batch.phones[:, 1:] > 0).sum(1)).all()
-    _, longer = draw(batch.phones[:, 1:], batch.text_tokens, keys, pace=1.5)
-    assert (longer.sum(1) > 1.2 * real.sum(1)).all()
-    turned, _ = draw(batch.phones[::-1, 1:], batch.text_tokens[::-1], keys[::-1])
+    np.testing.assert_array_equal(real.sum(1), durations.sum(1))
+    assert (durations[phones > 0] >= 1).all()
+    assert not durations[phones == 0].any()
+    assert (last(phones, 1.5).sum(1) > 1.2 * durations.sum(1)).all()
+    turned, _ = draw(phones[::-1], durations[::-1], batch.text_tokens[::-1], keys[::-1])
     np.testing.assert_allclose(turned[::-1], latents, atol=1e-3)
 
 

@@ -116,17 +116,19 @@ def _write_cost(system: "Speaking", folder: Path) -> None:
     """Writes what a system costs beside its evaluation."""
     from voxinstruct_jax.evaluation.compare import COST_FILE
     from voxinstruct_jax.evaluation.evaluate import write_whole
+    from voxinstruct_jax.voice import embedded_release
 
     cost = _voice(system.voice).cost(COST_S, system.guidance)
     found = {"operations_per_s": cost.operations_per_s, "evaluations": cost.evaluations}
-    trained = Path(system.voice or "") / TRAINING_FILE
+    trained = (Path(system.voice) if system.voice else embedded_release()) / TRAINING_FILE
     if trained.is_file():
         found["training_operations"] = json.loads(trained.read_text())["operations"]
     write_whole(folder / COST_FILE, json.dumps(found, indent=1) + "\n")
 
 
 TRAINING_FILE = "training.json"
-"""Of a voice folder: by which configuration and with how many operations it was trained."""
+"""Of a voice folder: with how many `operations` it was trained, and of its `parts` by which configuration, for how many
+steps and with how many; a codec that lay there before is not among them."""
 
 
 def _named(paths: Sequence[Path]) -> dict[str, Path]:

@@ -35,8 +35,10 @@ PAPER_LAYER = 9
 EXAMPLE = """examples:
   a training run to weights
     voxinstruct convert runs/codec --out voice/codec
-  a run of a denoiser to a voice
+  a run of a denoiser, of Grad-TTS or of masked latents to a voice
     voxinstruct convert runs/instructaudio_small --out voices/instructaudio
+  a run of a flow decoder or a bridge to a voice, with the AR model of the embedded voice or of another one
+    voxinstruct convert runs/flow_decoder --out voices/lm_flow
   the release of VoxInstruct to a voice; all but --ar and --nar can be added later
     voxinstruct convert voxinstruct --ar ar_1800k.pyt --nar nar_1800k.pyt --tokenizer mt5-base/spiece.model \\
       --encodec encodec_24khz --vocos vocos-encodec-24khz --hubert hubert_base_ls960.pt \\
@@ -62,6 +64,11 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("source", type=Path, help="a run, a weights folder, a voice, or what --to safetensors wrote")
     parser.add_argument("--to", choices=("safetensors", "release", "original"), help="the way back: see the examples")
     parser.add_argument("--card", type=Path, help="of a run: a MODEL_CARD.md to store with the weights")
+    parser.add_argument(
+        "--voice",
+        type=Path,
+        help="of a run of a flow: the voice whose AR model says the tokens (default: the embedded)",
+    )
     options = parse(parser, arguments)
     if options.to is not None:
         return _export(options.source, options.out, options.to)
@@ -71,7 +78,14 @@ def run(arguments: list[str]) -> int:
         from_safetensors(options.source, options.out, dtype=options.dtype)
         print(f"{options.out}: weights")
         return 0
-    if _kind_of_run(options.source) in ("diffusion", "distillation"):
+    kind = _kind_of_run(options.source)
+    if options.voice is not None and kind != "codec_flow":
+        raise ConfigError(f"--voice lends an AR model to a flow; {options.source} is a run of kind {kind!r}")
+    if kind == "codec_flow":
+        return _export_flow_voice(options)
+    from voxinstruct_jax.cli.latent_voices import LATENT_EXPERIMENTS
+
+    if kind in LATENT_EXPERIMENTS:
         return _export_latent_voice(options)
     step = export_run(options.source, options.out, dtype=options.dtype, card=options.card)
     print(f"{options.out}: weights of step {step}")
@@ -79,18 +93,47 @@ def run(arguments: list[str]) -> int:
 
 
 def _export_latent_voice(options: argparse.Namespace) -> int:
-    """Writes the voice of a denoiser, or of a student of one; a vocoder that lies in the folder stays."""
-    from voxinstruct_jax.cli.latent_voices import latent_voice_config
+    """Writes the voice of a model of latents, or of a student of one; a vocoder that lies in the folder stays."""
+    from voxinstruct_jax.cli.latent_voices import LATENT_EXPERIMENTS, latent_voice_config
     from voxinstruct_jax.config import from_dict
-    from voxinstruct_jax.latent_voice import write_settings
-    from voxinstruct_jax.training.diffusion import DiffusionExperiment
-    from voxinstruct_jax.training.distillation import DistillationExperiment
+    from voxinstruct_jax.latent_voice import KIND
+    from voxinstruct_jax.voice import write_voice_settings
 
     settings = json.loads((options.source / "config.json").read_text())
-    student = _kind_of_run(options.source) == "distillation"
-    config = latent_voice_config(from_dict(DistillationExperiment if student else DiffusionExperiment, settings))
+    config = latent_voice_config(from_dict(LATENT_EXPERIMENTS[_kind_of_run(options.source)], settings))
     step = export_run(options.source, options.out / "denoiser", dtype=options.dtype, card=options.card)
-    write_settings(options.out, config)
+    write_voice_settings(options.out, KIND, config)
+    print(f"{options.out}: voice of step {step}")
+    return 0
+
+
+def _export_flow_voice(options: argparse.Namespace) -> int:
+    """Writes the voice of a flow behind the AR model of another voice, which is copied."""
+    from voxinstruct_jax.checkpoints.weights import read_settings, weights_fingerprint
+    from voxinstruct_jax.config import fingerprint, from_dict
+    from voxinstruct_jax.flow_voice import KIND, FlowVoiceConfig, check_flow
+    from voxinstruct_jax.models.ar import ARConfig
+    from voxinstruct_jax.training.codec_flow import CodecFlowExperiment
+    from voxinstruct_jax.voice import VoiceConfig, embedded_release, read_voice_settings, write_voice_settings
+
+    lender = options.voice or embedded_release()
+    kind, values = read_voice_settings(lender)
+    if kind:
+        raise InputError(f"{lender}: a voice of kind {kind!r} lends no AR model; give one of the codec language model")
+    experiment = from_dict(CodecFlowExperiment, json.loads((options.source / "config.json").read_text()))
+    check_flow(lender, from_dict(ARConfig, read_settings(lender / "ar")["model"]), experiment.model)
+    trained_on = json.loads((options.source / "run.json").read_text())["codec"]
+    if trained_on != fingerprint(weights_fingerprint(lender / "codec")):
+        raise InputError(
+            f"{options.source}: trained on latents of another codec than that of {lender}; give its --voice"
+        )
+    config = FlowVoiceConfig(language_model=from_dict(VoiceConfig, values), diffusion=experiment.diffusion)
+    step = export_run(options.source, options.out / "flow", dtype=options.dtype, card=options.card)
+    partial = options.out / ".ar.partial"
+    for folder in (partial, options.out / "ar"):
+        shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(lender / "ar", partial).replace(options.out / "ar")
+    write_voice_settings(options.out, KIND, config)
     print(f"{options.out}: voice of step {step}")
     return 0
 

@@ -267,7 +267,7 @@ def _count_described(described: Any) -> int:
     return sum(_count_described(value) for value in described.values())
 
 
-VOICE_PARTS = ("codec", "units", "hubert", "text_encoder", "ar", "nar", "denoiser", "vocoder")
+VOICE_PARTS = ("codec", "units", "hubert", "text_encoder", "ar", "nar", "flow", "denoiser", "vocoder")
 
 
 def _voice(path: Path) -> dict[str, Any]:

@@ -8,17 +8,16 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
-from voxinstruct_jax.cli.latent_voices import latent_voice_config
+from voxinstruct_jax.cli.latent_voices import LatentExperiment, latent_voice_config
 from voxinstruct_jax.config import ConfigError, InputError
 from voxinstruct_jax.judges.asr import load_asr
 from voxinstruct_jax.judges.transcripts import error_counts
-from voxinstruct_jax.latent_voice import make_latent_voice, open_vocoder
+from voxinstruct_jax.latent_voice import make_latent_voice, make_model, open_vocoder
 from voxinstruct_jax.models.ar import ARModel
-from voxinstruct_jax.models.latent_diffusion import LatentDiffusion
 from voxinstruct_jax.models.nar import NARModel
 from voxinstruct_jax.text.subword import open_tokenizer
 from voxinstruct_jax.training.ar import ARExperiment
-from voxinstruct_jax.training.diffusion import DiffusionExperiment
+from voxinstruct_jax.training.distillation import DistillationExperiment
 from voxinstruct_jax.training.loop import Sampler
 from voxinstruct_jax.training.nar import NARExperiment
 from voxinstruct_jax.voice import Loaded, Voice, load
@@ -40,10 +39,10 @@ def make_sampler(experiment: Any, out: Path) -> Sampler:
     """Returns what speaks samples into `out/samples`.
 
     Raises:
-        ConfigError: It is neither of AR nor of NAR nor of a denoiser.
+        ConfigError: It is neither of AR nor of NAR nor of a model of latents that speaks by itself.
         InputError: The voice that lends the other parts is missing, or its parts do not fit the model.
     """
-    if isinstance(experiment, DiffusionExperiment):
+    if isinstance(experiment, LatentExperiment) and not isinstance(experiment, DistillationExperiment):
         put_in = _latent_voice(experiment)
     elif isinstance(experiment, ARExperiment | NARExperiment):
         put_in = _fit(experiment, load(experiment.train.sample_voice or None))
@@ -102,7 +101,7 @@ def _fit(experiment: Any, lender: Voice) -> Callable[[Any], Voice]:
     return put_in
 
 
-def _latent_voice(experiment: DiffusionExperiment) -> Callable[[Any], AnyVoice]:
+def _latent_voice(experiment: LatentExperiment) -> Callable[[Any], AnyVoice]:
     """Checks that a denoiser can be heard; returns what makes a voice of its weights."""
     latents, vocoder = experiment.latents, None
     if latents.spectrogram is not None:
@@ -115,7 +114,7 @@ def _latent_voice(experiment: DiffusionExperiment) -> Callable[[Any], AnyVoice]:
     config = latent_voice_config(experiment)
 
     def put_in(weights: Any) -> AnyVoice:
-        abstract = nnx.eval_shape(lambda: LatentDiffusion(experiment.model, latents, rngs=nnx.Rngs(0)))
+        abstract = nnx.eval_shape(lambda: make_model(experiment.model, latents, rngs=nnx.Rngs(0)))
         graph, state = nnx.split(abstract)
         nnx.replace_by_pure_dict(state, _as_arrays(weights))
         model = Loaded(graph, state, experiment.model)

@@ -3,7 +3,8 @@
 Requests wait by lane. One lane runs at a time: its free slots are refilled between chunks of steps (`decoding.slots`)
 until nobody waits for it. Those that are done go on to batches of the NAR model and of the codec's decoder, which run
 behind the AR stage; what comes out is given away at once. Every program has one static size, filled up with copies
-whose results are thrown away. Read `speak_many`, then `_Replica` and `_Finisher`.
+whose results are thrown away. Where something else makes the sound, the AR stage runs alone (`say_many`). Read
+`speak_many`, then `_Replica` and `_Finisher`.
 """
 
 import collections
@@ -12,7 +13,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,7 @@ from voxinstruct_jax.decoding.sampling import SamplingConfig
 from voxinstruct_jax.decoding.slots import DONE, SlotSizes, SlotState, advance, empty_slots, fill_slots
 from voxinstruct_jax.decoding.stages import (
     CODE_BLOCK,
+    ARStage,
     Clip,
     Loaded,
     Models,
@@ -46,7 +48,7 @@ from voxinstruct_jax.decoding.stages import (
 from voxinstruct_jax.guidance import Branch, needed_branches
 from voxinstruct_jax.sharding.mesh import MESH_AXES, parameter_sharding
 
-__all__ = ["Speech", "run_advance", "run_fill", "speak_many"]
+__all__ = ["Said", "Speech", "run_advance", "run_fill", "say_many", "speak_many"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,13 +61,21 @@ class Speech:
     """The voice prompt's included."""
 
 
-Result = tuple[int, Speech | VoxError]
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Said:
+    """A request, and what the AR model said to it."""
+
+    request: SpeechRequest
+    spoken: Spoken
+
+
+Result = tuple[int, Any]
+"""Number of a request; what came of it (`Speech` or `Said`), or a `VoxError`."""
+Requests = Iterable[tuple[int, SpeechRequest | VoxError]]
 T = TypeVar("T")
 
 
-def speak_many(
-    models: Models, requests: Iterable[tuple[int, SpeechRequest | VoxError]], profile: EngineProfile
-) -> Iterator[Result]:
+def speak_many(models: Models, requests: Requests, profile: EngineProfile) -> Iterator[tuple[int, Speech | VoxError]]:
     """Speaks requests as they come.
 
     Args:
@@ -80,23 +90,52 @@ def speak_many(
         ConfigError: The machine has not the devices that the profile asks for.
     """
     places = [_Place(models, devices) for devices in _device_groups(profile)]
-    feed, finisher = _Feed(iter(requests), models, profile), _Finisher(places, models, profile)
+    yield from _run(models, requests, profile, places, _Finisher(places, models, profile))
+
+
+def say_many(stage: ARStage, requests: Requests, profile: EngineProfile) -> Iterator[tuple[int, Said | VoxError]]:
+    """Has the AR model say tokens to requests as they come; arguments and errors as of `speak_many`.
+
+    Yields:
+        Each number with its request and the tokens, or with why not, as soon as they are known.
+    """
+    places = [_Place(stage, devices) for devices in _device_groups(profile)]
+    yield from _run(stage, requests, profile, places, _Collector())
+
+
+@runtime_checkable
+class _Behind(Protocol):
+    """What stands behind the AR stage."""
+
+    def add(self, entry: "_Entry", spoken: Spoken) -> None:
+        """Takes a request over from it."""
+        ...
+
+    def ready(self, *, wait: bool = False) -> Iterator[Result]:
+        """Gives away what is ready; with `wait`, everything to the last."""
+        ...
+
+
+def _run(
+    stage: ARStage, requests: Requests, profile: EngineProfile, places: "list[_Place]", behind: _Behind
+) -> Iterator[Result]:
+    feed = _Feed(iter(requests), stage, profile)
     yield from feed.refused()
     while (lane := feed.next_lane()) is not None:
-        yield from _run_lane(feed, [_Replica(place, models, profile, lane) for place in places], finisher)
-    yield from finisher.rest()
+        yield from _run_lane(feed, [_Replica(place, stage, profile, lane) for place in places], behind)
+    yield from behind.ready(wait=True)
 
 
-def _run_lane(feed: "_Feed", replicas: list["_Replica"], finisher: "_Finisher") -> Iterator[Result]:
+def _run_lane(feed: "_Feed", replicas: list["_Replica"], behind: _Behind) -> Iterator[Result]:
     """Decodes until nobody waits for the lane any more; its memory is free when this is left."""
     while replicas[0].wanted(feed) or any(replica.busy for replica in replicas):
         for replica in replicas:
             replica.refill(feed)
             replica.advance()
-        yield from finisher.ready()
+        yield from behind.ready()
         for replica in replicas:
             for entry, spoken in replica.finished():
-                finisher.add(entry, spoken)
+                behind.add(entry, spoken)
         feed.pull()
         yield from feed.refused()
 
@@ -123,9 +162,9 @@ class _Feed:
     """Requests that wait, by lane, in the order in which they came."""
 
     def __init__(
-        self, requests: Iterator[tuple[int, SpeechRequest | VoxError]], models: Models, profile: EngineProfile
+        self, requests: Iterator[tuple[int, SpeechRequest | VoxError]], stage: ARStage, profile: EngineProfile
     ) -> None:
-        self._requests, self._models, self._profile = requests, models, profile
+        self._requests, self._stage, self._profile = requests, stage, profile
         self._waiting: dict[Lane, list[_Entry]] = {lane: [] for lane in profile.lanes}
         self._refused: list[tuple[int, VoxError]] = []
         self.pull()
@@ -150,8 +189,8 @@ class _Feed:
             return
         kind = _Kind(
             branches=needed_branches(request.ar.guidance),
-            text_width=choose_width(len(request.ar.text_tokens), self._models.text_widths),
-            prefix_width=2 + choose_width(len(request.ar.prompt.semantic_prefix) - 2, self._models.prompt_widths),
+            text_width=choose_width(len(request.ar.text_tokens), self._stage.text_widths),
+            prefix_width=2 + choose_width(len(request.ar.prompt.semantic_prefix) - 2, self._stage.prompt_widths),
         )
         lane = next(lane for lane in self._profile.lanes if lane.context >= needed)
         self._waiting[lane].append(_Entry(place, request, kind))
@@ -182,11 +221,11 @@ class _Feed:
 class _Place:
     """The models on one device, or on those that share them."""
 
-    def __init__(self, models: Models, devices: Sequence[Any] | None) -> None:
-        """Brings the models there; None = where they are."""
+    def __init__(self, stage: ARStage, devices: Sequence[Any] | None) -> None:
+        """Brings the AR model there; None = where it is."""
         shape = (1, 1, len(devices or ()))
         self.mesh = Mesh(np.asarray(devices).reshape(shape), MESH_AXES) if devices is not None else None
-        self.ar, self.nar, self.codec = self._bring(models.ar), self._bring(models.nar), self._bring(models.codec)
+        self.ar = self.bring(stage.ar)
 
     def on_mesh(self) -> contextlib.AbstractContextManager[Any]:
         """Within it programs are compiled for this place's devices."""
@@ -205,7 +244,8 @@ class _Place:
 
         return jax.jit(make_spread)()
 
-    def _bring(self, part: Loaded[T]) -> Loaded[T]:
+    def bring(self, part: Loaded[T]) -> Loaded[T]:
+        """Returns a model that lies in this place."""
         if self.mesh is None:
             return part
         mesh = self.mesh
@@ -235,11 +275,11 @@ def _device_groups(profile: EngineProfile) -> list[Sequence[Any] | None]:
 class _Replica:
     """The slots of one place, and who is in them."""
 
-    def __init__(self, place: _Place, models: Models, profile: EngineProfile, lane: Lane) -> None:
-        self._place, self._models, self._profile, self._lane = place, models, profile, lane
-        self._sizes = profile.lane_sizes(lane, models)
+    def __init__(self, place: _Place, stage: ARStage, profile: EngineProfile, lane: Lane) -> None:
+        self._place, self._stage, self._profile, self._lane = place, stage, profile, lane
+        self._sizes = profile.lane_sizes(lane, stage)
         with place.on_mesh():
-            self._state = place.empty(models.ar.config, self._sizes, models.sampling, profile.dtype(models))
+            self._state = place.empty(stage.ar.config, self._sizes, stage.sampling, profile.dtype(stage))
         self._entries: list[_Entry | None] = [None] * lane.slots
         self._rows: list[list[int]] = [[] for _ in range(lane.slots)]
         self._free_rows = list(range(lane.rows))
@@ -283,17 +323,17 @@ class _Replica:
         ar = self._place.ar
         with self._place.on_mesh():
             self._state = run_fill(
-                ar.graph, ar.state, self._state, batch, slots, rows, kind.branches, self._models.rules
+                ar.graph, ar.state, self._state, batch, slots, rows, kind.branches, self._stage.rules
             )
 
     def advance(self) -> None:
         """Sends a chunk of steps on its way."""
         if not self.busy:
             return
-        ar, models = self._place.ar, self._models
+        ar, stage = self._place.ar, self._stage
         with self._place.on_mesh():
             self._state, report = run_advance(
-                ar.graph, ar.state, self._state, models.sampling, models.rules, self._profile.chunk_steps
+                ar.graph, ar.state, self._state, stage.sampling, stage.rules, self._profile.chunk_steps
             )
         self._reports.append((list(self._entries), report))
 
@@ -313,7 +353,23 @@ class _Replica:
                 self._free_rows += self._rows[slot]
                 self._entries[slot] = None
                 num_text = len(entry.request.ar.text_tokens)
-                yield entry, read_spoken(result, slot, num_text, self._models.ar.config.vocabulary)
+                yield entry, read_spoken(result, slot, num_text, self._stage.ar.config.vocabulary)
+
+
+class _Collector:
+    """Nothing behind the AR stage: what it said is given away as it is."""
+
+    def __init__(self) -> None:
+        self._said: list[Result] = []
+
+    def add(self, entry: _Entry, spoken: Spoken) -> None:
+        """Takes a request over from the AR stage."""
+        self._said.append((entry.place, Said(request=entry.request, spoken=spoken)))
+
+    def ready(self, *, wait: bool = False) -> Iterator[Result]:
+        """Gives everything away."""
+        while self._said:
+            yield self._said.pop(0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -332,7 +388,8 @@ class _Finisher:
     """The stages behind the AR model: batches that wait to be full, and batches under way."""
 
     def __init__(self, places: list[_Place], models: Models, profile: EngineProfile) -> None:
-        self._places, self._models, self._profile = itertools.cycle(places), models, profile
+        brought = [(place, place.bring(models.nar), place.bring(models.codec)) for place in places]
+        self._places, self._models, self._profile = itertools.cycle(brought), models, profile
         self._clips: dict[Any, list[_Voiced]] = {}
         self._codes: dict[Any, list[_Voiced]] = {}
         self._filling: collections.deque[tuple[list[_Voiced], Array]] = collections.deque()
@@ -365,10 +422,6 @@ class _Finisher:
         while self._decoding and (wait or _is_ready(self._decoding[0][1])):
             yield from self._read_decoded(*self._decoding.popleft())
 
-    def rest(self) -> Iterator[Result]:
-        """Waits for all that is left."""
-        yield from self.ready(wait=True)
-
     def _due(self, queues: dict[Any, list[_Voiced]], size: int, *, all_of_them: bool) -> Iterator[Any]:
         """Queues with a batch to send: a full one, or one whose first has waited while many others passed it."""
         for key in list(queues):
@@ -383,12 +436,12 @@ class _Finisher:
     def _fill(self, text_width: int, width: int) -> None:
         batch = _take_batch(self._clips[text_width, width], self._profile.nar_batch)
         filled_up = _filled_up(batch, self._profile.nar_batch)
-        place, models = next(self._places), self._models
+        (place, nar, _), models = next(self._places), self._models
         clips = stack_clips([item.clip for item in filled_up], text_width, width)
         keys = jnp.stack([jax.random.key(item.entry.request.ar.seed) for item in filled_up])
         targets = self._profile.nar_targets(width, models)
         with place.on_mesh():
-            filled = fill_clips(place.nar.graph, place.nar.state, clips, keys, models.num_steps, models.rules, targets)
+            filled = fill_clips(nar.graph, nar.state, clips, keys, models.num_steps, models.rules, targets)
         self._filling.append((batch, filled))
 
     def _read_filled(self, batch: list[_Voiced], filled: Array) -> None:
@@ -399,10 +452,10 @@ class _Finisher:
     def _decode(self, blocks: int) -> None:
         batch = _take_batch(self._codes[blocks], self._profile.vocoder_batch)
         filled_up = _filled_up(batch, self._profile.vocoder_batch)
-        place = next(self._places)
+        place, _, codec = next(self._places)
         codes = stack_codes([item.codes for item in filled_up if item.codes is not None])
         with place.on_mesh():
-            self._decoding.append((batch, decode_codes(place.codec.graph, place.codec.state, codes)))
+            self._decoding.append((batch, decode_codes(codec.graph, codec.state, codes)))
 
     def _read_decoded(self, batch: list[_Voiced], decoded: Array) -> Iterator[Result]:
         for item, samples in zip(batch, np.asarray(decoded), strict=False):

@@ -25,7 +25,7 @@ from voxinstruct_jax.decoding.profile import (
 )
 from voxinstruct_jax.decoding.requests import ARBatch, ARRequest, Limits, batch_requests
 from voxinstruct_jax.decoding.slots import advance, empty_slots, fill_slots
-from voxinstruct_jax.decoding.stages import CODE_BLOCK, Clip, Models, decode_codes, fill_clips, stack_clips
+from voxinstruct_jax.decoding.stages import CODE_BLOCK, ARStage, Clip, Models, decode_codes, fill_clips, stack_clips
 from voxinstruct_jax.guidance import Branch, Guidance
 from voxinstruct_jax.layers.attention import PAST_BLOCK
 from voxinstruct_jax.vocabulary import Prompt
@@ -57,11 +57,11 @@ class MemoryPlan:
         return self.weights + self.state + max(self.prefill, self.steps) + self.nar + self.vocoder
 
 
-def plan_memory(models: Models, profile: EngineProfile) -> MemoryPlan:
+def plan_memory(models: ARStage, profile: EngineProfile) -> MemoryPlan:
     """Compiles the largest programs of a profile and reads off what they hold; runs none.
 
     Args:
-        models: What speaks.
+        models: What speaks; of an AR stage alone nothing behind it is counted.
         profile: Its lane with the largest state decides.
     """
     lane = max(profile.lanes, key=lambda lane: _state_bytes(models, profile, lane))
@@ -70,16 +70,16 @@ def plan_memory(models: Models, profile: EngineProfile) -> MemoryPlan:
         state=_state_bytes(models, profile, lane),
         prefill=_prefill_bytes(models, profile, lane),
         steps=_step_bytes(models, profile, lane),
-        nar=_nar_bytes(models, profile),
-        vocoder=_vocoder_bytes(models, profile),
+        nar=_nar_bytes(models, profile) if isinstance(models, Models) else 0,
+        vocoder=_vocoder_bytes(models, profile) if isinstance(models, Models) else 0,
     )
 
 
-def fit_profile(models: Models, memory_bytes: int, *, cache_dtype: CacheType | None = None) -> EngineProfile:
+def fit_profile(models: ARStage, memory_bytes: int, *, cache_dtype: CacheType | None = None) -> EngineProfile:
     """Returns the profile of an accelerator with this much memory: as many slots a lane as fit, at most 256.
 
     Args:
-        models: What speaks.
+        models: As in `plan_memory`.
         memory_bytes: Of one device, weights included.
         cache_dtype: As in `EngineProfile`.
 
@@ -113,7 +113,7 @@ def fit_profile(models: Models, memory_bytes: int, *, cache_dtype: CacheType | N
     )
 
 
-def default_profile(models: Models) -> EngineProfile:
+def default_profile(models: ARStage) -> EngineProfile:
     """The profile of this machine: fixed on a CPU, as large as its memory allows on an accelerator."""
     stats: Any = jax.local_devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
     if not stats:
@@ -121,7 +121,7 @@ def default_profile(models: Models) -> EngineProfile:
     return fit_profile(models, int(USABLE * stats["bytes_limit"]))
 
 
-def _with_most_slots(models: Models, profile: EngineProfile, plan: MemoryPlan, memory_bytes: int) -> EngineProfile:
+def _with_most_slots(models: ARStage, profile: EngineProfile, plan: MemoryPlan, memory_bytes: int) -> EngineProfile:
     """Gives every lane as many slots as fit beside the rest; what a slot adds to the steps is measured."""
     largest = profile.lanes[-1].context
     few = [_step_bytes(models, profile, _lane(largest, slots)) for slots in (2, 4)]
@@ -146,11 +146,12 @@ def _bytes(tree: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
 
-def _weight_bytes(models: Models) -> int:
-    return sum(_bytes(part.state) for part in (models.ar, models.nar, models.codec))
+def _weight_bytes(models: ARStage) -> int:
+    parts = (models.ar, models.nar, models.codec) if isinstance(models, Models) else (models.ar,)
+    return sum(_bytes(part.state) for part in parts)
 
 
-def _state_shapes(models: Models, profile: EngineProfile, lane: Lane) -> tuple[list[Any], Any]:
+def _state_shapes(models: ARStage, profile: EngineProfile, lane: Lane) -> tuple[list[Any], Any]:
     """The state's leaves, as shapes, and how they are put together: the dataclasses themselves take arrays alone."""
     sizes, structures = profile.lane_sizes(lane, models), []
 
@@ -163,7 +164,7 @@ def _state_shapes(models: Models, profile: EngineProfile, lane: Lane) -> tuple[l
     return jax.eval_shape(leaves), structures[0]
 
 
-def _state_bytes(models: Models, profile: EngineProfile, lane: Lane) -> int:
+def _state_bytes(models: ARStage, profile: EngineProfile, lane: Lane) -> int:
     return _bytes(_state_shapes(models, profile, lane)[0])
 
 
@@ -179,7 +180,7 @@ def _extra_bytes(run: Callable[..., Any], donated: Any, *arguments: Any) -> int:
     return found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
 
 
-def _prefill_bytes(models: Models, profile: EngineProfile, lane: Lane) -> int:
+def _prefill_bytes(models: ARStage, profile: EngineProfile, lane: Lane) -> int:
     branches, ar, (shapes, structure) = tuple(Branch), models.ar, _state_shapes(models, profile, lane)
     slots, rows = jnp.zeros(profile.group, jnp.int32), jnp.zeros((profile.group, len(branches)), jnp.int32)
 
@@ -190,7 +191,7 @@ def _prefill_bytes(models: Models, profile: EngineProfile, lane: Lane) -> int:
     return _extra_bytes(run, shapes, ar.state, _longest_batch(models, profile.group))
 
 
-def _longest_batch(models: Models, group: int) -> ARBatch:
+def _longest_batch(models: ARStage, group: int) -> ARBatch:
     width, channels = models.text_widths[-1], len(models.ar.config.text_encoder.channel_sizes)
     request = ARRequest(
         text_tokens=np.ones((width, channels), np.int32),
@@ -204,7 +205,7 @@ def _longest_batch(models: Models, group: int) -> ARBatch:
     return batch_requests([request] * group, tuple(Branch), **widths)
 
 
-def _step_bytes(models: Models, profile: EngineProfile, lane: Lane) -> int:
+def _step_bytes(models: ARStage, profile: EngineProfile, lane: Lane) -> int:
     ar, (shapes, structure) = models.ar, _state_shapes(models, profile, lane)
 
     def run(leaves: Any, weights: Any) -> Any:

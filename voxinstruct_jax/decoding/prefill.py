@@ -131,13 +131,17 @@ def _embed_text(model: ARModel, batch: ARBatch) -> Float[Array, "batch text dim"
 
 def _fit_durations(durations: Float[Array, "batch text"], batch: ARBatch) -> tuple[Float[Array, "batch text"], Limits]:
     """Stretches durations to whole frames within the limits; the limits then leave no other number of frames."""
+    limits = jax.tree.map(jnp.asarray, batch.limits)
+    semantic_only = limits.max_acoustic == 0
     in_text = jnp.arange(durations.shape[1]) < batch.text_lengths[:, None]
     durations = jnp.where(in_text, durations, 0)
     total = jnp.maximum(durations.sum(axis=1), 1e-3)
-    shortest = jnp.maximum(jnp.asarray(batch.limits.min_acoustic), 1)
-    frames = jnp.clip(jnp.round(total / 2).astype(jnp.int32), shortest, batch.limits.max_acoustic)
+    shortest = jnp.maximum(jnp.where(semantic_only, limits.min_semantic, limits.min_acoustic), 1)
+    longest = jnp.where(semantic_only, limits.max_semantic, limits.max_acoustic)
+    frames = jnp.clip(jnp.round(total / 2).astype(jnp.int32), shortest, longest)
+    acoustic = jnp.where(semantic_only, 0, frames)
     limits = dataclasses.replace(
-        batch.limits, min_semantic=frames, max_semantic=frames, min_acoustic=frames, max_acoustic=frames
+        limits, min_semantic=frames, max_semantic=frames, min_acoustic=acoustic, max_acoustic=acoustic
     )
     return durations * (2 * frames / total)[:, None], limits
 

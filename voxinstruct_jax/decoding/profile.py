@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from voxinstruct_jax.config import ConfigError, fingerprint, to_dict
 from voxinstruct_jax.decoding.requests import ARRequest, Capacity
 from voxinstruct_jax.decoding.slots import SlotSizes
-from voxinstruct_jax.decoding.stages import Models
+from voxinstruct_jax.decoding.stages import ARStage, Models
 from voxinstruct_jax.guidance import Branch
 from voxinstruct_jax.layers.attention import PAST_BLOCK
 
@@ -108,15 +108,15 @@ class EngineProfile:
         """Of `describe`: with equal ones, a request's tokens are equal to the last bit."""
         return fingerprint(self.describe())
 
-    def lane_sizes(self, lane: Lane, models: Models) -> SlotSizes:
+    def lane_sizes(self, lane: Lane, stage: ARStage) -> SlotSizes:
         """Static sizes of a lane's state."""
         return SlotSizes(
             slots=lane.slots,
             rows=lane.rows,
             context=lane.context,
             capacity=Capacity(semantic=lane.context, acoustic=lane.context),
-            text=models.text_widths[-1],
-            acoustic_prefix=models.prompt_widths[-1],
+            text=stage.text_widths[-1],
+            acoustic_prefix=stage.prompt_widths[-1],
         )
 
     def nar_targets(self, width: int, models: Models) -> int:
@@ -127,9 +127,9 @@ class EngineProfile:
         config = models.nar.config
         return width // 2 if config.timing == "aligned" and config.semantic else width
 
-    def dtype(self, models: Models) -> Any:
+    def dtype(self, stage: ARStage) -> Any:
         """The type of keys and values."""
-        return jnp.dtype(self.cache_dtype or models.ar.config.dtype)
+        return jnp.dtype(self.cache_dtype or stage.ar.config.dtype)
 
 
 def _usable_cores() -> int:
@@ -145,10 +145,10 @@ def needed_context(request: ARRequest) -> int:
     return len(request.text_tokens) + min(audio, int(limits.max_total))
 
 
-def longest_context(models: Models) -> int:
+def longest_context(stage: ARStage) -> int:
     """Returns the cache slots that no request exceeds, whole blocks."""
-    prompt = models.prompt_widths[-1]
-    longest = models.text_widths[-1] + 2 + prompt + prompt + 2 * (models.max_frames + 1)
+    prompt = stage.prompt_widths[-1]
+    longest = stage.text_widths[-1] + 2 + prompt + prompt + 2 * (stage.max_frames + 1)
     return -(-longest // PAST_BLOCK) * PAST_BLOCK
 
 
@@ -160,22 +160,22 @@ def growing(first: int, last: int, growth: float, multiple: int) -> tuple[int, .
     return tuple(found)
 
 
-def nar_widths(models: Models) -> tuple[int, ...]:
+def nar_widths(stage: ARStage) -> tuple[int, ...]:
     """Widths a fifth apart, up to the longest request."""
-    prompt = models.prompt_widths[-1]
-    longest = models.text_widths[-1] + 2 * (models.max_frames + prompt) + 4
+    prompt = stage.prompt_widths[-1]
+    longest = stage.text_widths[-1] + 2 * (stage.max_frames + prompt) + 4
     return growing(96, longest, 1.2, 32)
 
 
-def cpu_profile(models: Models, *, slots: int = 8) -> EngineProfile:
+def cpu_profile(stage: ARStage, *, slots: int = 8) -> EngineProfile:
     """The profile of a machine without accelerator: eight guided requests at once.
 
     What a CPU reads of the cache follows from lengths and not from the context, so few lanes do.
     """
-    longest = longest_context(models)
+    longest = longest_context(stage)
     contexts = sorted({min(16 * PAST_BLOCK, longest), longest})
     rows = slots * len(Branch)
     return EngineProfile(
         lanes=tuple(Lane(context=context, slots=slots, rows=rows) for context in contexts),
-        nar_widths=nar_widths(models),
+        nar_widths=nar_widths(stage),
     )

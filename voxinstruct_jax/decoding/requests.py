@@ -44,7 +44,7 @@ class Limits:
     min_acoustic: Int32[Array, "*batch"] | int
     """Frames before EOS2 is allowed; the first frame is never EOS2."""
     max_acoustic: Int32[Array, "*batch"] | int
-    """Frames after which EOS2 is forced; at least one frame comes."""
+    """Frames after which EOS2 is forced; at least one frame comes. 0 = the request ends with its semantic tokens."""
     max_total: Int32[Array, "*batch"] | int
     """Tokens from BOS to EOS2, both and the voice prompt counted."""
 

@@ -361,7 +361,8 @@ def _choose(
 
     tokens = jnp.where(prompting, prompt_tokens, jnp.where(overlong, end, drawn))
     ended = ~prompting & (tokens == end)
-    stage = jnp.where(ended, jnp.where(acoustic, DONE, ACOUSTIC), state.stage)
+    last = acoustic | (limits.max_acoustic == 0)
+    stage = jnp.where(ended, jnp.where(last, DONE, ACOUSTIC), state.stage)
     stage = jnp.where(active & ~overfull, stage, DONE)
     cut = jnp.where(acoustic, FinishReason.MAX_ACOUSTIC, FinishReason.MAX_SEMANTIC)
     # A model without semantic tokens has its end of them forced: nothing is cut.

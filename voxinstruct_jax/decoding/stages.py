@@ -1,6 +1,6 @@
 """The three stages from a request to sound, as programs over batches of static size: AR tokens, codebooks, waveform.
 
-A single request and the engine run the same functions. Read `Models`, then `Spoken` and `nar_clip`.
+A single request and the engine run the same functions. Read `ARStage` and `Models`, then `Spoken` and `nar_clip`.
 """
 
 import dataclasses
@@ -26,6 +26,7 @@ from voxinstruct_jax.models.nar import NARModel
 from voxinstruct_jax.vocabulary import TEXT, PackedBatch, Vocabulary, audio_times, text_times
 
 __all__ = [
+    "ARStage",
     "CODE_BLOCK",
     "Clip",
     "Loaded",
@@ -58,15 +59,11 @@ class Loaded(Generic[T]):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Models:
-    """What speaks, how, and how long a request can be."""
+class ARStage:
+    """What says tokens, how, and how long a request can be."""
 
     ar: Loaded[ARModel]
-    nar: Loaded[NARModel]
-    codec: Loaded[Codec]
     sampling: SamplingConfig
-    num_steps: tuple[int, ...]
-    """MaskGIT passes of each codebook from the second on."""
     rules: DecodingRules
     text_widths: tuple[int, ...]
     """Text slots of the compiled programs, ascending; no request has more."""
@@ -74,6 +71,16 @@ class Models:
     """As `text_widths`, of a voice prompt's frames, and of its units."""
     max_frames: int
     """Of the longest request."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Models(ARStage):
+    """All three stages."""
+
+    nar: Loaded[NARModel]
+    codec: Loaded[Codec]
+    num_steps: tuple[int, ...]
+    """MaskGIT passes of each codebook from the second on."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

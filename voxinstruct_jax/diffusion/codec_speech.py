@@ -1,9 +1,12 @@
 """Codec latents and sound from a trained `CodecFlow`: what it makes of semantic units, or of the first codebook.
 
-`speak_units` is what stands behind an AR model in place of its acoustic tokens and the NAR model.
+`speak_frames` is what stands behind an AR model in place of its acoustic tokens and the NAR model. What a request
+becomes follows from the request and the number of rows, which see nothing of one another. Read `FrameRequest`.
 """
 
+import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -19,13 +22,33 @@ from voxinstruct_jax.diffusion.path import Path
 from voxinstruct_jax.diffusion.solvers import draw_noise, sample
 from voxinstruct_jax.diffusion.speech import hold_last
 from voxinstruct_jax.diffusion.systems import DiffusionConfig
+from voxinstruct_jax.layers.operations import count_operations
 from voxinstruct_jax.models.codec_flow import CodecFlow
 from voxinstruct_jax.models.conditions import Conditions
 
-__all__ = ["codec_latents", "speak_units"]
+__all__ = ["FrameRequest", "codec_latents", "frames_operations", "speak_frames", "speak_units"]
 
 FRAME_BLOCK, TEXT_BLOCK = 50, 64
 """Programs are compiled for multiples of these, so that they are few."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FrameRequest:
+    """What is to be spoken, frame by frame, on the host."""
+
+    units: Int32[np.ndarray, " frame"]
+    """From 1; not read by a model that knows none."""
+    first_codes: Int32[np.ndarray, " frame"]
+    """Of the first codebook; not read by a model that is not given it."""
+    text_tokens: Int32[np.ndarray, "token feature"]
+    """Of the instruction; of length 0 = none."""
+    seed: int
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Frames and text tokens of the program that it takes."""
+        frames, tokens = len(self.units), max(len(self.text_tokens), 1)
+        return -(-frames // FRAME_BLOCK) * FRAME_BLOCK, -(-tokens // TEXT_BLOCK) * TEXT_BLOCK
 
 
 def codec_latents(
@@ -98,20 +121,49 @@ def speak_units(
         raise InputError(f"semantic tokens run from {units.min() - 1} to {units.max() - 1}; this model knows {known}")
     if model.config.first_codebook and (first_codes is None or len(first_codes) != frames):
         raise InputError(f"this model begins at the first codebook; give its {frames} codes as first_codes")
-    first = np.zeros(frames, np.int32) if first_codes is None else np.asarray(first_codes, np.int32)
-    spare, missing = -frames % FRAME_BLOCK, -len(text_tokens) % TEXT_BLOCK or TEXT_BLOCK * (not len(text_tokens))
-    graph, state = nnx.split(model)
-    samples = _speak(
-        graph,
-        state,
-        config,
-        np.pad(units, (0, spare))[None],
-        np.pad(first, (0, spare))[None],
-        np.pad(np.asarray(text_tokens, np.int32), ((0, missing), (0, 0)))[None],
-        np.array([frames], np.int32),
-        jax.random.key(seed)[None],
+    first = np.zeros(frames) if first_codes is None else first_codes
+    columns = {"units": units, "first_codes": first, "text_tokens": text_tokens}
+    request = FrameRequest(**{name: np.asarray(column, np.int32) for name, column in columns.items()}, seed=seed)
+    return speak_frames(*nnx.split(model), config, [request], batch_size=1)[0]
+
+
+def speak_frames(
+    graph: Any, state: Any, config: DiffusionConfig, requests: Sequence[FrameRequest], *, batch_size: int
+) -> list[Float32[np.ndarray, " _"]]:
+    """Speaks requests of one size; the same request and `batch_size` give the same samples, whatever the others are.
+
+    Args:
+        graph: Of a trained `CodecFlow`.
+        state: Its arrays.
+        config: Path, guidance and solver.
+        requests: As many as `batch_size`, or fewer.
+        batch_size: Rows of the program.
+
+    Returns:
+        Waveforms at the codec's sample rate, its hop length for each frame.
+    """
+    samples = np.asarray(_speak(graph, state, config, *_stacked(requests, batch_size)), np.float32)
+    hop = samples.shape[1] // requests[0].sizes[0]
+    return [row[: len(request.units) * hop] for request, row in zip(requests, samples, strict=False)]
+
+
+def frames_operations(graph: Any, state: Any, config: DiffusionConfig, request: FrameRequest) -> float:
+    """Multiplications and additions of products that `speak_frames` takes for one request, padding included."""
+    program = functools.partial(_speak, graph)
+    return count_operations(lambda state, rows: program(state, config, *rows), state, _stacked([request], 1))
+
+
+def _stacked(requests: Sequence[FrameRequest], batch_size: int) -> tuple[Any, ...]:
+    """Rows of a program, the last one repeated."""
+    rows = [*requests, *list(requests[-1:]) * (batch_size - len(requests))]
+    frames, tokens = rows[0].sizes
+    return (
+        np.stack([np.pad(row.units, (0, frames - len(row.units))) for row in rows]),
+        np.stack([np.pad(row.first_codes, (0, frames - len(row.units))) for row in rows]),
+        np.stack([np.pad(row.text_tokens, ((0, tokens - len(row.text_tokens)), (0, 0))) for row in rows]),
+        np.array([len(row.units) for row in rows], np.int32),
+        jnp.stack([jax.random.key(row.seed) for row in rows]),
     )
-    return np.asarray(samples, np.float32)[0, : frames * model.config.codec.hop_length]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2))

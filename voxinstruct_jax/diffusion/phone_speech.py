@@ -1,4 +1,4 @@
-"""Latents of speech from a trained `GradTTS`."""
+"""Latents of speech from a trained `GradTTS`: how long each phone lasts, then what it sounds like."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -10,39 +10,59 @@ from voxinstruct_jax.diffusion.solvers import draw_noise, sample
 from voxinstruct_jax.diffusion.systems import DiffusionConfig
 from voxinstruct_jax.models.grad_tts import GradTTS
 
-__all__ = ["phone_latents"]
+__all__ = ["phone_durations", "phone_latents"]
+
+
+def phone_durations(
+    model: GradTTS, phones: Int[Array, "batch phone"], pace: float | Float[Array, ""] = 1.0
+) -> Int[Array, "batch phone"]:
+    """Frames that each phone lasts: at least one, 0 at padding.
+
+    Ends are rounded, not lengths: at the rate of a codec a phone lasts a frame or two, and half a frame more for each
+    would be heard.
+
+    Args:
+        model: Trained.
+        phones: Ids without the mark of the turn, 0 = padding.
+        pace: Factor on all durations; above 1 is slower.
+
+    Source:
+        Grad-TTS (arXiv 2105.06337), whose published program, at 86 frames a second, rounds each duration up.
+    """
+    mask = phones > 0
+    _, log_durations = model.encode(phones, mask)
+    ends = jnp.round(jnp.cumsum(jnp.where(mask, jnp.exp(log_durations) * pace, 0), axis=1))
+    return jnp.where(mask, jnp.maximum(jnp.diff(ends, axis=1, prepend=0), 1), 0).astype(jnp.int32)
 
 
 def phone_latents(
     model: GradTTS,
     config: DiffusionConfig,
     phones: Int[Array, "batch phone"],
+    durations: Int[Array, "batch phone"],
     text_tokens: Int[Array, "batch token feature"],
     keys: Array,
     *,
     num_frames: int,
-    pace: float = 1.0,
 ) -> tuple[Float[Array, "batch time channel"], Bool[Array, "batch time"]]:
-    """Draws latents as long as the predicted durations; `model.latents` decodes them.
+    """Draws latents; `model.latents` decodes them.
 
     Args:
         model: Trained.
         config: Path, guidance and solver.
-        phones: Ids without the mark of the turn, 0 = padding.
+        phones: As in `phone_durations`.
+        durations: Frames that each phone lasts.
         text_tokens: Of the instruction; 0 in the first channel = padding.
         keys: One a row.
         num_frames: Frames of the program; what would be longer is cut.
-        pace: Factor on all durations; above 1 is slower.
 
     Returns:
         Latents, and which frames are real.
 
     Source:
-        Grad-TTS (arXiv 2105.06337); durations are rounded up, as in its published program.
+        Grad-TTS (arXiv 2105.06337).
     """
-    mask = phones > 0
-    means, log_durations = model.encode(phones, mask)
-    durations = jnp.where(mask, jnp.maximum(jnp.ceil(jnp.exp(log_durations) * pace), 1), 0).astype(jnp.int32)
+    means, _ = model.encode(phones, phones > 0)
     prior, real = stretch(means, durations, num_frames)
     conditions = model.conditions(prior, text_tokens)
     path = Path(config.path, prior)

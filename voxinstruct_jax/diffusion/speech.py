@@ -1,4 +1,4 @@
-"""Requests to a latent diffusion model as one program of static sizes: conditions, solver, waveform.
+"""Requests to a model of latents as one program of static sizes: conditions, solver, waveform.
 
 What a row becomes follows from the row, the sizes and the number of rows: noise is drawn by a key of its own, and the
 network sees no other row. Read `SpeechRows`, then `sample_speech`.
@@ -8,18 +8,25 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32, Int, Int32, Key, UInt32
+from jaxtyping import Array, Bool, Float, Float32, Int, Int32, Key, UInt32
 
 from voxinstruct_jax.audio.latents import LatentSpace
 from voxinstruct_jax.audio.vocos import MelVocoder
 from voxinstruct_jax.diffusion.denoiser import make_denoiser
+from voxinstruct_jax.diffusion.masked import sample_masked
 from voxinstruct_jax.diffusion.path import Path
+from voxinstruct_jax.diffusion.phone_speech import phone_latents
 from voxinstruct_jax.diffusion.solvers import draw_noise, sample
 from voxinstruct_jax.diffusion.systems import DiffusionConfig
-from voxinstruct_jax.models.latent_diffusion import LatentDiffusion
+from voxinstruct_jax.models.grad_tts import GradTTS
+from voxinstruct_jax.models.latent_diffusion import LatentDiffusion, side_by_side
+from voxinstruct_jax.models.masked_latents import MaskedLatentDiffusion
 from voxinstruct_jax.vocabulary import HostOrDevice
 
-__all__ = ["SpeechRows", "hold_last", "sample_speech", "to_waveform"]
+__all__ = ["LatentModel", "SpeechRows", "hold_last", "sample_speech", "to_waveform"]
+
+LatentModel = LatentDiffusion | GradTTS | MaskedLatentDiffusion
+"""What makes latents of an instruction and its words."""
 
 REFERENCE = 2
 """Task tag of a voice that is spoken with."""
@@ -33,17 +40,24 @@ class SpeechRows:
     text_tokens: Int32[HostOrDevice, "batch token channel"]
     """Of the instruction; 0 in the first channel = padding."""
     phones: Int32[HostOrDevice, "batch phone"]
-    """Of what is spoken, 0 = padding."""
+    """Of what is spoken, 0 = padding; to Grad-TTS without the mark of the turn."""
     num_frames: Int32[HostOrDevice, " batch"]
     """Frames of each row, a voice prompt's included."""
     seeds: UInt32[HostOrDevice, " batch"]
     prompt: Float32[HostOrDevice, "batch sample"] | None = None
     """Voices to speak with, zeros behind them; None = no row has one."""
     prompt_samples: Int32[HostOrDevice, " batch"] | None = None
+    durations: Int32[HostOrDevice, "batch phone"] | None = None
+    """Frames of each phone, `num_frames` in all: to Grad-TTS alone."""
 
 
 def sample_speech(
-    model: LatentDiffusion, vocoder: MelVocoder | None, config: DiffusionConfig, rows: SpeechRows, frames: int
+    model: LatentModel,
+    vocoder: MelVocoder | None,
+    config: DiffusionConfig,
+    rows: SpeechRows,
+    frames: int,
+    rounds: int = 0,
 ) -> Float[Array, "batch sample"]:
     """Speaks; `sample = frames * hop_length`, of which a row's first `num_frames` frames are its own.
 
@@ -53,21 +67,42 @@ def sample_speech(
         config: Path, guidance, solver.
         rows: Requests.
         frames: Of the longest row, at least.
+        rounds: Of masked latents: passes of the transformer.
     """
+    keys = _keys(jnp.asarray(rows.seeds))
+    mask = jnp.arange(frames) < jnp.asarray(rows.num_frames)[:, None]
+    if isinstance(model, GradTTS):
+        assert rows.durations is not None
+        phones, durations, text = (jnp.asarray(each) for each in (rows.phones, rows.durations, rows.text_tokens))
+        latents, _ = phone_latents(model, config, phones, durations, text, keys[0], num_frames=frames)
+    elif isinstance(model, MaskedLatentDiffusion):
+        conditions = side_by_side(model.network, model.latents).conditions(rows.text_tokens, rows.phones)
+        none = jnp.zeros((*mask.shape, model.latents.config.channels))
+        latents = sample_masked(model, config, rounds, conditions, none, mask, mask, keys[0])
+    else:
+        latents = _denoised(model, config, rows, mask, keys)
+    return to_waveform(model.latents, vocoder, latents, jnp.asarray(rows.num_frames))
+
+
+def _denoised(
+    model: LatentDiffusion,
+    config: DiffusionConfig,
+    rows: SpeechRows,
+    mask: Bool[Array, "batch time"],
+    keys: tuple[Key[Array, " batch"], Key[Array, " batch"]],
+) -> Float[Array, "batch time channel"]:
+    frames = mask.shape[1]
     conditions = model.conditions(rows.text_tokens, rows.phones)
     if rows.prompt is not None and rows.prompt_samples is not None:
         hop = model.latents.config.hop_length
         samples = jnp.pad(rows.prompt, ((0, 0), (0, frames * hop - rows.prompt.shape[1])))
         tags = jnp.full(len(rows.seeds), REFERENCE)
         conditions = model.add_source(conditions, samples, tags, jnp.asarray(rows.prompt_samples))
-    path = Path(config.path)
-    noise_keys, solver_keys = _keys(jnp.asarray(rows.seeds))
-    mask = jnp.arange(frames) < jnp.asarray(rows.num_frames)[:, None]
+    path, (noise_keys, solver_keys) = Path(config.path), keys
     # of one key a longer draw begins as a shorter one, so noise is drawn at the request's own length, then padded
     noise = draw_noise(noise_keys, frames, model.latents.config.channels) * mask[..., None]
     denoiser = make_denoiser(model.network, path, conditions, mask, config.guidance)
-    latents = sample(denoiser, path, noise, config.sampler, keys=solver_keys)
-    return to_waveform(model.latents, vocoder, latents, jnp.asarray(rows.num_frames))
+    return sample(denoiser, path, noise, config.sampler, keys=solver_keys)
 
 
 def to_waveform(
