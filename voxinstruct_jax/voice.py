@@ -56,6 +56,7 @@ from voxinstruct_jax.models.ar import ARConfig, ARModel
 from voxinstruct_jax.models.llama import ComputeType
 from voxinstruct_jax.models.nar import NARConfig, NARModel
 from voxinstruct_jax.text.content import spoken_content
+from voxinstruct_jax.text.lengths import syllables
 from voxinstruct_jax.text.subword import SubwordRules, SubwordTokenizer
 from voxinstruct_jax.text.tokenizer import PronunciationTokenizer, TextTokenizer, arrange_text
 from voxinstruct_jax.vocabulary import build_prompt, deduplicate, prompt_semantic_length
@@ -593,9 +594,9 @@ class TokenVoice(abc.ABC):
             notes.append("no quoted words and no transcript: the length limits are general")
             shortest, longest = 1, UNKNOWN_CONTENT_S
         else:
-            syllables = max(PronunciationTokenizer().text_length_units(f"“{content}”"), 1.0)
-            shortest = max(1, int(syllables * self.config.min_s_per_syllable * rate))
-            longest = syllables * self.config.max_s_per_syllable + self.config.margin_s
+            count = syllables(content)
+            shortest = max(1, int(count * self.config.min_s_per_syllable * rate))
+            longest = count * self.config.max_s_per_syllable + self.config.margin_s
         frames = int(min(longest if max_s is None else min(longest, max_s), MAX_DURATION_S) * rate)
         frames = max(frames, 2)
         shortest = min(shortest, frames - 1)

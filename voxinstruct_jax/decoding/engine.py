@@ -233,12 +233,11 @@ class _Place:
 
     def empty(self, config: Any, sizes: SlotSizes, sampling: SamplingConfig, dtype: Any) -> SlotState:
         """A state without requests; keys and values are split by their heads."""
-        make = functools.partial(empty_slots, config, sizes, sampling, cache_dtype=dtype)
         if (mesh := self.mesh) is None:
-            return jax.jit(make)()
+            return _empty_slots(config, sizes, sampling, cache_dtype=dtype)
 
         def make_spread() -> SlotState:
-            state = make()
+            state = empty_slots(config, sizes, sampling, cache_dtype=dtype)
             by_heads = parameter_sharding(mesh, (None, "heads", None, None), state.cache.keys[0].shape)
             return dataclasses.replace(state, cache=jax.lax.with_sharding_constraint(state.cache, by_heads))
 
@@ -477,6 +476,9 @@ def _take_batch(queue: list[T], size: int) -> list[T]:
     batch = queue[:size]
     del queue[:size]
     return batch
+
+
+_empty_slots = jax.jit(empty_slots, static_argnums=(0, 1, 2), static_argnames="cache_dtype")
 
 
 @functools.partial(jax.jit, static_argnums=(0, 6, 7), donate_argnums=2)

@@ -21,7 +21,7 @@ from voxinstruct_jax.judges.pitch import EnergyTrack, active_level_dbfs, energy_
 from voxinstruct_jax.judges.speaker import embed_speaker, similarity
 from voxinstruct_jax.judges.transcripts import error_counts
 from voxinstruct_jax.text.content import spoken_content
-from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
+from voxinstruct_jax.text.lengths import syllables
 from voxinstruct_jax.voice import Audio
 
 __all__ = ["FAULTS", "Inspector", "Listener", "Verdict", "open_inspector"]
@@ -79,8 +79,8 @@ class Verdict:
     @property
     def rank(self) -> tuple[float, float, float]:
         """The lower the better: faults, then errors heard, then distance from the expected length."""
-        syllables, spoken = self.measures.get("syllables", 0.0), self.measures.get("speech_s", 0.0)
-        distance = abs(math.log(max(spoken, 0.01) / (syllables * SYLLABLE_S))) if syllables else 0.0
+        count, spoken = self.measures.get("syllables", 0.0), self.measures.get("speech_s", 0.0)
+        distance = abs(math.log(max(spoken, 0.01) / (count * SYLLABLE_S))) if count else 0.0
         return float(len(self.faults)), self.measures.get("wer", 0.0), round(distance, 6)
 
 
@@ -89,7 +89,6 @@ class Inspector:
 
     def __init__(self, settings: JobSettings, listener: Listener | None) -> None:
         self._settings, self._listener = settings, listener
-        self._tokenizer = PronunciationTokenizer()
         self._prompts: dict[str, np.ndarray | None] = {}
 
     def inspect(self, spoken: Audio, request: Request, prompt: str | None) -> Verdict:
@@ -104,7 +103,7 @@ class Inspector:
         measures = _measure(spoken.samples, spoken.sample_rate)
         notes: list[str] = []
         if content is not None:
-            measures["syllables"] = max(self._tokenizer.text_length_units(f"“{content}”"), 1.0)
+            measures["syllables"] = syllables(content)
             if self._listener is not None:
                 self._listen(self._listener, spoken, content, measures, notes)
         if self._settings.min_similarity is not None and prompt is not None:
