@@ -32,6 +32,12 @@ def test_word_errors_of_hand_worked_cases():
     assert error_counts("a", "b c d e f", "en").rate == 5.0
 
 
+def test_words_in_brackets_are_spoken_too():
+    text = "the first bible (which also was printed at Mainz)"
+    assert counts(text, "The first Bible, which also was printed at Mainz.", "en") == (0, 9)
+    assert counts(text, "the first bible", "en") == (6, 9)
+
+
 def test_curly_apostrophes_are_no_error():
     assert counts("He said: “won’t”", "he said won't", "en") == (0, counts("he said won't", "", "en")[1])
 

@@ -32,6 +32,7 @@ _CJK_MARKS = (
     "＂＃＄％＆＇（）＊＋，－／：；＜＝＞＠［＼］＾＿｀｛｜｝～｟｠｢｣､\u3000、〃〈〉《》「」『』【】〔〕〖〗〘〙〚〛〜〝〞〟〰〾〿"
     "–—‘’‛“”„‟…‧﹏﹑﹔·！？｡。"
 )
+_BRACKETS = re.compile(r"[\[\](){}<>]")
 _SEED_REMOVED = str.maketrans("", "", (_CJK_MARKS + string.punctuation).replace("'", ""))
 
 
@@ -117,13 +118,15 @@ def align(reference: str, heard: str, unit: Unit) -> list[Edit]:
 def normalise(text: str, unit: Unit) -> str:
     """Returns the text as it is compared: NFKC, plain apostrophes, lower case.
 
-    Words go through Whisper's English rules; Mandarin is put into simplified characters where OpenCC is installed.
+    Words go through Whisper's English rules, but for what stands in brackets: the rules leave it out as a remark on the
+    sound, while in a text to be spoken it is spoken. Mandarin is put into simplified characters where OpenCC is
+    installed.
     """
     if unit in ("seed_en", "seed_zh"):
         plain = text.translate(_SEED_REMOVED).replace("  ", " ")
         return plain.lower() if unit == "seed_en" else _simplified()(plain)
     plain = unicodedata.normalize("NFKC", text).replace("’", "'").replace("‘", "'").casefold()
-    return _english_normaliser()(plain) if unit == "word" else _simplified()(plain)
+    return _english_normaliser()(_BRACKETS.sub(" ", plain)) if unit == "word" else _simplified()(plain)
 
 
 def normaliser_name(unit: Unit) -> str:
@@ -131,7 +134,7 @@ def normaliser_name(unit: Unit) -> str:
     if unit == "seed_en":
         return "seed-tts-eval"
     if unit == "word":
-        return "whisper-english" if util.find_spec("whisper_normalizer") else "casefold"
+        return "whisper-english+brackets" if util.find_spec("whisper_normalizer") else "casefold"
     return ("seed-tts-eval" if unit == "seed_zh" else "nfkc") + ("+opencc-t2s" if util.find_spec("opencc") else "")
 
 
