@@ -4,7 +4,7 @@
 
 A sentence file has `language<TAB>text` a line (en, zh). DIR gets `audio/X/ID.flac` (24 kHz mono, 16 bit) and a row a
 clip in `manifest.jsonl`: the manifest's own columns plus `split`, `kind`, `measured` and `control`. Besides plain
-sentences there are clips of two or three sentences, of single words, code-switched ones (a Mandarin voice speaks both
+sentences there are clips of two to four sentences, of single words, code-switched ones (a Mandarin voice speaks both
 languages), and ones with a stressed word: Kokoro knows no stress, so it is edited in (`data.prosody_edit`), at word
 times that the embedded voice's phone model finds. Stop it at any time and start it again: a clip depends on its text,
 its kind and the seed only, and none is made twice.
@@ -175,7 +175,7 @@ def _extras(
     generator = _generator(f"{seed}\textras\t{text}".encode())
     drawn = [kind for kind, share in _EXTRA_KINDS if generator.random() < share]
     if "joined" in drawn:
-        joined = functools.reduce(_join_texts, following[: int(generator.integers(2, 4))])
+        joined = functools.reduce(_join_texts, following[: int(generator.integers(2, 5))])
         if len(following) > 1 and len(joined) <= _MAX_JOINED[language]:
             yield "joined", (joined,)
     others = [texts for (other, its_split), texts in by_split.items() if other != language and its_split == split]
