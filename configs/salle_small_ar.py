@@ -11,6 +11,6 @@ against 3.0 % without semantic tokens).
 Measured: not yet; the tests train it in miniature.
 """
 
-from voxinstruct_jax.training.codec_baselines import small_ar
+from voxinstruct_jax.training.small import INSTRUCT, small_ar, small_data
 
-experiment = small_ar("style_and_content")
+experiment = small_ar(small_data(INSTRUCT), steps=3200, text_form="style_and_content", semantic=False)

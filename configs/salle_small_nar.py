@@ -10,6 +10,6 @@ Expect: accuracy on masked places of the second codebook far above the share of 
 Measured: not yet; the tests train it in miniature.
 """
 
-from voxinstruct_jax.training.codec_baselines import small_nar
+from voxinstruct_jax.training.small import INSTRUCT, small_data, small_nar
 
-experiment = small_nar("style_and_content")
+experiment = small_nar(small_data(INSTRUCT), steps=3000, text_form="style_and_content", semantic=False)

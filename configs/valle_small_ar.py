@@ -11,6 +11,9 @@ against 3.0 % without semantic tokens).
 Measured: not yet; the tests train it in miniature.
 """
 
-from voxinstruct_jax.training.codec_baselines import small_ar
+from voxinstruct_jax.data.mixture import Kinds
+from voxinstruct_jax.training.small import small_ar, small_data
 
-experiment = small_ar("content", description_free_ratio=1.0, prompt_ratio=0.8)
+experiment = small_ar(
+    small_data(Kinds(transcript=1), prompt_ratio=0.8), steps=3200, text_form="content", semantic=False
+)

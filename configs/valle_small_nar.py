@@ -10,6 +10,9 @@ Expect: accuracy on masked places of the second codebook far above the share of 
 Measured: not yet; the tests train it in miniature.
 """
 
-from voxinstruct_jax.training.codec_baselines import small_nar
+from voxinstruct_jax.data.mixture import Kinds
+from voxinstruct_jax.training.small import small_data, small_nar
 
-experiment = small_nar("content", description_free_ratio=1.0, prompt_ratio=0.8)
+experiment = small_nar(
+    small_data(Kinds(transcript=1), prompt_ratio=0.8), steps=3000, text_form="content", semantic=False
+)
