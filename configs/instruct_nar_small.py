@@ -1,6 +1,6 @@
 """NAR model of the embedded voice, second stage: instructions.
 
-After VoxInstruct, sections 4.2 and 5.1, in miniature: from first codebook, semantic tokens and instruction to the others.
+After VoxInstruct, sections 4.2 and 5.1, in miniature: first codebook, semantic tokens, instruction to the others.
 Rows are long enough for clips of sixteen seconds.
 It starts from the weights of the stage before: `voxinstruct convert runs/pretrain_nar --out weights/pretrain_nar`.
 

@@ -1,6 +1,6 @@
 """NAR model of the embedded voice, first stage: quoted transcripts only.
 
-After VoxInstruct, sections 4.2 and 5.1, in miniature: from first codebook, semantic tokens and instruction to the others.
+After VoxInstruct, sections 4.2 and 5.1, in miniature: first codebook, semantic tokens, instruction to the others.
 Which words are said, and in whose voice a prompt speaks, before any description.
 
 Run: voxinstruct train configs/pretrain_nar_small.py --out runs/pretrain_nar

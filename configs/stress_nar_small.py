@@ -1,6 +1,6 @@
 """NAR model of the embedded voice, third stage: stressed words.
 
-After VoxInstruct, sections 4.2 and 5.1, in miniature: from first codebook, semantic tokens and instruction to the others.
+After VoxInstruct, sections 4.2 and 5.1, in miniature: first codebook, semantic tokens, instruction to the others.
 Half of the clips have a word whose stress was edited in (docs/stress.md); the others keep what was learnt before.
 It starts from the weights of the stage before: `voxinstruct convert runs/instruct_nar --out weights/instruct_nar`.
 
