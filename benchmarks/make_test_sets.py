@@ -5,7 +5,8 @@
 A sentence file has `language<TAB>text` a line; only sentences of the generated corpus' test split are taken, so no
 voice trained on that corpus has heard them. Instructions come from the grammar with nothing unsaid. Every value is
 asked for in at least 60 of a set's 600 instructions; a sixth of them are minimal pairs, one sentence with one attribute
-changed. `hard` and `code_switched` are written by hand (`test_set_texts.toml`). Needs jieba (the `corpus` extra).
+changed. `hard` and `code_switched` are written by hand (`test_set_texts.toml`). `free_wording_*` is not made here: it
+is by hand as a whole. Needs jieba (the `corpus` extra).
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """The sets that come with the package, and published ones from true-to-form samples."""
 
 import json
+import re
 from collections import Counter
 
 import pytest
@@ -15,6 +16,8 @@ from voxinstruct_jax.text.content import spoken_content
 from voxinstruct_jax.text.words import split_words
 
 OWN = [name for name, each in SETS.items() if each.needs != "source"]
+FREE = {"en": "free_wording_en", "zh": "free_wording_zh"}
+"""Users quote as they like, so that not each of these is found; the sets stay as they are."""
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -23,7 +26,7 @@ def test_the_rows_of_a_set_are_requests_that_hold_their_words(name):
     assert len({row["id"] for row in rows}) == len(rows)
     for row in rows:
         assert row["transcript"] in row["instruction"]
-        if (row.get("attributes") or {"quoted": True})["quoted"]:
+        if (row.get("attributes") or {"quoted": True})["quoted"] and name not in FREE.values():
             assert spoken_content(row["instruction"]).text == row["transcript"]
 
 
@@ -61,6 +64,48 @@ def test_stress_pairs_share_the_sentence_and_stress_another_word():
         assert max(one["attributes"]["stress"] + other["attributes"]["stress"]) < len(words)
 
 
+@pytest.mark.parametrize("language", FREE)
+def test_free_wording_asks_for_every_value_as_often_as_the_guide_says(language):
+    asked = [row["attributes"] for row in read_set(FREE[language])]
+    assert len(asked) == 120
+    for name, counts in {
+        "gender": {"female": 40, "male": 40},
+        "speed": {"slow": 25, "normal": 8, "fast": 27},
+        "energy": {"low": 27, "normal": 6, "high": 27},
+        "pitch": {"low": 22, "normal": 6, "high": 22},
+    }.items():
+        assert Counter(each[name] for each in asked if name in each) == counts
+    told = {"position", "form", "quoted", "kind"}
+    assert sum(set(each) == told for each in asked) == 12
+    assert set().union(*asked) == told | {"gender", "speed", "energy", "pitch", "stress"}
+    positions, forms = (Counter(each[name] for each in asked) for name in ("position", "form"))
+    assert (set(positions), min(positions.values()) >= 30) == ({"first", "middle", "last"}, True)
+    assert (set(forms), min(forms.values()) >= 20) == ({"led", "request", "scenario", "labels"}, True)
+    assert {each["kind"] for each in asked} == {"free"}
+    assert sum(each["quoted"] for each in asked) == {"en": 70, "zh": 71}[language]
+
+
+@pytest.mark.parametrize("language", FREE)
+def test_free_wording_speaks_words_of_its_own_that_stand_once_in_the_instruction(language):
+    rows = read_set(FREE[language])
+    elsewhere = {row["transcript"] for name in OWN if name != FREE[language] for row in read_set(name)}
+    assert len({row["transcript"] for row in rows} - elsewhere) == 120
+    assert len({row["instruction"] for row in rows}) == 120
+    other_script = {"en": r"[\u4e00-\u9fff]", "zh": r"[A-Za-z]{2}"}[language]
+    assert sum(bool(re.search(other_script, row["transcript"])) for row in rows) == 10
+    stressed = 0
+    for row in rows:
+        words = split_words(row["transcript"])
+        first = next(word.text for word in words if not word.text.isdecimal())
+        assert row["instruction"].count(row["transcript"]) == 1
+        assert row["language"] == ("en" if first.isascii() else "zh")
+        assert 1 <= len(words) <= 30
+        if "stress" in row["attributes"]:
+            stressed += 1
+            assert 0 <= min(row["attributes"]["stress"]) <= max(row["attributes"]["stress"]) < len(words)
+    assert stressed == 12
+
+
 def test_a_set_is_written_as_a_request_file(tmp_path, capsys):
     assert main(["testset"]) == 0
     assert capsys.readouterr().out.count("\n") == len(SETS)
@@ -69,6 +114,9 @@ def test_a_set_is_written_as_a_request_file(tmp_path, capsys):
     requests, rejected = read_requests(out)
     assert (len(requests), rejected) == (100, [])
     assert requests[0].attributes["kind"] == "numbers"
+    assert main(["testset", "free_wording_zh", "--out", str(out)]) == 0
+    requests, rejected = read_requests(out)
+    assert (len(requests), rejected) == (120, [])
     assert main(["testset", "cloning_en", "--out", str(out)]) == 2
     assert "give --prompts" in capsys.readouterr().err
 

@@ -5,7 +5,8 @@ attributes`. The attributes are what the instruction asks for, passed through to
 them stand `position` (of the content), `quoted`, `pair` (minimal pairs share it) and `kind`. Read `SETS`.
 
 Source: VoxInstruct, section 5.1 (instruction test sets in two languages), section 5.4 (200 instructions with a stressed
-word) and table 5 (voice cloning); sizes and balance are the project's own (`benchmarks/make_test_sets.py`).
+word) and table 5 (voice cloning); sizes and balance are the project's own (`benchmarks/make_test_sets.py`). The grammar
+of the training data wrote the instructions, but for those of `free_wording_*`, each written without sight of it.
 """
 
 import dataclasses
@@ -45,6 +46,8 @@ class TestSet:
 SETS: Mapping[str, TestSet] = {
     "instruct_en": TestSet("600 English instructions; attributes balanced, content anywhere, 50 minimal pairs"),
     "instruct_zh": TestSet("600 Mandarin ones"),
+    "free_wording_en": TestSet("120 English instructions written by hand, no template; attributes balanced"),
+    "free_wording_zh": TestSet("120 Mandarin ones"),
     "stress": TestSet("100 minimal pairs, half of each language: one sentence, another stressed word"),
     "code_switched": TestSet("100 sentences in both languages, written by hand"),
     "hard": TestSet("100 sentences: numbers, repeats, tongue twisters, single words, long ones"),
