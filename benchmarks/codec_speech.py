@@ -13,7 +13,7 @@ from pathlib import Path
 from voxinstruct_jax.audio.waveform import read_audio, write_audio
 from voxinstruct_jax.data.manifest import read_manifest, write_manifest
 from voxinstruct_jax.data.progress import progress_bar
-from voxinstruct_jax.voice import decode_clip, embedded_release, encode_clip, load_codec
+from voxinstruct_jax.voice_folder import decode_clip, embedded_release, encode_clip, load_codec
 
 
 def main() -> int:

@@ -24,7 +24,7 @@ from voxinstruct_jax.audio.semantic import SemanticUnits
 from voxinstruct_jax.cli.prepare import _encoders
 from voxinstruct_jax.data import prepare
 from voxinstruct_jax.data.manifest import Row, iter_manifest
-from voxinstruct_jax.voice import embedded_release
+from voxinstruct_jax.voice_folder import embedded_release
 
 SPENT: Counter[str] = Counter()
 

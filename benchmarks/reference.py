@@ -34,7 +34,7 @@ from voxinstruct_jax.models.llama import KVCache, LlamaConfig, init_cache
 from voxinstruct_jax.models.nar import NARConfig, NARModel
 from voxinstruct_jax.text.encoder import TextEncoderConfig
 from voxinstruct_jax.vocabulary import SEMANTIC, TEXT, PackedBatch, Vocabulary
-from voxinstruct_jax.voice import VoiceConfig
+from voxinstruct_jax.voice_folder import VoiceConfig
 
 SEMANTIC_A_SECOND, ACOUSTIC_A_SECOND = 30, 75  # HuBERT units after de-duplication (a share of .6 left), EnCodec frames
 NAR_PASSES = 7 * 8

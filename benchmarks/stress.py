@@ -72,7 +72,7 @@ def main() -> int:
 
 def measure(manifest: Path, cache: Path, count: int, plain: int) -> None:
     """Appends what is missing to the cache, languages and splits in turn."""
-    from voxinstruct_jax.voice import embedded_release
+    from voxinstruct_jax.voice_folder import embedded_release
 
     cache.touch()
     done = {json.loads(line)["clip"] for line in cache.read_text("utf-8").splitlines()}

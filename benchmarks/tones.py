@@ -24,7 +24,7 @@ from voxinstruct_jax.data.word_times import open_word_aligner
 from voxinstruct_jax.judges.pitch import pitch_track
 from voxinstruct_jax.judges.tones import POINTS, TONES, expected_tones, load_tone_model, tone_cues
 from voxinstruct_jax.text.words import split_words
-from voxinstruct_jax.voice import embedded_release
+from voxinstruct_jax.voice_folder import embedded_release
 
 PACKAGE = Path(__file__).parents[1] / "voxinstruct_jax"
 TEST_PACKS = frozenset(["zf_xiaoni", "zm_yunyang"])

@@ -27,7 +27,7 @@ from voxinstruct_jax.cli.experiments import load_experiment, override
 from voxinstruct_jax.cli.main import main as voxinstruct
 from voxinstruct_jax.training.codec_flow import CodecFlowExperiment
 from voxinstruct_jax.training.experiment import step_operations
-from voxinstruct_jax.voice import embedded_release
+from voxinstruct_jax.voice_folder import embedded_release
 
 
 def main() -> int:

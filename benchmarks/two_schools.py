@@ -21,7 +21,8 @@ from matplotlib.figure import Figure
 import voxinstruct_jax as vox
 from voxinstruct_jax.audio.spectrogram import MelConfig, log_mel
 from voxinstruct_jax.latent_voice import LatentVoice
-from voxinstruct_jax.voice import Voice, decode_clip
+from voxinstruct_jax.voice import Voice
+from voxinstruct_jax.voice_folder import decode_clip
 
 INSTRUCTION = 'A woman says slowly: "The wind blew fresh in their faces."'
 STEPS = (1, 2, 4, 8, 32)

@@ -26,7 +26,7 @@ from voxinstruct_jax.data.kokoro import SAMPLE_RATE, Kokoro, fetch_voice_packs, 
 from voxinstruct_jax.data.word_times import open_word_aligner
 from voxinstruct_jax.judges.asr import load_asr
 from voxinstruct_jax.text.words import split_words
-from voxinstruct_jax.voice import embedded_release
+from voxinstruct_jax.voice_folder import embedded_release
 
 VOICES = Path.home() / ".cache" / "voxinstruct_jax" / "kokoro-voices"
 PIECE_MARGIN_S = 0.02

@@ -15,5 +15,5 @@ from voxinstruct_jax.data.mixture import Kinds
 from voxinstruct_jax.training.small import small_ar, small_data
 
 experiment = small_ar(
-    small_data(Kinds(transcript=1), prompt_ratio=0.8), steps=3200, text_form="content", semantic=False
+    small_data(Kinds(transcript=1.0), prompt_ratio=0.8), steps=3200, text_form="content", semantic=False
 )

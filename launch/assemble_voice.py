@@ -15,7 +15,7 @@ from voxinstruct_jax.checkpoints.weights import read_settings
 from voxinstruct_jax.cli.convert import export_run
 from voxinstruct_jax.config import VoxError, to_dict
 from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
-from voxinstruct_jax.voice import VoiceConfig
+from voxinstruct_jax.voice_folder import VoiceConfig
 
 
 def main() -> int:

@@ -81,7 +81,7 @@ def write_tiny_voice(folder, timing, **changes):
     from voxinstruct_jax.models.nar import NARConfig, NARModel
     from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
     from voxinstruct_jax.vocabulary import Vocabulary
-    from voxinstruct_jax.voice import VoiceConfig
+    from voxinstruct_jax.voice_folder import VoiceConfig
 
     codec, tokenizer = CodecConfig.tiny(), PronunciationTokenizer()
     sizes = {

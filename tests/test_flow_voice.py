@@ -22,8 +22,9 @@ from voxinstruct_jax.layers.attention import PAST_BLOCK
 from voxinstruct_jax.models.codec_flow import CodecFlow, CodecFlowConfig
 from voxinstruct_jax.models.mmdit import MMDiTConfig
 from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
-from voxinstruct_jax.voice import Utterance, write_voice_settings
+from voxinstruct_jax.utterance import Utterance
 from voxinstruct_jax.voice import load as load_codec_voice
+from voxinstruct_jax.voice_folder import write_voice_settings
 from voxinstruct_jax.voices import AnyVoice
 
 PROFILE = EngineProfile(

@@ -30,8 +30,9 @@ from voxinstruct_jax.models.phone_encoder import PhoneEncoderConfig
 from voxinstruct_jax.text.lengths import LengthLine
 from voxinstruct_jax.text.phones import NUM_PHONES, phone_ids
 from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
-from voxinstruct_jax.voice import Utterance, write_voice_settings
+from voxinstruct_jax.utterance import Utterance
 from voxinstruct_jax.voice import load as load_codec_voice
+from voxinstruct_jax.voice_folder import write_voice_settings
 from voxinstruct_jax.voices import AnyVoice
 
 CODEC = LatentConfig(codec=CodecConfig.tiny())

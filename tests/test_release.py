@@ -12,7 +12,7 @@ from flax import nnx
 
 import voxinstruct_jax as vox
 from voxinstruct_jax.audio.waveform import read_audio
-from voxinstruct_jax.voice import embedded_release
+from voxinstruct_jax.voice_folder import embedded_release
 
 ROOT = Path(__file__).parents[1]
 STEADY = 8

@@ -6,7 +6,7 @@ import soundfile
 
 from voxinstruct_jax.config import InputError
 from voxinstruct_jax.text.content import spoken_content
-from voxinstruct_jax.voice import Utterance
+from voxinstruct_jax.utterance import Utterance
 
 
 @pytest.fixture(scope="module")

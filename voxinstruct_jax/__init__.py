@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from voxinstruct_jax.decoding.profile import EngineProfile
     from voxinstruct_jax.guidance import Guidance
-    from voxinstruct_jax.voice import Audio, Utterance, Voice
+    from voxinstruct_jax.utterance import Audio, Utterance
+    from voxinstruct_jax.voice import Voice
     from voxinstruct_jax.voices import load
 
 __all__ = ["Audio", "EngineProfile", "Guidance", "Utterance", "Voice", "__version__", "load"]
@@ -20,10 +21,10 @@ __all__ = ["Audio", "EngineProfile", "Guidance", "Utterance", "Voice", "__versio
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Audio": "voice",
+    "Audio": "utterance",
     "EngineProfile": "decoding.profile",
     "Guidance": "guidance",
-    "Utterance": "voice",
+    "Utterance": "utterance",
     "Voice": "voice",
     "load": "voices",
 }

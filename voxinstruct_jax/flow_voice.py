@@ -26,19 +26,9 @@ from voxinstruct_jax.guidance import Guidance
 from voxinstruct_jax.models.ar import ARConfig
 from voxinstruct_jax.models.codec_flow import CodecFlow, CodecFlowConfig
 from voxinstruct_jax.models.llama import ComputeType
-from voxinstruct_jax.voice import (
-    COST_TEXT_SLOTS,
-    Cost,
-    TokenVoice,
-    Utterance,
-    VoiceConfig,
-    identify,
-    load_part,
-    network_in,
-    open_ar,
-    open_tokenizer,
-    speak_alike,
-)
+from voxinstruct_jax.utterance import Cost, Utterance
+from voxinstruct_jax.voice import COST_TEXT_SLOTS, TokenVoice, speak_alike
+from voxinstruct_jax.voice_folder import VoiceConfig, identify, load_part, network_in, open_ar, open_tokenizer
 
 __all__ = ["KIND", "FlowVoice", "FlowVoiceConfig", "check_flow", "load_flow_voice"]
 

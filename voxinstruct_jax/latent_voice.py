@@ -40,21 +40,9 @@ from voxinstruct_jax.text.lengths import LengthLine
 from voxinstruct_jax.text.normalizer import HAN
 from voxinstruct_jax.text.phones import phone_ids
 from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
-from voxinstruct_jax.voice import (
-    COST_TEXT_SLOTS,
-    MAX_DURATION_S,
-    TEXT_WIDTHS,
-    Audio,
-    Cost,
-    Utterance,
-    check_instruction,
-    checked_seed,
-    identify,
-    load_part,
-    network_in,
-    speak_alike,
-    with_quotes,
-)
+from voxinstruct_jax.utterance import Audio, Cost, Utterance, check_instruction, checked_seed, with_quotes
+from voxinstruct_jax.voice import COST_TEXT_SLOTS, MAX_DURATION_S, speak_alike
+from voxinstruct_jax.voice_folder import TEXT_WIDTHS, identify, load_part, network_in
 
 __all__ = [
     "KIND",

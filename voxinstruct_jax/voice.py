@@ -1,38 +1,27 @@
 """The codec language model's voice: the whole path from an instruction to a waveform, in one object.
 
-`load` opens a voice folder (the embedded release by default): `codec/`, `units/`, `ar/`, `nar/`, each with its weights
-and settings, and `voice.json` with the defaults of decoding. A voice converted from the paper's release also has
-`text/` and `hubert/`. `Voice.synthesize` speaks one instruction; what another way from tokens to sound shares with it
-is `TokenVoice`.
+`load` opens a voice folder (`voice_folder`), the embedded release by default. `Voice.synthesize` speaks one
+instruction; what another way from tokens to sound shares with it is `TokenVoice`.
 """
 
 import abc
 import dataclasses
-import functools
-import json
 import os
-import zlib
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
-from flax import nnx
 from jaxtyping import Float32, Int32, Num
 
-from voxinstruct_jax.audio.codecs import Codec, codec_classes
-from voxinstruct_jax.audio.hubert import Hubert, HubertConfig, HubertFeatures
-from voxinstruct_jax.audio.semantic import FeatureSource, SemanticUnits, load_units
-from voxinstruct_jax.audio.waveform import check_samples, read_audio, resample, write_audio
-from voxinstruct_jax.audio.whisper import load_whisper_encoder
-from voxinstruct_jax.checkpoints.weights import load_weights, read_settings
-from voxinstruct_jax.config import ConfigError, InputError, VoxError, from_dict, to_dict
+from voxinstruct_jax.audio.codecs import Codec
+from voxinstruct_jax.audio.waveform import read_audio, resample
+from voxinstruct_jax.config import InputError, VoxError, from_dict
 from voxinstruct_jax.decoding.engine import Speech, speak_many
 from voxinstruct_jax.decoding.memory import default_profile, fit_profile
 from voxinstruct_jax.decoding.profile import CacheType, EngineProfile
 from voxinstruct_jax.decoding.requests import ARRequest, Capacity, Limits, batch_requests
-from voxinstruct_jax.decoding.rules import DecodingRules
 from voxinstruct_jax.decoding.sampling import SamplingConfig
 from voxinstruct_jax.decoding.stages import (
     ARStage,
@@ -41,63 +30,44 @@ from voxinstruct_jax.decoding.stages import (
     SpeechRequest,
     Spoken,
     choose_width,
-    decode_codes,
     decode_requests,
     fill_clips,
     nar_clip,
     own_codes,
     read_spoken,
     stack_clips,
-    stack_codes,
 )
 from voxinstruct_jax.guidance import Guidance, needed_branches
-from voxinstruct_jax.layers.dense import cast_kernels, put_outputs_first
-from voxinstruct_jax.models.ar import ARConfig, ARModel
+from voxinstruct_jax.models.ar import ARModel
 from voxinstruct_jax.models.llama import ComputeType
-from voxinstruct_jax.models.nar import NARConfig, NARModel
+from voxinstruct_jax.models.nar import NARModel
 from voxinstruct_jax.text.content import spoken_content
 from voxinstruct_jax.text.lengths import syllables
-from voxinstruct_jax.text.subword import SubwordRules, SubwordTokenizer
-from voxinstruct_jax.text.tokenizer import PronunciationTokenizer, TextTokenizer, arrange_text
+from voxinstruct_jax.text.tokenizer import TextTokenizer, arrange_text
+from voxinstruct_jax.utterance import Audio, Cost, Utterance, check_instruction, checked_seed, with_quotes
 from voxinstruct_jax.vocabulary import build_prompt, deduplicate, prompt_semantic_length
+from voxinstruct_jax.voice_folder import (
+    SETTINGS,
+    TEXT_WIDTHS,
+    VoiceConfig,
+    decode_clip,
+    embedded_release,
+    encode_clip,
+    identify,
+    load_codec,
+    open_ar,
+    open_nar,
+    open_tokenizer,
+    open_units,
+    read_voice_settings,
+)
 
-__all__ = [
-    "Audio",
-    "Cost",
-    "EngineProfile",
-    "Loaded",
-    "TokenVoice",
-    "Utterance",
-    "Voice",
-    "VoiceConfig",
-    "check_instruction",
-    "checked_seed",
-    "embedded_release",
-    "encode_clip",
-    "encode_clips",
-    "identify",
-    "load",
-    "decode_clip",
-    "load_codec",
-    "load_part",
-    "network_in",
-    "open_ar",
-    "open_tokenizer",
-    "open_units",
-    "read_voice_settings",
-    "speak_alike",
-    "with_quotes",
-    "write_voice_settings",
-]
+__all__ = ["TokenVoice", "Voice", "load", "speak_alike"]
 
-SETTINGS = "voice.json"
-TEXT_WIDTHS = (64, 128, 256, 512)
-"""Text slots of the compiled programs; a request takes the narrowest that holds it."""
 ROOMS = (100, 200, 300, 400, 600, 800, 1200, 1600, 2400, 3200, 4800)
 """Frames of the compiled programs; a request takes the fewest that hold it."""
 MAX_DURATION_S = 32
 PROMPT_DURATIONS_S = (0, 3, 6, 10)
-MAX_CHARACTERS = 2000
 UNKNOWN_CONTENT_S = 15.0
 FEATURE_SAMPLE_RATE = 16_000
 COST_TEXT_SLOTS = 128
@@ -107,102 +77,6 @@ S = TypeVar("S", bound=Hashable)
 U = TypeVar("U")
 LOOK_AHEAD = 4
 """Batches of requests that `speak_alike` reads before they are needed, so that like sizes come together."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class VoiceConfig:
-    """Defaults of decoding, tuned on development sentences and stored with the weights (`voice.json`)."""
-
-    guidance: Guidance = Guidance()
-    sampling: SamplingConfig = SamplingConfig()
-    num_steps: tuple[int, ...] = (8, 4, 2, 1, 1, 1, 1)
-    """MaskGIT passes of each codebook from the second on."""
-    min_s_per_syllable: float = 0.07
-    max_s_per_syllable: float = 0.6
-    margin_s: float = 1.0
-    """Added to the longest duration: quiet at both ends."""
-    text_fingerprint: str = ""
-    """Of the text tokenizer that the models were trained with, where it comes with this package."""
-    text_slots: int = 0
-    """Slots that every text fills, as in the release; 0 = as many as it has tokens."""
-    max_tokens: int = 0
-    """Longest sequence from BOS to EOS2 that the models know; 0 = no limit but that of the duration."""
-    rules: DecodingRules = DecodingRules()
-    """Where the release is followed in its faults."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.min_s_per_syllable < self.max_s_per_syllable:
-            raise ConfigError("min_s_per_syllable must be above 0 and below max_s_per_syllable")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Audio:
-    """What was spoken, and how it came about."""
-
-    samples: Float32[np.ndarray, " sample"]
-    sample_rate: int
-    semantic: Int32[np.ndarray, " unit"]
-    """De-duplicated semantic tokens, from 0."""
-    acoustic: Int32[np.ndarray, "codebook frame"]
-    """Codes of all codebooks."""
-    language: str
-    """As asked, or as predicted."""
-    finish_reason: str
-    """stop, max_semantic, max_acoustic or max_total: see `decoding.requests.FinishReason`."""
-    seed: int
-    notes: tuple[str, ...] = ()
-    """What the user should know: no quoted words, a prompt that was cut ..."""
-    model: str = ""
-
-    @property
-    def duration_s(self) -> float:
-        """Seconds."""
-        return len(self.samples) / self.sample_rate
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the sound with a tag that says it is synthetic speech, by which model and seed.
-
-        Raises:
-            InputError: The file cannot be written.
-        """
-        tag = f"synthetic speech; voxinstruct_jax; model {self.model}; seed {self.seed}"
-        write_audio(path, self.samples, self.sample_rate, tag=tag)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Cost:
-    """What speech of a given length takes to make, for systems to be compared by."""
-
-    evaluations: int
-    """Forward passes, one after another; guidance branches are not counted."""
-    operations: float
-    """Multiplications and additions of all products."""
-    seconds: float
-    """Of the speech."""
-
-    @property
-    def operations_per_s(self) -> float:
-        """A second of speech."""
-        return self.operations / self.seconds
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Utterance:
-    """One thing to speak; the arguments of `Voice.synthesize`, which says what each means."""
-
-    instruction: str
-    prompt: str | os.PathLike[str] | None = None
-    prompt_transcript: str | None = None
-    transcript: str | None = None
-    language: str | None = None
-    guidance: Guidance | None = None
-    seed: int = 0
-    max_duration_s: float | None = None
-
-
-def embedded_release() -> Path:
-    """Folder of the voice that comes with the package."""
-    return Path(__file__).parent / "release"
 
 
 def load(path: str | os.PathLike[str] | None = None, *, dtype: ComputeType | None = None) -> "Voice":
@@ -224,7 +98,7 @@ def load(path: str | os.PathLike[str] | None = None, *, dtype: ComputeType | Non
     config = from_dict(VoiceConfig, values)
     shared: dict[Path, Any] = {}
     ar = open_ar(folder, dtype, shared)
-    nar = _laid_out(_in_precision(load_part(folder / "nar", NARConfig, NARModel, shared), NARModel, dtype))
+    nar = open_nar(folder, dtype, shared)
     for name in ("text_form", "semantic"):
         if getattr(ar.config, name) != getattr(nar.config, name):
             raise InputError(
@@ -245,123 +119,6 @@ def load(path: str | os.PathLike[str] | None = None, *, dtype: ComputeType | Non
         nar=nar,
         folder=folder,
     )
-
-
-def read_voice_settings(folder: Path) -> tuple[str, dict[str, Any]]:
-    """Returns the kind of voice that a folder holds (empty = a codec language model's), and its other settings.
-
-    Raises:
-        InputError: There is no voice in the folder.
-    """
-    settings = folder / SETTINGS
-    if not settings.is_file():
-        raise InputError(f"{folder}: no voice here (it has no {SETTINGS})")
-    values = json.loads(settings.read_text())
-    return str(values.pop("kind", "")), values
-
-
-def write_voice_settings(folder: Path, kind: str, config: Any) -> None:
-    """Writes the `voice.json` of a kind of voice, which makes a folder a voice: the last thing to be written."""
-    partial = folder / f".{SETTINGS}.partial"
-    partial.write_text(json.dumps({"kind": kind, **to_dict(config)}, indent=1) + "\n")
-    partial.replace(folder / SETTINGS)
-
-
-def check_instruction(instruction: str) -> str:
-    """Returns the instruction as it is, if it can be spoken at all.
-
-    Raises:
-        InputError: It holds no words, or too many.
-    """
-    if not any(character.isalnum() for character in instruction):
-        raise InputError("the instruction holds no words; write what to say in quotes, and how")
-    if len(instruction) > MAX_CHARACTERS:
-        raise InputError(f"the instruction has {len(instruction)} characters, at most {MAX_CHARACTERS}; split it")
-    return instruction
-
-
-def load_part(
-    folder: Path, config_class: type, model_class: Callable[..., T], shared: dict[Path, Any] | None = None
-) -> Loaded[T]:
-    """Loads one model of a voice folder, or of any folder that `checkpoints.save_weights` wrote.
-
-    `shared` takes up what other models share, too (`checkpoints.weights.load_weights`).
-    """
-    settings, arrays = load_weights(folder, shared)
-    config = from_dict(config_class, settings["model"])
-    graph, abstract = nnx.split(nnx.eval_shape(lambda: model_class(config, rngs=nnx.Rngs(0))))
-    nnx.replace_by_pure_dict(abstract, arrays)
-    return Loaded(graph, abstract, config)
-
-
-def open_ar(folder: Path, dtype: ComputeType | None = None, shared: dict[Path, Any] | None = None) -> Loaded[ARModel]:
-    """Loads the AR model of a voice folder; `dtype` as in `load`, `shared` as in `load_part`."""
-    return _laid_out(_in_precision(load_part(folder / "ar", ARConfig, ARModel, shared), ARModel, dtype))
-
-
-def network_in(part: Loaded[T], model_class: Callable[..., T], dtype: ComputeType | None) -> Loaded[T]:
-    """Returns the same weights in a model whose network computes in `dtype`; None = as it was made."""
-    if dtype is None:
-        return part
-    inner = getattr(part.config, "network", None)
-    changed = {"dtype": dtype} if inner is None else {"network": dataclasses.replace(inner, dtype=dtype)}
-    config = dataclasses.replace(part.config, **changed)
-    graph = nnx.graphdef(nnx.eval_shape(lambda: model_class(config, rngs=nnx.Rngs(0))))
-    return Loaded(graph, part.state, config)
-
-
-def _in_precision(part: Loaded[T], model_class: Callable[..., T], dtype: ComputeType | None) -> Loaded[T]:
-    """As `network_in`, linear maps kept in it too."""
-    if dtype is None or dtype == part.config.dtype:
-        return part
-    changed = network_in(part, model_class, dtype)
-    model = nnx.merge(changed.graph, changed.state)
-    cast_kernels(model, dtype)
-    return Loaded(*nnx.split(model), changed.config)
-
-
-def _laid_out(part: Loaded[T]) -> Loaded[T]:
-    """On a CPU, the kernels of an AR or NAR model's blocks as it reads them best."""
-    if jax.default_backend() != "cpu":
-        return part
-    model: Any = nnx.merge(part.graph, part.state)
-    put_outputs_first(model.backbone)
-    return Loaded(*nnx.split(model), part.config)
-
-
-def load_codec(folder: Path) -> Loaded[Codec]:
-    """Loads the codec of a voice folder, of whichever kind it is."""
-    return load_part(folder, *codec_classes(str(read_settings(folder).get("kind"))))
-
-
-def encode_clip(codec: Loaded[Codec], samples: Num[np.ndarray, " sample"]) -> Int32[np.ndarray, "codebook frame"]:
-    """Returns the codes of one clip; it is padded to whole seconds, so that few programs are compiled.
-
-    Raises:
-        InputError: The samples are none, whole numbers or not finite.
-    """
-    check_samples(samples[None])
-    return encode_clips(codec, [np.asarray(samples, np.float32)], 1)[0]
-
-
-def encode_clips(
-    codec: Loaded[Codec], clips: Sequence[Float32[np.ndarray, " _"]], batch_size: int
-) -> list[Int32[np.ndarray, "codebook _"]]:
-    """As `encode_clip`, of at most `batch_size` clips that last the same number of whole seconds, rounded up."""
-    hop = codec.config.hop_length
-    second = round(codec.config.frame_rate) * hop
-    padded = np.zeros((batch_size, -(-max(map(len, clips)) // second) * second), np.float32)
-    for row, clip in zip(padded, clips, strict=False):
-        row[: len(clip)] = clip
-    with jax.default_matmul_precision("highest"):
-        codes = np.asarray(_encode(codec.graph, codec.state, padded))
-    return [row[:, : -(-len(clip) // hop)] for row, clip in zip(codes, clips, strict=False)]
-
-
-def decode_clip(codec: Loaded[Codec], codes: Int32[np.ndarray, "codebook frame"]) -> Float32[np.ndarray, " sample"]:
-    """Returns the samples of one clip's codes; padded to multiples of 50 frames, so that few programs are compiled."""
-    samples = np.asarray(decode_codes(codec.graph, codec.state, stack_codes([codes])))
-    return samples[0, : codes.shape[1] * codec.config.hop_length]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -712,76 +469,9 @@ def _num_weights(state: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(state) if leaf.ndim > 1)
 
 
-def open_units(voice: Path) -> tuple[SemanticUnits, FeatureSource]:
-    """Opens the semantic units of a voice folder and what gives their features.
-
-    Raises:
-        InputError: The units are missing or damaged, or their feature source is not at hand.
-    """
-    units = load_units(voice / "units")
-    if not units.source.startswith("hubert"):
-        return units, load_whisper_encoder(units.layer)
-    hubert = load_part(voice / "hubert", HubertConfig, Hubert)
-    width = units.centroids.shape[1]
-    if width != hubert.config.model_dim:
-        raise InputError(f"{voice}: units of {width} dimensions do not fit HuBERT's {hubert.config.model_dim}")
-    return units, HubertFeatures(nnx.merge(hubert.graph, hubert.state), units.layer)
-
-
-def open_tokenizer(folder: Path, config: VoiceConfig, vocabulary_size: int) -> TextTokenizer:
-    """Returns the tokenizer of this package, or the subwords that lie in the voice's folder.
-
-    Raises:
-        InputError: The voice was made for another version of the package's tokenizer.
-    """
-    subwords = folder / "text"
-    if config.text_slots or subwords.exists():
-        slots = config.text_slots or TEXT_WIDTHS[-1]
-        capitalize = config.rules.lower_case_text
-        rules = SubwordRules(capitalize=capitalize, max_tokens=slots, fill=config.text_slots > 0)
-        return SubwordTokenizer(subwords, rules, vocabulary_size=vocabulary_size)
-    tokenizer = PronunciationTokenizer()
-    if config.text_fingerprint != tokenizer.fingerprint:
-        raise InputError(f"{folder}: made for text tables {config.text_fingerprint}, here are {tokenizer.fingerprint}")
-    return tokenizer
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _encode(graph: Any, state: Any, samples: Any) -> Any:
-    return nnx.merge(graph, state).encode(samples)
-
-
-def checked_seed(seed: int) -> int:
-    """Returns the seed.
-
-    Raises:
-        InputError: It is below 0 or has more than 32 bits.
-    """
-    if not 0 <= seed < 2**32:
-        raise InputError(f"seed {seed} must be a whole number from 0 to {2**32 - 1}")
-    return seed
-
-
-def with_quotes(instruction: str, transcript: str | None, notes: list[str]) -> str:
-    """Quotes what is to be spoken, for models that speak nothing else; what is guessed is added to `notes`."""
-    if spoken_content(instruction).text is not None:
-        return instruction
-    if transcript is None:
-        notes.append("no quoted words and no transcript: the whole instruction is spoken")
-        return f'"{instruction}"'
-    before, found, after = instruction.partition(transcript)
-    return f'{before}"{transcript}"{after}' if found else f'{instruction} "{transcript}"'
-
-
 def _with_prompt_transcript(instruction: str, prompt_transcript: str) -> str:
     """Puts the prompt's words before those to be spoken, as the models were trained to continue."""
     content = spoken_content(instruction)
     if content.text is None:
         return f'"{prompt_transcript.strip()}" {instruction}'
     return f"{instruction[: content.start]}{prompt_transcript.strip()} {instruction[content.start :]}"
-
-
-def identify(folder: Path, parts: Sequence[str]) -> str:
-    """Eight hex digits of the parts' checksums: which weights spoke."""
-    texts = [(folder / part / "sha256.json").read_bytes() for part in parts if read_settings(folder / part)]
-    return f"{zlib.crc32(b''.join(texts)):08x}"

@@ -9,8 +9,10 @@ from voxinstruct_jax import flow_voice, latent_voice
 from voxinstruct_jax.config import InputError, VoxError
 from voxinstruct_jax.guidance import Guidance
 from voxinstruct_jax.models.llama import ComputeType
-from voxinstruct_jax.voice import Audio, Cost, Utterance, Voice, embedded_release, read_voice_settings
+from voxinstruct_jax.utterance import Audio, Cost, Utterance
+from voxinstruct_jax.voice import Voice
 from voxinstruct_jax.voice import load as load_codec_voice
+from voxinstruct_jax.voice_folder import embedded_release, read_voice_settings
 
 __all__ = ["AnyVoice", "load"]
 

@@ -49,7 +49,7 @@ from voxinstruct_jax.training.masked_latents import MaskedLatentsExperiment
 from voxinstruct_jax.training.optimizer import OptimizerConfig
 from voxinstruct_jax.training.step import StepConfig
 from voxinstruct_jax.training.task import TrainConfig
-from voxinstruct_jax.voice import embedded_release
+from voxinstruct_jax.voice_folder import embedded_release
 
 ROOT = Path(__file__).parents[2]
 

@@ -19,7 +19,7 @@ from voxinstruct_jax.interop.pytorch_files import write_pytorch
 from voxinstruct_jax.interop.tensors import read_folder, read_tensors, write_safetensors
 from voxinstruct_jax.interop.unison import export_unison
 from voxinstruct_jax.models.mmdit import MMDiT, MMDiTConfig
-from voxinstruct_jax.voice import load_part
+from voxinstruct_jax.voice_folder import load_part
 
 MT5_SETTINGS = {"model_type": "mt5", "vocab_size": 11, "d_model": 8, "d_kv": 4, "d_ff": 12, "num_layers": 1}
 MT5_SHAPES = {

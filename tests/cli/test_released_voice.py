@@ -25,7 +25,7 @@ from voxinstruct_jax.interop.keys import fill, flat_weights
 from voxinstruct_jax.interop.tensors import write_safetensors
 from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
 from voxinstruct_jax.vocabulary import ACOUSTIC, Vocabulary, expand
-from voxinstruct_jax.voice import encode_clip, load_codec, open_units
+from voxinstruct_jax.voice_folder import encode_clip, load_codec, open_units
 
 SIZES = ["--num-semantic", "20", "--num-heads", "4", "--lora-alpha", "8", "--text-slots", "12"]
 HUBERT = hubert.HubertConfig(

@@ -6,7 +6,7 @@ import soundfile
 
 from voxinstruct_jax.cli.main import main
 from voxinstruct_jax.config import InputError
-from voxinstruct_jax.voice import Audio
+from voxinstruct_jax.utterance import Audio
 
 
 @pytest.fixture

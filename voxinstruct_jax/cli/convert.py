@@ -97,7 +97,7 @@ def _export_latent_voice(options: argparse.Namespace) -> int:
     from voxinstruct_jax.cli.latent_voices import LATENT_EXPERIMENTS, latent_voice_config
     from voxinstruct_jax.config import from_dict
     from voxinstruct_jax.latent_voice import KIND
-    from voxinstruct_jax.voice import write_voice_settings
+    from voxinstruct_jax.voice_folder import write_voice_settings
 
     settings = json.loads((options.source / "config.json").read_text())
     config = latent_voice_config(from_dict(LATENT_EXPERIMENTS[_kind_of_run(options.source)], settings))
@@ -114,7 +114,7 @@ def _export_flow_voice(options: argparse.Namespace) -> int:
     from voxinstruct_jax.flow_voice import KIND, FlowVoiceConfig, check_flow
     from voxinstruct_jax.models.ar import ARConfig
     from voxinstruct_jax.training.codec_flow import CodecFlowExperiment
-    from voxinstruct_jax.voice import VoiceConfig, embedded_release, read_voice_settings, write_voice_settings
+    from voxinstruct_jax.voice_folder import VoiceConfig, embedded_release, read_voice_settings, write_voice_settings
 
     lender = options.voice or embedded_release()
     kind, values = read_voice_settings(lender)

@@ -155,7 +155,7 @@ class _Speaker:
 
     def __init__(self, voice: Path | None, index: Any) -> None:
         from voxinstruct_jax.checkpoints.run import file_checksums
-        from voxinstruct_jax.voice import embedded_release, load_codec
+        from voxinstruct_jax.voice_folder import embedded_release, load_codec
 
         folder = (voice or embedded_release()) / "codec"
         self.frame_rate, self.problem = index.frame_rate, ""
@@ -169,7 +169,7 @@ class _Speaker:
         return 24_000 if self.problem else self._codec.config.sample_rate
 
     def samples(self, codes: np.ndarray) -> np.ndarray | None:
-        from voxinstruct_jax.voice import decode_clip
+        from voxinstruct_jax.voice_folder import decode_clip
 
         return None if self.problem else decode_clip(self._codec, codes.astype(np.int32))
 

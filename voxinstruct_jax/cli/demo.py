@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from voxinstruct_jax.evaluation.report import ReportItem
     from voxinstruct_jax.guidance import Guidance
     from voxinstruct_jax.judges.asr import Listener
-    from voxinstruct_jax.voice import Audio, Voice
+    from voxinstruct_jax.utterance import Audio
+    from voxinstruct_jax.voice import Voice
 
 __all__ = ["run"]
 
@@ -144,7 +145,7 @@ def _grid() -> tuple[Case, ...]:
 def _speaker(voice: "Voice", out: Path, seed: int, listener: "Listener | None") -> "Callable[[Case], ReportItem]":
     """Returns what speaks a case, saves it and listens to it."""
     from voxinstruct_jax.evaluation.report import ReportItem
-    from voxinstruct_jax.voice import embedded_release
+    from voxinstruct_jax.voice_folder import embedded_release
 
     def speak(case: Case) -> ReportItem:
         prompt = embedded_release() / "prompt.ogg" if case.prompted else None

@@ -90,7 +90,7 @@ def _word_times() -> "Align | None":
     """Finds words in sound; None where the `asr` extra is not installed."""
     from voxinstruct_jax.config import InputError
     from voxinstruct_jax.data.word_times import open_word_aligner
-    from voxinstruct_jax.voice import embedded_release
+    from voxinstruct_jax.voice_folder import embedded_release
 
     try:
         return open_word_aligner(embedded_release()).word_times

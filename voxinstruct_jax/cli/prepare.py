@@ -67,7 +67,7 @@ def run(arguments: list[str]) -> int:
     numbers = (options.shard_size, options.workers, options.check_agreement)
     if any(number is not None and number < 1 for number in numbers):
         raise ConfigError("--shard-size, --workers and --check-agreement must be at least 1")
-    from voxinstruct_jax.voice import embedded_release
+    from voxinstruct_jax.voice_folder import embedded_release
 
     voice = options.voice or embedded_release()
     if options.check_agreement:
@@ -209,7 +209,7 @@ def _encoders(voice: str | Path, tokenizer: str = "", batch_s: float | None = No
     from voxinstruct_jax.data.prepare import BatchResults, Encoders
     from voxinstruct_jax.text.subword import open_tokenizer
     from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
-    from voxinstruct_jax.voice import encode_clips, load_codec, open_units
+    from voxinstruct_jax.voice_folder import encode_clips, load_codec, open_units
 
     voice = Path(voice)
     codec, characters = load_codec(voice / "codec"), PronunciationTokenizer()

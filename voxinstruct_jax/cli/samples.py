@@ -20,7 +20,8 @@ from voxinstruct_jax.training.ar import ARExperiment
 from voxinstruct_jax.training.distillation import DistillationExperiment
 from voxinstruct_jax.training.loop import Sampler
 from voxinstruct_jax.training.nar import NARExperiment
-from voxinstruct_jax.voice import Loaded, Voice, load
+from voxinstruct_jax.voice import Voice, load
+from voxinstruct_jax.voice_folder import Loaded
 from voxinstruct_jax.voices import AnyVoice
 
 __all__ = ["SENTENCES", "make_sampler"]

@@ -22,7 +22,7 @@ from voxinstruct_jax.interop.voxinstruct import Release, ReleaseAR, ReleaseConfi
 from voxinstruct_jax.layers.parameter import FrozenParam
 from voxinstruct_jax.models.ar import ARConfig, ARModel
 from voxinstruct_jax.models.nar import NARConfig, NARModel
-from voxinstruct_jax.voice import VoiceConfig, load_part
+from voxinstruct_jax.voice_folder import VoiceConfig, load_part
 
 __all__ = [
     "RELEASE_SETTINGS",

@@ -16,7 +16,7 @@ from jaxtyping import Float32
 
 from voxinstruct_jax.jobs.settings import SoundFormat
 from voxinstruct_jax.jobs.store import Store
-from voxinstruct_jax.voice import Audio
+from voxinstruct_jax.utterance import Audio
 
 __all__ = [
     "AUDIO_FOLDER",

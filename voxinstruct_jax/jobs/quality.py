@@ -22,7 +22,7 @@ from voxinstruct_jax.judges.speaker import embed_speaker, similarity
 from voxinstruct_jax.judges.transcripts import error_counts
 from voxinstruct_jax.text.content import spoken_content
 from voxinstruct_jax.text.lengths import syllables
-from voxinstruct_jax.voice import Audio
+from voxinstruct_jax.utterance import Audio
 
 __all__ = ["FAULTS", "Inspector", "Listener", "Verdict", "open_inspector"]
 

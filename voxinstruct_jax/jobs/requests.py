@@ -19,7 +19,7 @@ from voxinstruct_jax.config import InputError, VoxError, from_dict
 from voxinstruct_jax.data.store import is_remote
 from voxinstruct_jax.guidance import Guidance
 from voxinstruct_jax.jobs.store import open_binary
-from voxinstruct_jax.voice import check_instruction
+from voxinstruct_jax.utterance import check_instruction
 
 __all__ = [
     "RejectedRequest",

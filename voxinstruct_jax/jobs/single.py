@@ -15,7 +15,7 @@ from voxinstruct_jax.jobs.requests import Request
 from voxinstruct_jax.jobs.results import Result
 from voxinstruct_jax.jobs.settings import JobSettings
 from voxinstruct_jax.jobs.units import one_line
-from voxinstruct_jax.voice import Audio
+from voxinstruct_jax.utterance import Audio
 
 __all__ = ["SingleSpeaker", "check_writable", "speak"]
 

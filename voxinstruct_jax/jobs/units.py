@@ -30,7 +30,7 @@ from voxinstruct_jax.jobs.quality import Inspector, Verdict
 from voxinstruct_jax.jobs.requests import Request, derive_seed
 from voxinstruct_jax.jobs.results import PARTS_FOLDER, Result, part_name
 from voxinstruct_jax.jobs.store import Store, open_store
-from voxinstruct_jax.voice import Audio, Utterance
+from voxinstruct_jax.utterance import Audio, Utterance
 
 __all__ = ["Speaker", "Worker", "one_line", "try_seed"]
 

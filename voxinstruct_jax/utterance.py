@@ -1,0 +1,124 @@
+"""What any voice is given and what it gives back, and what is checked first."""
+
+import dataclasses
+import os
+
+import numpy as np
+from jaxtyping import Float32, Int32
+
+from voxinstruct_jax.audio.waveform import write_audio
+from voxinstruct_jax.config import InputError
+from voxinstruct_jax.guidance import Guidance
+from voxinstruct_jax.text.content import spoken_content
+
+__all__ = [
+    "Audio",
+    "Cost",
+    "Utterance",
+    "check_instruction",
+    "checked_seed",
+    "with_quotes",
+]
+
+MAX_CHARACTERS = 2000
+"""Of an instruction."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Audio:
+    """What was spoken, and how it came about."""
+
+    samples: Float32[np.ndarray, " sample"]
+    sample_rate: int
+    semantic: Int32[np.ndarray, " unit"]
+    """De-duplicated semantic tokens, from 0."""
+    acoustic: Int32[np.ndarray, "codebook frame"]
+    """Codes of all codebooks."""
+    language: str
+    """As asked, or as predicted."""
+    finish_reason: str
+    """stop, max_semantic, max_acoustic or max_total: see `decoding.requests.FinishReason`."""
+    seed: int
+    notes: tuple[str, ...] = ()
+    """What the user should know: no quoted words, a prompt that was cut ..."""
+    model: str = ""
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds."""
+        return len(self.samples) / self.sample_rate
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the sound with a tag that says it is synthetic speech, by which model and seed.
+
+        Raises:
+            InputError: The file cannot be written.
+        """
+        tag = f"synthetic speech; voxinstruct_jax; model {self.model}; seed {self.seed}"
+        write_audio(path, self.samples, self.sample_rate, tag=tag)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What speech of a given length takes to make, for systems to be compared by."""
+
+    evaluations: int
+    """Forward passes, one after another; guidance branches are not counted."""
+    operations: float
+    """Multiplications and additions of all products."""
+    seconds: float
+    """Of the speech."""
+
+    @property
+    def operations_per_s(self) -> float:
+        """A second of speech."""
+        return self.operations / self.seconds
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Utterance:
+    """One thing to speak; the arguments of `Voice.synthesize`, which says what each means."""
+
+    instruction: str
+    prompt: str | os.PathLike[str] | None = None
+    prompt_transcript: str | None = None
+    transcript: str | None = None
+    language: str | None = None
+    guidance: Guidance | None = None
+    seed: int = 0
+    max_duration_s: float | None = None
+
+
+def check_instruction(instruction: str) -> str:
+    """Returns the instruction as it is, if it can be spoken at all.
+
+    Raises:
+        InputError: It holds no words, or too many.
+    """
+    if not any(character.isalnum() for character in instruction):
+        raise InputError("the instruction holds no words; write what to say in quotes, and how")
+    if len(instruction) > MAX_CHARACTERS:
+        raise InputError(f"the instruction has {len(instruction)} characters, at most {MAX_CHARACTERS}; split it")
+    return instruction
+
+
+def checked_seed(seed: int) -> int:
+    """Returns the seed.
+
+    Raises:
+        InputError: It is below 0 or has more than 32 bits.
+    """
+    if not 0 <= seed < 2**32:
+        raise InputError(f"seed {seed} must be a whole number from 0 to {2**32 - 1}")
+    return seed
+
+
+def with_quotes(instruction: str, transcript: str | None, notes: list[str]) -> str:
+    """Quotes what is to be spoken, for models that speak nothing else; what is guessed is added to `notes`."""
+    if spoken_content(instruction).text is not None:
+        return instruction
+    if transcript is None:
+        notes.append("no quoted words and no transcript: the whole instruction is spoken")
+        return f'"{instruction}"'
+    before, found, after = instruction.partition(transcript)
+    return f'{before}"{transcript}"{after}' if found else f'{instruction} "{transcript}"'
