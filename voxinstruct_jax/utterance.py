@@ -9,7 +9,9 @@ from jaxtyping import Float32, Int32
 from voxinstruct_jax.audio.waveform import write_audio
 from voxinstruct_jax.config import InputError
 from voxinstruct_jax.guidance import Guidance
-from voxinstruct_jax.text.content import spoken_content
+from voxinstruct_jax.text.content import Content, spoken_content
+from voxinstruct_jax.text.unquoted import unquoted_content
+from voxinstruct_jax.text.words import split_words
 
 __all__ = [
     "Audio",
@@ -22,6 +24,7 @@ __all__ = [
 
 MAX_CHARACTERS = 2000
 """Of an instruction."""
+_SHOWN_CHARACTERS = 60
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,10 +118,30 @@ def checked_seed(seed: int) -> int:
 
 def with_quotes(instruction: str, transcript: str | None, notes: list[str]) -> str:
     """Quotes what is to be spoken, for models that speak nothing else; what is guessed is added to `notes`."""
-    if spoken_content(instruction).text is not None:
-        return instruction
+    quoted = spoken_content(instruction)
     if transcript is None:
-        notes.append("no quoted words and no transcript: the whole instruction is spoken")
-        return f'"{instruction}"'
-    before, found, after = instruction.partition(transcript)
-    return f'{before}"{transcript}"{after}' if found else f'{instruction} "{transcript}"'
+        found = unquoted_content(instruction)
+        if quoted.text is None and found.text is None:
+            notes.append("no quoted words and no transcript: the whole instruction is spoken")
+            return f'"{instruction}"'
+        if found.text is not None and (quoted.text is None or _is_named_in(found, quoted)):
+            notes.append(f"no quotes around what is to be spoken: taken to be {_shortened(found.text)!r}")
+            return f'{instruction[: found.start]}"{found.text}"{instruction[found.end :]}'
+        return instruction
+    if quoted.text is not None:
+        return instruction
+    before, there, after = instruction.partition(transcript)
+    return f'{before}"{transcript}"{after}' if there else f'{instruction} "{transcript}"'
+
+
+def _is_named_in(content: Content, quoted: Content) -> bool:
+    """Whether what is quoted is but a word of the content, named to be stressed: `stress "my": it was my idea`."""
+    named, words = ([word.text.lower() for word in split_words(each.text or "")] for each in (quoted, content))
+    apart = quoted.end < content.start or quoted.start > content.end
+    length = len(named)
+    runs = (words[at : at + length] for at in range(len(words) - length + 1))
+    return apart and length < len(words) and any(run == named for run in runs)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"

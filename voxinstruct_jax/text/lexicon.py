@@ -1,4 +1,4 @@
-"""The data files of this room: the English lexicon and the letter-to-sound weights, each read once."""
+"""The data files of this room: English lexicon, letter-to-sound weights, list of instruction words."""
 
 import functools
 import importlib.resources
@@ -7,8 +7,16 @@ from collections.abc import Mapping
 
 from voxinstruct_jax.text.letter_to_sound import LetterToSound
 
-__all__ = ["LETTER_TO_SOUND_FILE", "LEXICON_FILE", "english_lexicon", "letter_to_sound", "read_data"]
+__all__ = [
+    "INSTRUCTION_WORDS_FILE",
+    "LETTER_TO_SOUND_FILE",
+    "LEXICON_FILE",
+    "english_lexicon",
+    "letter_to_sound",
+    "read_data",
+]
 
+INSTRUCTION_WORDS_FILE = "instruction_words.txt"
 LEXICON_FILE = "cmudict.txt.xz"
 LETTER_TO_SOUND_FILE = "letter_to_sound.npz"
 

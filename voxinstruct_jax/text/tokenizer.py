@@ -17,7 +17,7 @@ from jaxtyping import Int, Int32
 from voxinstruct_jax.config import InputError, fingerprint
 from voxinstruct_jax.text.alignment import PHONES
 from voxinstruct_jax.text.content import spoken_content
-from voxinstruct_jax.text.lexicon import LETTER_TO_SOUND_FILE, LEXICON_FILE, read_data
+from voxinstruct_jax.text.lexicon import INSTRUCTION_WORDS_FILE, LETTER_TO_SOUND_FILE, LEXICON_FILE, read_data
 from voxinstruct_jax.text.normalizer import HAN, normalize
 from voxinstruct_jax.text.pronunciation import FINALS, INITIALS, english_phones, letter_name, mandarin_syllables
 
@@ -38,8 +38,6 @@ __all__ = [
 TextForm = Literal["instruction", "content", "style_and_content", "style_vector_and_content"]
 """What a model reads. "instruction": all of it, as it was written. "content": what is in quotes, as phones. With style:
 what is outside of the quotes, then the content as phones; of a "style_vector" the model keeps one vector, its mean."""
-
-INSTRUCTION_WORDS_FILE = "instruction_words.txt"
 
 _NUM_HAN_BUCKETS = 2048
 _PUNCTUATION = ".,!?;:'\"-()[]…—–~、。，！？；：“”‘’「」『』«»《》（）·/$£€¥*_"

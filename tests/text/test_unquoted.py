@@ -1,0 +1,75 @@
+import json
+import re
+from importlib.resources import files
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from voxinstruct_jax.text.unquoted import unquoted_content
+from voxinstruct_jax.utterance import with_quotes
+
+
+def letters(text):
+    return re.sub(r"[\W_]+", "", text.casefold())
+
+
+def found_of(name):
+    rows = files("voxinstruct_jax.evaluation").joinpath(f"shipped_sets/{name}.jsonl").read_text("utf-8").splitlines()
+    rows = [row for row in map(json.loads, rows) if not row["attributes"]["quoted"]]
+    contents = [unquoted_content(row["instruction"]).text or "" for row in rows]
+    return sum(letters(c) == letters(row["transcript"]) for c, row in zip(contents, rows, strict=True)), len(rows)
+
+
+@pytest.mark.parametrize(
+    ("instruction", "words"),
+    [
+        ("Slow male voice: good morning everyone", "good morning everyone"),
+        ("See you at half past three.\nA cheerful woman, very fast.", "See you at half past three."),
+        ("[deep, quiet] The shop is closed.", "The shop is closed."),
+        ("voice: female\nspeed: fast\ntext: the train leaves at 7:45 sharp", "the train leaves at 7:45 sharp"),
+        ("男声，小声一点：明天别忘了带伞。", "明天别忘了带伞。"),
+        ("请用低沉的嗓音读\n我们到家了\n语速慢一些", "我们到家了"),
+        ("语速：快\n内容：会议改到三点", "会议改到三点"),
+    ],
+)
+def test_words_behind_a_seam_are_found(instruction, words):
+    content = unquoted_content(instruction)
+    assert content.text == words
+    assert instruction[content.start : content.end] == words
+
+
+@pytest.mark.parametrize("instruction", ["The shop is closed on Sundays.", "今天天气不错。", "Hello", ""])
+def test_a_text_that_describes_no_voice_is_not_cut(instruction):
+    assert unquoted_content(instruction).text is None
+
+
+@given(st.text(max_size=80))
+def test_any_text_is_read(text):
+    content = unquoted_content(text)
+    assert content.text is None or content.text == text[content.start : content.end] != ""
+
+
+def test_most_unquoted_rows_of_the_shipped_sets_are_read():
+    grammar = [found_of(name) for name in ("instruct_en", "instruct_zh")]
+    free = [found_of(name) for name in ("free_wording_en", "free_wording_zh")]
+    assert sum(right for right, _ in grammar) > 0.9 * sum(total for _, total in grammar)
+    assert sum(right for right, _ in free) > 0.7 * sum(total for _, total in free)
+
+
+def test_what_is_guessed_is_quoted_and_told():
+    notes = []
+    assert with_quotes("A deep voice: be quiet now.", None, notes) == 'A deep voice: "be quiet now."'
+    assert notes == ["no quotes around what is to be spoken: taken to be 'be quiet now.'"]
+
+
+def test_a_word_quoted_to_be_stressed_is_not_what_is_spoken():
+    notes = []
+    instruction = 'A loud male voice with the stress on "my": that was my idea'
+    assert with_quotes(instruction, None, notes).endswith('"my": "that was my idea"')
+    quoted = 'Say "my word" slowly, in a deep voice'
+    assert with_quotes(quoted, None, notes) == quoted
+
+
+def test_a_transcript_wins_over_a_guess():
+    assert with_quotes("A deep voice: be quiet", "quiet", []) == 'A deep voice: be "quiet"'

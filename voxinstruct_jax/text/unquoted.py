@@ -1,0 +1,150 @@
+"""The words to be spoken of an instruction that quotes nothing: told by where it stops describing a voice.
+
+`slow male voice: good morning`, or the words on a line of their own: the text is cut where such writing has a seam, and
+the stretch is taken that describes a voice least while what is left does most. Read `unquoted_content`.
+"""
+
+import functools
+import itertools
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool
+from numpy import ndarray
+
+from voxinstruct_jax.text.content import Content
+from voxinstruct_jax.text.lexicon import INSTRUCTION_WORDS_FILE, read_data
+from voxinstruct_jax.text.normalizer import HAN
+
+__all__ = ["unquoted_content"]
+
+_LEFT_OUT = ("# age", "# languages", "# frame words")
+"""Parts of the list of instruction words that speech itself is full of."""
+_PRONOUNS = ("he", "she", "they", "it", "i", "you", "we")
+_LABELS = (
+    "text|content|line|lines|words|script|sentence|transcript|message|say|says|read|"
+    "台词|内容|文本|文字|原文|正文|句子|话|词|说|念|读|朗读|说什么|读什么|念什么"
+)
+_LABELLED = 2.0
+
+
+class _Seam(NamedTuple):
+    """What a cut speaks for."""
+
+    before: float
+    """For content that ends there."""
+    after: float
+    """For content that begins there."""
+    whole: bool
+    """Whether content in lines of its own may end or begin there."""
+
+
+_END = _Seam(0.0, 0.0, True)
+_SEAMS: Sequence[tuple[re.Pattern[str], _Seam]] = [
+    (re.compile(pattern, re.IGNORECASE), _Seam(before, after, whole))
+    for pattern, before, after, whole in (
+        (rf"(?:(?<![\w])|(?<=[{HAN}]))(?:{_LABELS})(?:\s*[（(][^()（）]*[)）])?\s*[:：]\s*", 0.0, _LABELLED, True),
+        (r"\s*(?<!\d)[:：]\s*|\s*[:：](?!\d)\s*", 0.0, 0.5, True),
+        (r"\s*\n\s*", 0.1, 0.2, True),
+        (r"\s+[-–|/]+\s+|\s*—+\s*|\s*[|｜]\s*|\s*-{2,}\s*|\s*->\s*|\s*[→⇒]\s*", 0.1, 0.1, True),
+        (r"\s*[\[(（【]\s*|\s*[\])）】]\s*", 0.1, 0.1, True),
+        (r"(?<=[.!?;。！？；…])\s*", 0.0, 0.0, False),
+        (r"(?<=[,，])\s*", -0.1, -0.1, False),
+        (rf"(?<=[{HAN}](?:说|念|读|讲|喊))(?=[{HAN}A-Za-z])(?![出来得地着过完法话起一下成])", -0.1, 0.0, False),
+        (r"\b(?:lines?|words?|text|sentence) (?:is|are)\s+", 0.0, 0.3, True),
+        (r"(?<=\bsay)\s+|(?<=\bsays)\s+|(?<=\bsaying)\s+|(?<=\bread)\s+", -0.1, 0.0, False),
+    )
+]
+"""Where a text may be cut, strongest first."""
+_LEAST = 0.15
+_AT_AN_END = 0.1
+_LONG = 0.1
+_WITHIN_A_LINE = 0.3
+
+
+def unquoted_content(instruction: str) -> Content:
+    """Finds the words to be spoken where no quotes say so.
+
+    Args:
+        instruction: As the user wrote it.
+
+    Returns:
+        The content, its text equal to `instruction[start:end]`; None where all of it may be content.
+    """
+    pieces = _pieces(instruction)
+    telling = _telling(instruction)
+    letters = np.array([character.isalnum() for character in instruction], bool)
+    in_lines = "\n" in instruction.strip()
+    best, found = _LEAST, None
+    for first, last in itertools.combinations_with_replacement(range(len(pieces)), 2):
+        (start, _, before), (_, end, _) = pieces[first], pieces[last]
+        after = pieces[last + 1][2] if last + 1 < len(pieces) else _END
+        inside = np.zeros(len(instruction), bool)
+        inside[start:end] = True
+        if not (letters & inside).any() or not (telling & ~inside).any():
+            continue
+        score = _share(telling, letters & ~inside) - _share(telling, letters & inside)
+        score += before.after + after.before + _LONG * _share(inside, letters)
+        score -= sum(max(seam.after, 0.0) for _, _, seam in pieces[first + 1 : last + 1])
+        if in_lines:
+            score -= _WITHIN_A_LINE * (not (before.whole and after.whole))
+        else:
+            score += _AT_AN_END * (first == 0 or last == len(pieces) - 1)
+        if score > best:
+            best, found = score, (start, end)
+    if found is None:
+        return Content(text=None, start=0, end=0)
+    return Content(text=instruction[found[0] : found[1]], start=found[0], end=found[1])
+
+
+def _pieces(text: str) -> list[tuple[int, int, _Seam]]:
+    """Start and end of each stretch between seams, and what the seam before it speaks for."""
+    taken = np.zeros(len(text) + 1, bool)
+    seams: list[tuple[int, int, _Seam]] = []
+    for pattern, seam in _SEAMS:
+        for match in pattern.finditer(text):
+            start, end = match.span()
+            if start > 0 and not taken[start : end + 1].any():
+                taken[start : end + 1] = True
+                seams.append((start, end, seam))
+            elif start == 0 < end and not taken[:end].any():  # a label or a bracket at the very beginning
+                taken[:end] = True
+                seams.append((0, end, seam))
+    seams.sort(key=lambda each: each[:2])
+    starts = [(0, _END), *((end, seam) for _, end, seam in seams)]
+    ends = [*(start for start, _, _ in seams), len(text.rstrip())]
+    return [(start, end, seam) for (start, seam), end in zip(starts, ends, strict=True) if text[start:end].strip()]
+
+
+def _telling(text: str) -> Bool[ndarray, " character"]:
+    """Characters of words that describe voices."""
+    words, found = _telling_words(), np.zeros(len(text), bool)
+    for match in re.finditer(rf"[A-Za-z][A-Za-z'’]*|[{HAN}]+", text):
+        start, run = match.start(), match[0].lower().replace("’", "'")
+        if run.isascii():
+            found[start : match.end()] = run in words
+            continue
+        at = 0
+        while at < len(run):
+            width = next((n for n in range(min(6, len(run) - at), 0, -1) if run[at : at + n] in words), 0)
+            found[start + at : start + at + width] = True
+            at += max(width, 1)
+    return found
+
+
+@functools.cache
+def _telling_words() -> frozenset[str]:
+    """Instruction words but for those that speech itself is full of."""
+    words, skipped = set[str](), False
+    for line in read_data(INSTRUCTION_WORDS_FILE).decode("utf-8").splitlines():
+        if line.startswith("#"):
+            skipped = line.startswith(_LEFT_OUT)
+        elif not skipped and line and line.split()[0] not in _PRONOUNS:
+            words.update(line.split())
+    return frozenset(words)
+
+
+def _share(telling: Bool[ndarray, " character"], where: Bool[ndarray, " character"]) -> float:
+    return float((telling & where).sum() / max(where.sum(), 1))
