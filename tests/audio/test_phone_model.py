@@ -139,6 +139,13 @@ def test_the_path_is_the_best_of_all_that_go_forward(optional, num_frames, seed)
     assert scores[np.arange(num_frames), found].sum() == pytest.approx(best, abs=1e-4)
 
 
+def test_a_text_of_hundreds_of_phones_is_aligned():
+    means = np.arange(300.0)[:, None]
+    features = np.repeat(means, 2, axis=0).astype(np.float32)
+    found = by_hand(means).align(features, np.arange(300), np.zeros(300, bool))
+    np.testing.assert_array_equal(found, np.repeat(np.arange(300), 2))
+
+
 def test_a_phone_with_a_wide_spread_takes_the_frames_that_are_far_from_all():
     model = PhoneModel(
         labels=("narrow", "wide"),

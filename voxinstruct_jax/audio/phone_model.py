@@ -207,5 +207,5 @@ def _viterbi(
     path = np.zeros(frames, np.int64)
     for frame in range(frames - 1, -1, -1):
         path[frame] = place
-        place -= moves[frame, place]
+        place -= int(moves[frame, place])
     return path
