@@ -147,8 +147,13 @@ def test_opposite_attributes_never_share_a_text(language):
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_all_values_have_words_in_every_table(language):
     wording = load_wording(language)
-    for name in ("pitch", "speed", "energy", "emotion", "manner"):
+    for name in ("pitch", "speed", "energy", "emotion", "manner", "timbre", "attitude", "accent"):
         assert wording.manners[name].keys() == wording.label_values[name].keys()
+        assert wording.briefs[name]
+    for name, patterns in wording.people_with.items():
+        assert wording.attributes[name].keys() == wording.label_values[name].keys()
+        assert patterns
+        assert wording.voices_with[name]
     assert wording.label_values.keys() == load_wording("en").label_values.keys()
     for name, values in wording.label_values.items():
         assert values.keys() == load_wording("en").label_values[name].keys()
@@ -202,6 +207,49 @@ def test_age_emotion_and_prosody_words_need_a_reason():
     with_words = found(slow, allowed=True)
     assert with_words & {"wearily", "sounding tired", "as if worn out"}
     assert not with_words & {"excitedly", "hurriedly", "in a lively way", "young"}
+
+
+def aside_phrases(language, *values):
+    wording = load_wording(language)
+    return {
+        phrase
+        for name in ("timbre", "attitude", "accent")
+        for value, lines in wording.manners[name].items()
+        if value in values
+        for line in lines
+        for phrase in choices(line)
+    }
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_what_nothing_measures_is_said_of_any_clip_now_and_then_and_of_the_right_gender(language):
+    generator, given = np.random.default_rng(6), {"gender": "male", "speed": "fast"}
+
+    def texts(*, allowed):
+        return [
+            write_instruction(given, "XYZ", language, "request", "last", generator, prosody_words=allowed).text
+            for _ in range(600)
+        ]
+
+    asides = aside_phrases(language, "any", "male")
+    with_asides, without = texts(allowed=True), texts(allowed=False)
+    assert 0.05 < sum(any(phrase in text for phrase in asides) for text in with_asides) / 600 < 0.17
+    assert not any(phrase in text for phrase in asides for text in without)
+    assert any(phrase in text for phrase in aside_phrases(language, "male") for text in with_asides)
+    assert not any(phrase in text for phrase in aside_phrases(language, "female") for text in with_asides)
+
+
+@pytest.mark.parametrize(
+    ("gender", "pitch", "singer"),
+    [("female", "high", "soprano"), ("female", "low", "alto"), ("male", "high", "tenor"), ("male", "low", "baritone")],
+)
+def test_a_singer_is_named_for_gender_and_pitch_together(gender, pitch, singer):
+    generator, names = np.random.default_rng(7), ("soprano", "alto", "tenor", "baritone")
+    texts = [
+        write_instruction({"gender": gender, "pitch": pitch}, "XYZ", "en", "labels", "last", generator).text.casefold()
+        for _ in range(400)
+    ]
+    assert {name for name in names for text in texts if re.search(rf"\b{name}\b", text)} == {singer}
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
