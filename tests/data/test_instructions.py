@@ -60,6 +60,12 @@ def drawn(language, count=400):
     return written
 
 
+def choices(line):
+    """What a phrase with <one|other> may become."""
+    found = re.search(r"<([^>]+)>", line)
+    return [line.replace(found[0], one, 1) for one in found[1].split("|")] if found else [line]
+
+
 @settings(deadline=None, max_examples=120)
 @given(attributes, contents, st.sampled_from(LANGUAGES), st.sampled_from(FORMS), st.sampled_from(POSITIONS), st.data())
 def test_content_is_found_again_whole_and_no_slot_stays_open(given, content, language, form, position, data):
@@ -141,8 +147,13 @@ def test_opposite_attributes_never_share_a_text(language):
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_all_values_have_words_in_every_table(language):
     wording = load_wording(language)
-    for name in ("pitch", "speed", "energy", "emotion", "manner"):
+    for name in ("pitch", "speed", "energy", "emotion", "manner", "timbre", "attitude", "accent"):
         assert wording.manners[name].keys() == wording.label_values[name].keys()
+        assert wording.briefs[name]
+    for name, patterns in wording.people_with.items():
+        assert wording.attributes[name].keys() == wording.label_values[name].keys()
+        assert patterns
+        assert wording.voices_with[name]
     assert wording.label_values.keys() == load_wording("en").label_values.keys()
     for name, values in wording.label_values.items():
         assert values.keys() == load_wording("en").label_values[name].keys()
@@ -157,17 +168,20 @@ def test_all_values_have_words_in_every_table(language):
 def test_told_value_is_in_the_text_and_another_is_not(language, form):
     generator = np.random.default_rng(1)
     wording = load_wording(language)
-    tables = (wording.manners["energy"], wording.clauses["energy"], wording.label_values["energy"])
+    briefs, labels = wording.briefs["energy"], wording.label_values["energy"]
+    tables = (wording.manners["energy"], wording.clauses["energy"], *([labels] if form == "labels" else []))
     said = {
-        value: [phrase for table in tables[: 3 if form == "labels" else 2] for phrase in table[value]]
+        value: [phrase for table in tables for line in table[value] for phrase in choices(line)]
         for value in ("low", "normal", "high")
     }
+    short = [brief.format(value=phrase) for brief in briefs for line in labels["high"] for phrase in choices(line)]
+    short += wording.attributes["energy"]["high"]
     told = 0
     for _ in range(60):
         text = write_instruction(
             {"energy": "high"}, "XYZ", language, form, "last", generator, prosody_words=False
         ).text.casefold()
-        told += any(phrase in text for phrase in said["high"])
+        told += any(phrase in text for phrase in (*said["high"], *short))
         assert not any(phrase in text for phrase in (*said["low"], *said["normal"])), text
     assert told > (20 if form == "scenario" else 40)
 
@@ -193,6 +207,49 @@ def test_age_emotion_and_prosody_words_need_a_reason():
     with_words = found(slow, allowed=True)
     assert with_words & {"wearily", "sounding tired", "as if worn out"}
     assert not with_words & {"excitedly", "hurriedly", "in a lively way", "young"}
+
+
+def aside_phrases(language, *values):
+    wording = load_wording(language)
+    return {
+        phrase
+        for name in ("timbre", "attitude", "accent")
+        for value, lines in wording.manners[name].items()
+        if value in values
+        for line in lines
+        for phrase in choices(line)
+    }
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_what_nothing_measures_is_said_of_any_clip_now_and_then_and_of_the_right_gender(language):
+    generator, given = np.random.default_rng(6), {"gender": "male", "speed": "fast"}
+
+    def texts(*, allowed):
+        return [
+            write_instruction(given, "XYZ", language, "request", "last", generator, prosody_words=allowed).text
+            for _ in range(600)
+        ]
+
+    asides = aside_phrases(language, "any", "male")
+    with_asides, without = texts(allowed=True), texts(allowed=False)
+    assert 0.05 < sum(any(phrase in text for phrase in asides) for text in with_asides) / 600 < 0.17
+    assert not any(phrase in text for phrase in asides for text in without)
+    assert any(phrase in text for phrase in aside_phrases(language, "male") for text in with_asides)
+    assert not any(phrase in text for phrase in aside_phrases(language, "female") for text in with_asides)
+
+
+@pytest.mark.parametrize(
+    ("gender", "pitch", "singer"),
+    [("female", "high", "soprano"), ("female", "low", "alto"), ("male", "high", "tenor"), ("male", "low", "baritone")],
+)
+def test_a_singer_is_named_for_gender_and_pitch_together(gender, pitch, singer):
+    generator, names = np.random.default_rng(7), ("soprano", "alto", "tenor", "baritone")
+    texts = [
+        write_instruction({"gender": gender, "pitch": pitch}, "XYZ", "en", "labels", "last", generator).text.casefold()
+        for _ in range(400)
+    ]
+    assert {name for name in names for text in texts if re.search(rf"\b{name}\b", text)} == {singer}
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -51,6 +51,9 @@ class StressWording:
 class Wording:
     """All words of one language.
 
+    Most phrases may hold <one|other> choices. Timbre, attitude and accent have the value "any", and words that go with
+    one gender only: nothing measures them, so they are said of any clip.
+
     Attributes:
         articles: Put before a noun phrase.
         article_before_vowel: Put before one that begins with a vowel.
@@ -59,16 +62,17 @@ class Wording:
         colon: Between a label and its value.
         join: Between manners, but for the last two.
         last_joins: Between the last two manners.
-        with_pitch: Ways to join {noun} and {pitch}.
-        voices: Ways to join {age}, {voice} and {pitch}.
+        people_with: Ways to join {noun} and an {adjective}, by attribute.
+        voices_with: Ways to join {age}, {voice} and an {adjective}, by attribute.
         tails: Closing sentences on the {manner}, with {pronoun}.
         clause_tails: Closing sentences made of {clauses}.
         remarks: Sentences that say nothing of the voice.
         pronouns: By gender; "anybody" where it goes unsaid.
         people: Age ("any" where it goes unsaid), then gender ("anybody"), to nouns.
         voice_words: Nouns for a voice by gender, the first of which takes an age; adjectives by age.
-        attributes: Adjectives of pitch.
+        attributes: Adjectives of pitch, speed, energy and timbre.
         manners: Adverbials.
+        briefs: By attribute, noun phrases made of a {value} of `label_values`.
         clauses: Short orders.
         stress: How stressed words are asked for.
         scenes: Attribute, then value, to adverbials that call for it; neutral.any to others.
@@ -88,8 +92,8 @@ class Wording:
     colon: str
     join: str
     last_joins: Phrases
-    with_pitch: Phrases
-    voices: Phrases
+    people_with: dict[str, Phrases]
+    voices_with: dict[str, Phrases]
     tails: Phrases
     clause_tails: Phrases
     remarks: Phrases
@@ -98,6 +102,7 @@ class Wording:
     voice_words: dict[str, Phrases]
     attributes: Table
     manners: Table
+    briefs: dict[str, Phrases]
     clauses: Table
     stress: StressWording
     scenes: Table
@@ -120,6 +125,7 @@ class ProsodyWord:
         speed: Classes that the clip may have; the other two likewise.
         pitch: See `speed`.
         energy: See `speed`.
+        gender: See `speed`.
     """
 
     says: Literal["manner", "emotion", "age"]
@@ -127,6 +133,7 @@ class ProsodyWord:
     speed: Phrases = ()
     pitch: Phrases = ()
     energy: Phrases = ()
+    gender: Phrases = ()
 
     @property
     def unless(self) -> str:
@@ -136,7 +143,7 @@ class ProsodyWord:
     @property
     def needs(self) -> dict[str, Phrases]:
         """Attribute to the classes that it must be one of."""
-        needs = {"speed": self.speed, "pitch": self.pitch, "energy": self.energy}
+        needs = {"speed": self.speed, "pitch": self.pitch, "energy": self.energy, "gender": self.gender}
         return {name: classes for name, classes in needs.items() if classes}
 
 

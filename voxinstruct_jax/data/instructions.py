@@ -11,6 +11,7 @@ and section 4.1 (they are written in many ways, from attribute lists to scenes).
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Literal, TypeVar
@@ -35,7 +36,10 @@ _TOLD_SHARE = 0.9
 _TOLD_NORMAL_SHARE = 0.35
 _TOLD_GENDER_SHARE = 0.95
 _PROSODY_WORD_SHARE = 0.35
-_PITCH_OF_SPEAKER_SHARE = 0.65  # "a woman with a deep voice"; else "a woman speaks in a deep voice"
+_ASIDE_SHARE = 0.17
+_ASIDE_OF_GENDER_SHARE = 0.25
+_OF_SPEAKER_SHARE = 0.65  # "a woman with a deep voice"; else "a woman speaks in a deep voice"
+_BRIEF_SHARE = 0.45  # "a woman, slow pace: …"; else "a woman, slowly: …"
 _OWN_SENTENCE_SHARE = 0.3
 _STRESS_CLAUSE_SHARE = 0.4
 _MOVED_FRAME_SHARE = 0.25  # the content comes to stand in the middle since a sentence follows or precedes
@@ -45,8 +49,10 @@ _NEUTRAL_SCENE_SHARE = 0.25
 _ALL_QUOTES = ('""', "“”", "「」", "『』", "«»", "‘’", "''")
 _FULL_STOPS = (".", "!", "?", "…", "。", "！", "？")
 _CLOSING_MARKS = "\"”」』'’»"
-_MANNERS = ("speed", "energy", "pitch", "emotion", "manner")
-_SPEAKER_SLOTS = re.compile(r"\{(person|who|voice)\}", re.IGNORECASE)
+_ASIDES = ("timbre", "timbre", "attitude", "attitude", "accent")  # repeats weigh more
+_OF_SPEAKER = ("pitch", "speed", "energy", "timbre")
+_MANNERS = ("speed", "energy", "pitch", "emotion", "manner", "timbre", "attitude", "accent")
+_SPEAKER_SLOTS = ("{person}", "{who}", "{voice}")
 
 T = TypeVar("T")
 
@@ -92,7 +98,8 @@ def write_instructions(
         content_language: "en" or "zh"; one instruction in ten is written in the other one.
         count: How many.
         generator: Source of all choices.
-        prosody_words: Whether words such as "tired" may stand for slow, low and soft (`wording/prosody_words.toml`).
+        prosody_words: Whether words such as "tired" may stand for slow, low and soft (`wording/prosody_words.toml`),
+            and words such as "warm", which nothing measures, be said of any clip.
 
     Raises:
         InputError: The language is unknown, the content empty or full of quote marks of all kinds, or an attribute has
@@ -133,7 +140,7 @@ def write_instruction(  # noqa: PLR0913 - all that one instruction is made of
         raise InputError("the content of an instruction is empty: give it words to be spoken")
     told = _told(attributes, wording, generator, tell_all=tell_all)
     if prosody_words:
-        told = _with_prosody_word(told, attributes, generator)
+        told = _with_aside(_with_prosody_word(told, attributes, generator), wording, generator)
     stress = _stress(attributes.get("stress"), content, wording, generator, tell_all=tell_all)
     write = _write_labels if form == "labels" else _write_sentences
     before, after, frame, template = write(told, stress, wording, form, position, generator)
@@ -157,7 +164,7 @@ def _told(
     told = {}
     for name, values in wording.label_values.items():
         value = attributes.get(name)
-        if value is None or name == "manner":
+        if value is None or name in ("manner", *_ASIDES):
             continue
         if not isinstance(value, str) or value not in values:
             raise InputError(f"attribute {name}: {value!r} is not one of {', '.join(values)}")
@@ -172,17 +179,29 @@ def _with_prosody_word(
     told: dict[str, str], attributes: Mapping[str, str | list[int]], generator: np.random.Generator
 ) -> dict[str, str]:
     """Now and then tells a word that stands for the measured classes; half the time it takes the place of each."""
+    if generator.random() >= _PROSODY_WORD_SHARE:
+        return told
     fitting = [
         word
         for word in load_prosody_words()
         if word.unless not in attributes
         and all(attributes.get(name) in classes for name, classes in word.needs.items())
     ]
-    if not fitting or generator.random() >= _PROSODY_WORD_SHARE:
+    if not fitting:
         return told
     word = _pick(fitting, generator)
     kept = {name: value for name, value in told.items() if name not in word.needs or generator.random() < 0.5}
     return kept | {word.says: word.value}
+
+
+def _with_aside(told: dict[str, str], wording: Wording, generator: np.random.Generator) -> dict[str, str]:
+    """Now and then tells of a timbre, an attitude or an accent at random, so that a voice learns to read past them."""
+    if generator.random() >= _ASIDE_SHARE:
+        return told
+    name = _pick(_ASIDES, generator)
+    gender = told.get("gender")
+    fits = gender in wording.label_values[name] and generator.random() < _ASIDE_OF_GENDER_SHARE
+    return told | {name: gender if gender and fits else "any"}
 
 
 def _stress(
@@ -215,11 +234,11 @@ def _write_sentences(
     place = _pick(("first", "last"), generator) if moved else position
     lines = wording.templates[form][place]
     needs_speaker = "gender" in told or "age" in told
-    number = _pick([n for n, line in enumerate(lines) if _SPEAKER_SLOTS.search(line) or not needs_speaker], generator)
+    number = _pick([n for n, line in enumerate(lines) if not needs_speaker or _names_speaker(line)], generator)
     frame = _choose(lines[number], generator)
     values, sentences = _describe(told, stress, wording, frame, generator)
     if generator.random() < _REMARK_SHARE or (moved and not sentences):
-        remark = _pick(wording.remarks, generator)
+        remark = _phrase(wording.remarks, generator)
         sentences.insert(int(generator.integers(len(sentences) + 1)), (remark, remark))
     before, after = (_fill(part, values) for part in frame.split("{content}"))
     texts, patterns = [text for text, _ in sentences], [pattern for _, pattern in sentences]
@@ -244,8 +263,7 @@ def _describe(
         scene, implied = _scene(told, wording, generator)
         if implied and generator.random() < 0.5:  # the scene says it; half the time the manner says it too
             del told[implied]
-    of_speaker = _SPEAKER_SLOTS.search(frame) and generator.random() < _PITCH_OF_SPEAKER_SHARE
-    pitch = told.pop("pitch", "") if of_speaker else ""
+    speaker = _speaker(told, _names_speaker(frame), wording, generator)
     names = [name for name in _MANNERS if name in told]
     names = [names[place] for place in generator.permutation(len(names))]
     sentences: list[tuple[str, str]] = []
@@ -260,8 +278,9 @@ def _describe(
     elif stress:
         pattern = _pick(wording.stress.sentences, generator)
         sentences.insert(int(generator.integers(len(sentences) + 1)), (pattern.format(word=stress), pattern))
-    manner = _manner(names, told, wording, generator)
-    values = _speaker(told, pitch, wording, generator) | {
+    brief = "{comma_manner}" in frame and generator.random() < _BRIEF_SHARE
+    manner = (_briefly if brief else _manner)(names, told, wording, generator)
+    values = speaker | {
         "manner": (wording.space + manner if manner else "") + clause,
         "comma_manner": (wording.comma + manner if manner else "") + clause,
         "tail": wording.space + _tail(names, told, wording, generator)[0] if names else "",
@@ -274,21 +293,23 @@ def _scene(told: Mapping[str, str], wording: Wording, generator: np.random.Gener
     """Draws a scene that calls for one of the told manners; neutral if none does. Returns it and what it implies."""
     fitting = [name for name in ("speed", "energy") if told.get(name) in wording.scenes[name]]
     if not fitting or generator.random() < _NEUTRAL_SCENE_SHARE:
-        return _pick(wording.scenes["neutral"]["any"], generator), ""
+        return _phrase(wording.scenes["neutral"]["any"], generator), ""
     implied = _pick(fitting, generator)
-    return _pick(wording.scenes[implied][told[implied]], generator), implied
+    return _phrase(wording.scenes[implied][told[implied]], generator), implied
 
 
-def _speaker(told: Mapping[str, str], pitch: str, wording: Wording, generator: np.random.Generator) -> dict[str, str]:
-    """Draws noun phrases for whoever speaks, and for the voice."""
+def _speaker(told: dict[str, str], spoken_of: bool, wording: Wording, generator: np.random.Generator) -> dict[str, str]:
+    """Draws noun phrases for whoever speaks, and for the voice; an attribute that they carry is taken out of `told`."""
     gender, age = told.get("gender", "anybody"), told.get("age", "")
-    who = _pick(wording.people[age or "any"][gender], generator)
-    voice = _pick(wording.voice_words[gender][: 1 if age else None], generator)
-    grown = _pick(wording.voice_words[age], generator) if age else ""
-    if pitch:
-        adjective = _pick(wording.attributes["pitch"][pitch], generator)
-        who = _pick(wording.with_pitch, generator).format(noun=who, pitch=adjective)
-        voice = _pick(wording.voices, generator).format(age=grown, voice=voice, pitch=adjective)
+    who = _phrase(wording.people[age or "any"][gender], generator)
+    voice = _phrase(wording.voice_words[gender][: 1 if age else None], generator)
+    grown = _phrase(wording.voice_words[age], generator) if age else ""
+    carried = [name for name in _OF_SPEAKER if name in told]
+    if spoken_of and carried and generator.random() < _OF_SPEAKER_SHARE:
+        name = _pick(carried, generator)
+        adjective = _phrase(wording.attributes[name][told.pop(name)], generator)
+        who = _pick(wording.people_with[name], generator).format(noun=who, adjective=adjective)
+        voice = _pick(wording.voices_with[name], generator).format(age=grown, voice=voice, adjective=adjective)
     else:
         voice = grown + wording.space + voice
     voice = " ".join(voice.split())
@@ -306,9 +327,18 @@ def _article(noun: str, wording: Wording, generator: np.random.Generator) -> str
 
 def _manner(names: Sequence[str], told: Mapping[str, str], wording: Wording, generator: np.random.Generator) -> str:
     """Joins an adverbial for each."""
-    words = [_pick(wording.manners[name][told[name]], generator) for name in names]
+    words = [_phrase(wording.manners[name][told[name]], generator) for name in names]
     last = _pick(wording.last_joins, generator)
     return last.join([wording.join.join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
+
+
+def _briefly(names: Sequence[str], told: Mapping[str, str], wording: Wording, generator: np.random.Generator) -> str:
+    """Joins a noun phrase such as "slow pace" for each."""
+    words = [
+        _pick(wording.briefs[name], generator).format(value=_phrase(wording.label_values[name][told[name]], generator))
+        for name in names
+    ]
+    return wording.comma.join(words)
 
 
 def _tail(
@@ -318,7 +348,7 @@ def _tail(
     orders = [wording.clauses.get(name, {}).get(told[name], ()) for name in names]
     if all(orders) and generator.random() < 0.5:
         pattern = _pick(wording.clause_tails, generator)
-        clauses = [_pick(phrases, generator) for phrases in orders]
+        clauses = [_phrase(phrases, generator) for phrases in orders]
         joined = (wording.last_joins[0] if wording.space else wording.comma).join(clauses)
         return pattern.format(clauses=joined, Clauses=_capital(joined)), pattern
     pattern = _pick(wording.tails, generator)
@@ -338,7 +368,7 @@ def _write_labels(
     generator: np.random.Generator,
 ) -> tuple[str, str, str, str]:
     """Writes a list such as `Gender: female; Pitch: low; Text: "…"`, the labels in any order around the content."""
-    entries = [(name, _pick(wording.label_values[name][value], generator)) for name, value in told.items()]
+    entries = [(name, _phrase(wording.label_values[name][value], generator)) for name, value in told.items()]
     entries += [("stress", stress)] if stress else []
     order = [entries[place] for place in generator.permutation(len(entries))]
     pieces = [_pick(wording.labels[name], generator) + wording.colon + words for name, words in order]
@@ -381,8 +411,20 @@ def _with_content(before: str, content: str, after: str, wording: Wording, gener
     )
 
 
+@functools.cache
+def _names_speaker(line: str) -> bool:
+    lowered = line.lower()
+    return any(slot in lowered for slot in _SPEAKER_SLOTS)
+
+
+def _phrase(phrases: Sequence[str], generator: np.random.Generator) -> str:
+    return _choose(_pick(phrases, generator), generator)
+
+
 def _choose(line: str, generator: np.random.Generator) -> str:
     """Decides each <one|other>."""
+    if "<" not in line:
+        return line
     return re.sub(r"<([^>]+)>", lambda found: _pick(found[1].split("|"), generator), line)
 
 
