@@ -13,4 +13,4 @@ Measured: see voxinstruct_jax/release/MODEL_CARD.md.
 
 from voxinstruct_jax.training.small import INSTRUCT, small_data, small_nar
 
-experiment = small_nar(small_data(INSTRUCT, row_slots=1024), steps=5000)
+experiment = small_nar(small_data(INSTRUCT), steps=5000)

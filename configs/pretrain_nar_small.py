@@ -13,4 +13,4 @@ Measured: see voxinstruct_jax/release/MODEL_CARD.md.
 from voxinstruct_jax.data.mixture import Kinds
 from voxinstruct_jax.training.small import small_data, small_nar
 
-experiment = small_nar(small_data(Kinds(transcript=1.0), prompt_ratio=0.3), steps=3000)
+experiment = small_nar(small_data(Kinds(transcript=1.0), prompt_ratio=0.3, row_slots=512), steps=3000)

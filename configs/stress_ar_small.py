@@ -14,6 +14,4 @@ Measured: see voxinstruct_jax/release/MODEL_CARD.md.
 from voxinstruct_jax.data.mixture import Kinds
 from voxinstruct_jax.training.small import small_ar, small_data
 
-experiment = small_ar(
-    small_data(Kinds(transcript=0.2, instruction=0.3, fine_grained=0.5), row_slots=1024), steps=600, peak_lr=0.0004
-)
+experiment = small_ar(small_data(Kinds(transcript=0.2, instruction=0.3, fine_grained=0.5)), steps=600, peak_lr=0.0004)

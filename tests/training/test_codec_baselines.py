@@ -12,6 +12,7 @@ from flax import nnx
 
 from voxinstruct_jax.cli.experiments import load_experiment
 from voxinstruct_jax.config import ConfigError, InputError
+from voxinstruct_jax.data.mixture import Kinds, Mixture
 from voxinstruct_jax.models.ar import ARConfig
 from voxinstruct_jax.models.conditioning import TextCondition
 from voxinstruct_jax.models.nar import NARConfig
@@ -36,16 +37,21 @@ SAD_AND_GLAD = 'A sad old man: "Well, well"', '"Well, well" shouts a happy girl'
 
 @pytest.mark.parametrize("kind", ["ar", "nar"])
 @pytest.mark.parametrize("name", FORMS)
-def test_a_baseline_differs_from_ours_in_its_text_and_in_semantic_tokens_alone(name, kind):
+def test_a_baseline_differs_from_ours_in_its_text_in_semantic_tokens_and_in_its_length_alone(name, kind):
     files = f"{name}_small_{kind}.py", f"instruct_{kind}_small.py"
     found, ours = (load_experiment(str(CONFIGS / file)) for file in files)
-    model = dataclasses.replace(ours.model, text_form=FORMS[name], semantic=False)
-    expected = dataclasses.replace(ours, model=model)
+    expected = dataclasses.replace(
+        ours,
+        model=dataclasses.replace(ours.model, text_form=FORMS[name], semantic=False),
+        train=dataclasses.replace(ours.train, steps=found.train.steps),
+        optimizer=dataclasses.replace(ours.optimizer, decay_steps=found.train.steps),
+    )
     if kind == "ar":
         expected = dataclasses.replace(expected, objective=ARObjective(drop_semantic=0.0))
     if name == "valle":  # no descriptions, and the voice comes from a prompt
-        batch = dataclasses.replace(ours.data.batch, description_free_ratio=1.0, prompt_ratio=0.8)
-        expected = dataclasses.replace(expected, data=dataclasses.replace(ours.data, batch=batch))
+        batch = dataclasses.replace(ours.data.batch, prompt_ratio=0.8)
+        data = dataclasses.replace(ours.data, mixture=Mixture(kinds=Kinds(transcript=1.0)), batch=batch)
+        expected = dataclasses.replace(expected, data=data)
     assert found == expected
 
 

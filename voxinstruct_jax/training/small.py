@@ -83,7 +83,7 @@ def small_nar(
     return NARExperiment(model=model, data=data, optimizer=optimizer, train=train)
 
 
-def small_data(kinds: Kinds, *, prompt_ratio: float = 0.15, row_slots: int = 512) -> TokenData:
+def small_data(kinds: Kinds, *, prompt_ratio: float = 0.15, row_slots: int = 1024) -> TokenData:
     """A thousand slots a step.
 
     Args:
