@@ -409,7 +409,7 @@ class Voice(TokenVoice):
         return Models(**stage, nar=self.nar, codec=self.codec, num_steps=self.config.num_steps)
 
     def _finish(self, request: SpeechRequest, spoken: Spoken) -> Speech:
-        codes = self._fill(self._models(), request, spoken)
+        codes = self.fill_codes(request, spoken)
         samples = decode_clip(self.codec, codes)  # prompt and continuation together, so that the join is smooth
         return Speech(spoken=spoken, codes=codes, samples=samples)
 
@@ -418,10 +418,14 @@ class Voice(TokenVoice):
     ) -> Iterator[tuple[int, Speech | VoxError]]:
         return speak_many(self._models(), requests, profile)
 
-    def _fill(
-        self, models: Models, request: SpeechRequest, spoken: Spoken
-    ) -> Int32[np.ndarray, "codebook prompt_and_frame"]:
-        """Codebooks from the second on; returns those of the prompt too."""
+    def fill_codes(self, request: SpeechRequest, spoken: Spoken) -> Int32[np.ndarray, "codebook prompt_and_frame"]:
+        """Fills the codebooks from the second on; returns all of them, with those of the prompt too.
+
+        Args:
+            request: Text, prompt and seed.
+            spoken: First codebook, semantic tokens and durations.
+        """
+        models = self._models()
         clip = nar_clip(models, request, spoken)
         text_width = choose_width(len(clip.text_tokens), models.text_widths)
         audio_width = choose_width(clip.tokens.shape[1], tuple(2 * frames + 4 for frames in ROOMS))

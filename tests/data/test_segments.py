@@ -4,7 +4,7 @@ import soundfile
 
 from voxinstruct_jax.config import InputError
 from voxinstruct_jax.data import segments
-from voxinstruct_jax.data.segments import FrameUnits, SegmentBatches, build_cache
+from voxinstruct_jax.data.segments import FrameTokens, SegmentBatches, build_cache
 from voxinstruct_jax.data.steps import read_ahead
 
 
@@ -100,10 +100,10 @@ def test_batches_depend_on_seed_and_step_only(paths, tmp_path):
 def test_crops_with_units_begin_with_a_frame_and_have_the_units_of_their_clip(paths, tmp_path):
     """Frames of 20 samples; of clip k, frame f says 100 k + f, and its samples tell both."""
     cache = build_cache(paths, tmp_path / "cache", 1000)
-    units = FrameUnits(
-        clips=[100 * clip + np.arange(frames) for clip, frames in enumerate((25, 4, 15))], frame_samples=20
+    units = FrameTokens(
+        units=[100 * clip + np.arange(frames) for clip, frames in enumerate((25, 4, 15))], frame_samples=20
     )
-    batches = SegmentBatches(cache, 100, 8, seed=1, units=units)
+    batches = SegmentBatches(cache, 100, 8, seed=1, tokens=units)
     starts = set()
     for step in range(40):
         batch = batches[step]
@@ -124,9 +124,9 @@ def test_crops_with_units_begin_with_a_frame_and_have_the_units_of_their_clip(pa
 
 def test_hosts_share_the_units_of_a_step(paths, tmp_path):
     cache = build_cache(paths, tmp_path / "cache", 1000)
-    units = FrameUnits(clips=[np.arange(25), np.arange(4), np.arange(15)], frame_samples=20)
-    whole = SegmentBatches(cache, 60, 8, seed=5, units=units)[3]
-    halves = [SegmentBatches(cache, 60, 8, seed=5, units=units, host_rows=rows)[3] for rows in ((0, 4), (4, 8))]
+    units = FrameTokens(units=[np.arange(25), np.arange(4), np.arange(15)], frame_samples=20)
+    whole = SegmentBatches(cache, 60, 8, seed=5, tokens=units)[3]
+    halves = [SegmentBatches(cache, 60, 8, seed=5, tokens=units, host_rows=rows)[3] for rows in ((0, 4), (4, 8))]
     np.testing.assert_array_equal(whole.units, np.concatenate([half.units for half in halves]))
     np.testing.assert_array_equal(whole.samples, np.concatenate([half.samples for half in halves]))
 

@@ -55,7 +55,11 @@ def values(outcome):
 def as_batch(samples, units=None):
     """Without units as the data gives them: no frames."""
     units = np.zeros((len(samples), 0), np.int32) if units is None else units
-    return SegmentBatch(samples=jnp.asarray(samples, jnp.float32), units=jnp.asarray(units, jnp.int32))
+    return SegmentBatch(
+        samples=jnp.asarray(samples, jnp.float32),
+        units=jnp.asarray(units, jnp.int32),
+        codes=jnp.zeros((len(samples), 0, 0), jnp.int32),
+    )
 
 
 @pytest.fixture(scope="module")

@@ -192,7 +192,9 @@ def test_a_mel_vae_learns_tones_and_knows_its_latents():
     config = dataclasses.replace(MelVAEConfig.small(), model_dim=12, encoder_multiples=(1, 2))
     seconds = np.arange(8192) / RATE
     tones = np.stack([0.3 * np.sin(2 * np.pi * hz * seconds) for hz in (220, 440, 880, 1760)]).astype(np.float32)
-    batch = SegmentBatch(samples=jnp.asarray(tones), units=jnp.zeros((4, 0), jnp.int32))
+    batch = SegmentBatch(
+        samples=jnp.asarray(tones), units=jnp.zeros((4, 0), jnp.int32), codes=jnp.zeros((4, 0, 0), jnp.int32)
+    )
     optimizer = make_optimizer(OptimizerConfig(peak_lr=1e-2, warmup_steps=5, weight_decay=0.0, max_grad_norm=1.0))
 
     objective = functools.partial(mel_vae_loss, MelVAEObjective())
@@ -214,7 +216,9 @@ def test_a_vocoder_learns_tones():
     config = MelVocoderConfig(mel=mel, vocos=VocosConfig(dim=32, ffn_dim=64, num_layers=1, n_fft=512, hop_length=256))
     seconds = np.arange(8192) / RATE
     tones = np.stack([0.3 * np.sin(2 * np.pi * hz * seconds) for hz in (220, 440, 880, 1760)]).astype(np.float32)
-    batch = SegmentBatch(samples=jnp.asarray(tones), units=jnp.zeros((4, 0), jnp.int32))
+    batch = SegmentBatch(
+        samples=jnp.asarray(tones), units=jnp.zeros((4, 0), jnp.int32), codes=jnp.zeros((4, 0, 0), jnp.int32)
+    )
     trainer = build_trainer(
         lambda rngs: MelVocoder(config, rngs=rngs), functools.partial(mel_vocoder_loss, MelVocoderObjective()),
         make_optimizer(OptimizerConfig(peak_lr=5e-3, warmup_steps=5, weight_decay=0.0, max_grad_norm=1.0)),

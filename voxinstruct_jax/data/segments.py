@@ -22,7 +22,7 @@ from voxinstruct_jax.data.progress import progress_bar
 from voxinstruct_jax.data.store import write_json
 from voxinstruct_jax.vocabulary import HostOrDevice
 
-__all__ = ["AudioCache", "FrameUnits", "SegmentBatch", "SegmentBatches", "build_cache"]
+__all__ = ["AudioCache", "FrameTokens", "SegmentBatch", "SegmentBatches", "build_cache"]
 
 FORMAT_VERSION = 1
 CLIPS_A_CHECKPOINT = 256
@@ -59,14 +59,18 @@ class SegmentBatch:
     samples: Float32[HostOrDevice, "batch sample"]
     units: Int32[HostOrDevice, "batch frame"]
     """Semantic unit of each frame; -1 = unknown. No frames where the data has no units."""
+    codes: Int32[HostOrDevice, "batch codebook coded_frame"]
+    """What is to be decoded in place of the codec's own codes. No codebooks and no frames where there is nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class FrameUnits:
-    """Semantic units of the clips of a cache, frame by frame."""
+class FrameTokens:
+    """Tokens of the clips of a cache, frame by frame."""
 
-    clips: Sequence[Int[np.ndarray, " _"]]
-    """One array a clip."""
+    units: Sequence[Int[np.ndarray, " _"]] = ()
+    """Semantic units, one array a clip; empty = none."""
+    codes: Sequence[Int[np.ndarray, "codebook _"]] = ()
+    """Codes, one array a clip; empty = none."""
     frame_samples: int
     """Samples a frame; crops then begin with a frame."""
 
@@ -149,7 +153,7 @@ class SegmentBatches:
         seed: int,
         *,
         gain_db: float = 0.0,
-        units: FrameUnits | None = None,
+        tokens: FrameTokens | None = None,
         host_rows: tuple[int, int] | None = None,
     ) -> None:
         """Prepares the draw.
@@ -160,10 +164,10 @@ class SegmentBatches:
             rows: Crops in a step, over all hosts.
             seed: Draws clips, crops and gains.
             gain_db: Each crop is scaled by a gain drawn from [-gain_db, gain_db] (dB), less where it would clip.
-            units: What is said in the clips; crops then have whole frames.
+            tokens: Of the clips; crops then have whole frames.
             host_rows: First and last (exclusive) row that this host reads; all by default.
         """
-        self._units = units
+        self._tokens = tokens
         self._cache, self._segment_samples, self._seed, self._gain_db = cache, segment_samples, seed, gain_db
         self._host_rows = host_rows or (0, rows)
         lengths = np.diff(cache.offsets)
@@ -173,26 +177,36 @@ class SegmentBatches:
     def __getitem__(self, step: int) -> SegmentBatch:
         crops = [self._crop(np.random.default_rng((self._seed, step, row))) for row in range(*self._host_rows)]
         # Any: the fields are JAX arrays to an objective and NumPy arrays until they are put on a device.
-        samples, units = (cast("Any", np.stack(part)) for part in zip(*crops, strict=True))
-        return SegmentBatch(samples=samples, units=units)
+        samples, units, codes = (cast("Any", np.stack(part)) for part in zip(*crops, strict=True))
+        return SegmentBatch(samples=samples, units=units, codes=codes)
 
-    def _crop(self, random: np.random.Generator) -> tuple[Float32[np.ndarray, " sample"], Int32[np.ndarray, " frame"]]:
+    def _crop(
+        self, random: np.random.Generator
+    ) -> tuple[Float32[np.ndarray, " sample"], Int32[np.ndarray, " frame"], Int32[np.ndarray, "codebook coded_frame"]]:
         clip_index = int(np.searchsorted(self._bounds, random.integers(self._bounds[-1]), side="right"))
         clip = self._cache.clip(clip_index)
-        grid = self._units.frame_samples if self._units else 1
+        grid = self._tokens.frame_samples if self._tokens else 1
         start = grid * int(random.integers(max(len(clip) - self._segment_samples, 0) // grid + 1))
         crop = np.zeros(self._segment_samples, np.float32)
         part = clip[start : start + self._segment_samples]
         crop[: len(part)] = part / INT16_SCALE
         gain = 10 ** (random.uniform(-self._gain_db, self._gain_db) / 20)
         peak = float(np.abs(crop).max())
-        return (crop * min(gain, 1 / max(peak, 1e-9))).astype(np.float32), self._crop_units(clip_index, start)
+        samples = (crop * min(gain, 1 / max(peak, 1e-9))).astype(np.float32)
+        return samples, self._crop_units(clip_index, start // grid), self._crop_codes(clip_index, start // grid)
 
-    def _crop_units(self, clip_index: int, start: int) -> Int32[np.ndarray, " frame"]:
-        if self._units is None:
+    def _crop_units(self, clip_index: int, first: int) -> Int32[np.ndarray, " frame"]:
+        if self._tokens is None or not self._tokens.units:
             return np.zeros(0, np.int32)
-        found = np.full(self._segment_samples // self._units.frame_samples, -1, np.int32)
-        first = start // self._units.frame_samples
-        part = self._units.clips[clip_index][first : first + len(found)]
+        found = np.full(self._segment_samples // self._tokens.frame_samples, -1, np.int32)
+        part = self._tokens.units[clip_index][first : first + len(found)]
         found[: len(part)] = part
         return found
+
+    def _crop_codes(self, clip_index: int, first: int) -> Int32[np.ndarray, "codebook coded_frame"]:
+        """Behind the end of a clip its last codes go on: silence, as a rule."""
+        if self._tokens is None or not self._tokens.codes:
+            return np.zeros((0, 0), np.int32)
+        frames = self._segment_samples // self._tokens.frame_samples
+        part = self._tokens.codes[clip_index][:, first : first + frames].astype(np.int32)
+        return np.pad(part, ((0, 0), (0, frames - part.shape[1])), mode="edge")

@@ -1,6 +1,7 @@
 """Training of the project's own codec: spectral distances, then discriminators too.
 
-The second stage starts from the first one's weights (`--train.init-from`), with `objective.adversarial_weight` above 0.
+Two more stages start from the first one's weights (`--train.init-from`): against discriminators, with
+`objective.adversarial_weight` above 0, and of the decoder alone on the codes that a voice predicts (`data.codes`).
 """
 
 import dataclasses
@@ -21,10 +22,12 @@ from voxinstruct_jax.audio.semantic import load_units
 from voxinstruct_jax.audio.spectrogram import MelConfig, log_mel, stft
 from voxinstruct_jax.audio.waveform import read_audio
 from voxinstruct_jax.audio.whisper import WhisperEncoder, block_outputs, load_whisper_encoder
-from voxinstruct_jax.config import ConfigError, fingerprint
+from voxinstruct_jax.config import ConfigError, InputError, fingerprint
 from voxinstruct_jax.data.manifest import read_manifest
 from voxinstruct_jax.data.progress import progress_bar
-from voxinstruct_jax.data.segments import AudioCache, FrameUnits, SegmentBatch, SegmentBatches, build_cache
+from voxinstruct_jax.data.segments import AudioCache, FrameTokens, SegmentBatch, SegmentBatches, build_cache
+from voxinstruct_jax.data.store import sha256
+from voxinstruct_jax.layers.parameter import freeze
 from voxinstruct_jax.sharding.mesh import MeshConfig, build_mesh, row_shares
 from voxinstruct_jax.training.optimizer import OptimizerConfig
 from voxinstruct_jax.training.step import Mean, StepConfig
@@ -42,6 +45,7 @@ __all__ = [
     "hearing_distance",
     "mel_distance",
     "open_clips",
+    "read_codes",
     "segment_task",
     "stft_distance",
 ]
@@ -51,6 +55,10 @@ HEARING_LAYERS = 4
 """Blocks of Whisper base whose outputs are compared; the fourth is the one that units are made of."""
 HEARING_STRIDE = 2
 """One crop in so many is heard: all of them would cost more than twice the rest of a step."""
+
+
+ENCODER = frozenset(["patch", "encoder_norm", "encoder", "to_latent", "quantizer", "unit_head"])
+"""Parts of a codec that its codes depend on."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,6 +94,9 @@ class SegmentData:
     gain_db: float = 6.0  # each crop is scaled by a gain drawn from plus or minus this
     units: str = ""
     """Folder of the semantic units that the first codebook must tell; empty = none."""
+    codes: str = ""
+    """File of the codes that a voice predicts for the clips (`launch/predict_codes.py`): the decoder alone is trained,
+    to make of them what the clips are. Clips that are not in it are left out. Empty = codec and clips alone."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,9 +127,13 @@ def codec_program(experiment: CodecExperiment) -> Program:
     config, discriminator = experiment.model, experiment.discriminator
 
     def build(rngs: nnx.Rngs) -> MelCodec:
+        model = MelCodec(config, rngs=rngs)
         if experiment.objective.adversarial_weight:
-            return AdversarialCodec(config, discriminator, rngs=rngs)
-        return MelCodec(config, rngs=rngs)
+            model = AdversarialCodec(config, discriminator, rngs=rngs)
+        if experiment.data.codes:
+            for name in vars(model).keys() & ENCODER:
+                freeze(getattr(model, name))
+        return model
 
     ear = None
     if experiment.objective.hearing_weight:
@@ -146,26 +161,20 @@ def codec_loss(
         (log STFT magnitudes at several windows); SpeechTokenizer (Zhang et al. 2023), section 3.2 (the first
         quantiser is taught by semantic tokens).
     """
-    result = model.reconstruct(batch.samples, key)
-    mel = mel_distance(batch.samples, result.samples, model.config.mel)
-    spectral = stft_distance(batch.samples, result.samples, config.stft_windows)
-    loss = config.mel_weight * mel + config.stft_weight * spectral + config.commitment_weight * result.commitment
-    metrics = {
-        "mel_l1": mel,
-        "stft_l1": spectral,
-        "commitment": result.commitment,
-        "perplexity_first": result.perplexity[0],
-        "perplexity_last": result.perplexity[-1],
-    }
-    if config.unit_weight and result.unit_logits is not None:
-        metrics["unit_loss"] = _unit_loss(result.unit_logits, batch.units)
-        loss += config.unit_weight * metrics["unit_loss"]
+    if batch.codes.shape[1]:
+        made, loss, metrics = model.waveform(model.quantizer.decode(batch.codes)), jnp.zeros(()), {}
+    else:
+        made, loss, metrics = _reconstructed(config, model, batch, key)
+    mel = mel_distance(batch.samples, made, model.config.mel)
+    spectral = stft_distance(batch.samples, made, config.stft_windows)
+    loss += config.mel_weight * mel + config.stft_weight * spectral
+    metrics |= {"mel_l1": mel, "stft_l1": spectral}
     if config.hearing_weight and ear is not None:
-        speech, made = batch.samples[::HEARING_STRIDE], result.samples[::HEARING_STRIDE]
-        metrics["hearing"] = hearing_distance(ear, speech, made, model.config.sample_rate)
+        speech, heard = batch.samples[::HEARING_STRIDE], made[::HEARING_STRIDE]
+        metrics["hearing"] = hearing_distance(ear, speech, heard, model.config.sample_rate)
         loss += config.hearing_weight * metrics["hearing"]
     if isinstance(model, AdversarialCodec):
-        judged = _adversarial_losses(model.discriminator, batch.samples, result.samples)
+        judged = _adversarial_losses(model.discriminator, batch.samples, made)
         metrics |= judged
         fooled = judged["adversarial_loss"] + config.feature_weight * judged["feature_loss"]
         loss += config.adversarial_weight * fooled + judged["discriminator_loss"]
@@ -174,22 +183,47 @@ def codec_loss(
     return [Mean(loss, one)], {name: Mean(value, one) for name, value in metrics.items()}
 
 
+def _reconstructed(
+    config: CodecObjective, model: MelCodec, batch: SegmentBatch, key: jax.Array
+) -> tuple[Float[Array, "batch sample"], Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """The way through the codec, and what its codes are judged by."""
+    result = model.reconstruct(batch.samples, key)
+    metrics = {
+        "commitment": result.commitment,
+        "perplexity_first": result.perplexity[0],
+        "perplexity_last": result.perplexity[-1],
+    }
+    loss = config.commitment_weight * result.commitment
+    if config.unit_weight and result.unit_logits is not None:
+        metrics["unit_loss"] = _unit_loss(result.unit_logits, batch.units)
+        loss += config.unit_weight * metrics["unit_loss"]
+    return result.samples, loss, metrics
+
+
 def codec_task(experiment: CodecExperiment) -> Task:
     """Opens the data and makes the experiment ready.
 
     Raises:
         ConfigError: Semantic units are asked for and not given, or are more than the model tells apart.
-        InputError: The data cannot be read.
+        InputError: The data cannot be read, or no clip has codes.
     """
     data, config = experiment.data, experiment.model
-    paths = [row.audio for row in read_manifest(data.manifest)]
+    rows, codes = read_manifest(data.manifest), {}
+    if data.codes:
+        codes = read_codes(data.codes, config)
+        rows = [row for row in rows if row.id in codes]
+        if not rows:
+            raise InputError(f"{data.codes}: no codes of any clip of {data.manifest}")
+    paths = [row.audio for row in rows]
     folder = Path(data.cache or Path(data.manifest).parent / "audio-cache")
     cache = build_cache(paths, folder, config.sample_rate)
-    units = None
-    if experiment.objective.unit_weight:
-        units = FrameUnits(clips=_clip_units(experiment, cache, paths, folder), frame_samples=config.hop_length)
+    tokens = None
+    if data.codes:
+        tokens = FrameTokens(codes=[codes[row.id] for row in rows], frame_samples=config.hop_length)
+    elif experiment.objective.unit_weight:
+        tokens = FrameTokens(units=_clip_units(experiment, cache, paths, folder), frame_samples=config.hop_length)
     further = {"discriminator": experiment.discriminator} if experiment.objective.adversarial_weight else {}
-    return segment_task("codec", experiment, codec_program(experiment), cache, paths, units=units, **further)
+    return segment_task("codec", experiment, codec_program(experiment), cache, paths, tokens=tokens, **further)
 
 
 def open_clips(data: SegmentData, sample_rate: int) -> tuple[AudioCache, list[str]]:
@@ -210,7 +244,7 @@ def segment_task(
     cache: AudioCache,
     paths: list[str],
     *,
-    units: FrameUnits | None = None,
+    tokens: FrameTokens | None = None,
     **further: Any,
 ) -> Task:
     """Makes an experiment on random crops of clips ready: that of the codec, the Mel-VAE or the vocoder.
@@ -221,17 +255,18 @@ def segment_task(
         program: What is computed in a step.
         cache: The decoded clips.
         paths: Where they came from.
-        units: Semantic units of the clips, where the objective reads them.
+        tokens: Semantic units or codes of the clips, where the objective reads them.
         **further: What is part of the run's identity besides.
     """
     data, config = experiment.data, experiment.model
+    codes = sha256(Path(data.codes)) if data.codes else ""
     batches = SegmentBatches(
         cache,
         round(data.segment_s * config.frame_rate) * config.hop_length,
         data.rows,
         experiment.train.seed,
         gain_db=data.gain_db,
-        units=units,
+        tokens=tokens,
         host_rows=row_shares(build_mesh(experiment.mesh), data.rows),
     )
     return Task(
@@ -252,10 +287,28 @@ def segment_task(
             model=config,
             objective=experiment.objective,
             optimizer=experiment.optimizer,
-            batch=dataclasses.replace(data, manifest="", cache="", units=""),
+            batch=dataclasses.replace(data, manifest="", cache="", units="", codes=codes),
             **further,
         ),
     )
+
+
+def read_codes(file: str, config: CodecConfig) -> dict[str, Int[np.ndarray, "codebook _"]]:
+    """Codes by clip id, from a file of `ids`, `codes` of all clips one after another, and their `offsets`.
+
+    Raises:
+        InputError: It is no such file, or its codes are not this codec's.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            ids, codes, offsets = (arrays[name] for name in ("ids", "codes", "offsets"))
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{file}: no file of codes ({error}); make it with launch/predict_codes.py") from error
+    if len(codes) != config.num_codebooks or codes.min() < 0 or codes.max() >= config.codebook_size:
+        raise InputError(
+            f"{file}: codes of another codec; this one has {config.num_codebooks} x {config.codebook_size}"
+        )
+    return dict(zip(ids.tolist(), np.split(codes, offsets[1:-1], axis=1), strict=True))
 
 
 def _clip_units(

@@ -1,0 +1,119 @@
+"""The codec's decoder alone, trained on codes that a voice predicts."""
+
+import dataclasses
+import importlib.util
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import soundfile
+from flax import nnx
+
+from voxinstruct_jax.audio.codec import CodecConfig, MelCodec
+from voxinstruct_jax.checkpoints.weights import load_weights, save_weights
+from voxinstruct_jax.cli.convert import export_run
+from voxinstruct_jax.config import InputError, to_dict
+from voxinstruct_jax.data.shards import Example
+from voxinstruct_jax.training.codec import CodecExperiment, CodecObjective, SegmentData, codec_task, read_codes
+from voxinstruct_jax.training.loop import train
+from voxinstruct_jax.training.optimizer import OptimizerConfig
+from voxinstruct_jax.training.task import TrainConfig
+
+ROOT = Path(__file__).parents[2]
+CONFIG = CodecConfig.tiny()
+FRAMES = 20
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Three clips, codes of two of them, and a codec."""
+    folder = tmp_path_factory.mktemp("decoder")
+    random, lines = np.random.default_rng(0), []
+    for name in ("a", "b", "c"):
+        soundfile.write(folder / f"{name}.wav", 0.1 * random.standard_normal(FRAMES * CONFIG.hop_length), 24000)
+        lines.append(f'{{"id": "{name}", "audio": "{name}.wav", "transcript": "x", "language": "en"}}\n')
+    (folder / "manifest.jsonl").write_text("".join(lines))
+    codes = random.integers(0, CONFIG.codebook_size, (CONFIG.num_codebooks, 2 * FRAMES)).astype(np.int16)
+    np.savez(folder / "codes.npz", ids=np.array(["c", "a"]), codes=codes, offsets=np.array([0, FRAMES, 2 * FRAMES]))
+    model = MelCodec(CONFIG, rngs=nnx.Rngs(0))
+    arrays = nnx.to_pure_dict(nnx.state(model))
+    save_weights(folder / "codec", arrays, {"kind": "codec", "model": to_dict(CONFIG)}, card="# Random\n")
+    return folder, codes
+
+
+def experiment_of(folder, **changes):
+    segments = SegmentData(
+        manifest=str(folder / "manifest.jsonl"), cache=str(folder / "cache"), codes=str(folder / "codes.npz"),
+        segment_s=0.32, rows=2, gain_db=0.0,
+    )  # fmt: skip
+    return CodecExperiment(
+        model=CONFIG,
+        objective=CodecObjective(stft_windows=(256,)),
+        data=dataclasses.replace(segments, **changes),
+        optimizer=OptimizerConfig(peak_lr=1e-2, warmup_steps=1, weight_decay=0.1),
+        train=TrainConfig(steps=3, log_every=1, init_from=str(folder / "codec")),
+    )
+
+
+def test_a_batch_has_the_codes_of_its_crops_and_clips_without_codes_are_left_out(data):
+    folder, codes = data
+    batch = codec_task(experiment_of(folder)).batches[0]
+    assert batch.codes.shape == (2, CONFIG.num_codebooks, 8)
+    windows = [codes[:, at : at + 8] for clip in (0, FRAMES) for at in range(clip, clip + FRAMES - 7)]
+    assert all(any(np.array_equal(found, window) for window in windows) for found in batch.codes)
+
+
+def test_the_decoder_learns_and_what_codes_depend_on_stays_as_it_was(data, tmp_path):
+    folder, _ = data
+    experiment = experiment_of(folder)
+    train(codec_task(experiment), experiment, tmp_path / "run", report=lambda *_: None)
+    export_run(tmp_path / "run", tmp_path / "codec", dtype="float32")
+    before, after = (load_weights(place)[1] for place in (folder / "codec", tmp_path / "codec"))
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not jax.tree.all(jax.tree.map(np.array_equal, before[name], after[name]))}
+    assert changed == {"from_latent", "decoder", "upsample", "vocos"}
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"ids": np.array(["a"])}, "no file of codes"),
+        ({"ids": np.array(["a"]), "codes": np.zeros((9, 4), np.int16), "offsets": np.array([0, 4])}, "another codec"),
+        ({"ids": np.array(["a"]), "codes": np.full((4, 4), 999), "offsets": np.array([0, 4])}, "another codec"),
+    ],
+)
+def test_codes_that_cannot_be_are_refused(tmp_path, arrays, message):
+    np.savez(tmp_path / "codes.npz", **arrays)
+    with pytest.raises(InputError, match=message):
+        read_codes(str(tmp_path / "codes.npz"), CONFIG)
+
+
+def test_codes_of_other_clips_are_refused(data):
+    folder, codes = data
+    np.savez(folder / "others.npz", ids=np.array(["z"]), codes=codes, offsets=np.array([0, 2 * FRAMES]))
+    with pytest.raises(InputError, match=r"others\.npz: no codes of any clip"):
+        codec_task(experiment_of(folder, codes=str(folder / "others.npz")))
+
+
+def test_predicted_codes_are_one_a_frame_and_the_same_for_one_seed(tiny_aligned_voice):
+    spec = importlib.util.spec_from_file_location("predict_codes", ROOT / "launch/predict_codes.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    vocabulary = tiny_aligned_voice.ar.config.vocabulary
+    text = '"Hi"'
+    example = Example(
+        id="x",
+        language="en",
+        transcript="Hi",
+        instructions=(text,),
+        semantic_tokens=np.array([1, 2], np.int16),
+        run_lengths=np.array([3, 4], np.int16),
+        codes=np.zeros((vocabulary.num_codebooks, 7), np.int16),
+        durations=np.array([2, 4, 6, 2], np.int16),
+    )
+    first, again = (script.predict(tiny_aligned_voice, example, (0, 0)) for _ in range(2))
+    assert first.shape == example.codes.shape
+    assert first.min() >= 0
+    assert first.max() < vocabulary.codebook_size
+    np.testing.assert_array_equal(first, again)
