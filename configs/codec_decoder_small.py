@@ -1,9 +1,9 @@
 """Last stage of the embedded voice's codec: its decoder alone, on the codes that the voice itself predicts.
 
 The AR and the NAR model err, and the decoder has heard true codes only. `launch/predict_codes.py` writes what they make
-of the training clips when each code before is given; the decoder learns to make of that what the clips are. Codes stay
-what they are, so nothing else has to be trained again. After Tacotron 2 (Shen et al. 2018), section 2.3: a vocoder
-trained on predicted frames in time with the truth.
+of the training clips when each code before is given; the decoder learns to make of that, and of the semantic units that
+the AR model has said before, what the clips are. Codes stay what they are, so nothing else has to be trained again.
+After Tacotron 2 (Shen et al. 2018), section 2.3: a vocoder trained on predicted frames in time with the truth.
 
 Run: voxinstruct train configs/codec_decoder_small.py --out runs/decoder --train.init-from voice/codec --data.codes F
 Hardware: two CPU cores.

@@ -1,8 +1,9 @@
 r"""Writes the codes that a voice predicts for prepared clips, told each code before: what its codec will meet.
 
 The first codebook is drawn frame by frame from what the AR model says after the clip's own codes (teacher forcing), as
-the voice draws it, without guidance; the NAR model fills the others from it. `configs/codec_decoder_small.py` trains
-the codec's decoder on the result. One of a clip's instructions is read, drawn by the seed.
+the voice draws it, without guidance; the NAR model fills the others from it. The clip's semantic units stand beside
+them. `configs/codec_decoder_small.py` trains the codec's decoder on the result. One of a clip's instructions is read,
+drawn by the seed.
 
 Run: uv run python launch/predict_codes.py corpus/v2/dev --voice voice --out predicted.npz
 """
@@ -25,7 +26,7 @@ from voxinstruct_jax.data.progress import progress_bar
 from voxinstruct_jax.data.shards import Example, ShardReader
 from voxinstruct_jax.decoding.requests import ARRequest, FinishReason, Limits
 from voxinstruct_jax.decoding.sampling import SamplingConfig, filter_logits
-from voxinstruct_jax.decoding.stages import SpeechRequest, Spoken
+from voxinstruct_jax.decoding.stages import UNKNOWN, SpeechRequest, Spoken
 from voxinstruct_jax.guidance import Guidance
 from voxinstruct_jax.text.tokenizer import arrange_text, spread_durations
 from voxinstruct_jax.training.ar import ar_targets
@@ -49,18 +50,21 @@ def main() -> int:
     try:
         voice, reader = load(options.voice), ShardReader(options.shards)
         count = min(options.clips or len(reader), len(reader))
-        ids, codes = [], []
+        ids, codes, units = [], [], []
         with progress_bar("clips", count) as advance:
             for record in range(count):
-                ids.append(reader[record].id)
-                codes.append(predict(voice, reader[record], (options.seed, record)))
+                example = reader[record]
+                ids.append(example.id)
+                codes.append(predict(voice, example, (options.seed, record)))
+                units.append(_fitted(expand(example.semantic_tokens, example.run_lengths), codes[-1].shape[1]))
                 advance()
     except VoxError as error:
         print(error, file=sys.stderr)
         return 1
     offsets = np.cumsum([0, *(each.shape[1] for each in codes)])
     partial = options.out.with_suffix(".partial.npz")
-    np.savez_compressed(partial, ids=np.array(ids), codes=np.concatenate(codes, 1).astype(np.int16), offsets=offsets)
+    arrays = {"codes": np.concatenate(codes, 1).astype(np.int16), "units": np.concatenate(units).astype(np.int16)}
+    np.savez_compressed(partial, ids=np.array(ids), offsets=offsets, **arrays)
     partial.replace(options.out)
     return 0
 
@@ -106,6 +110,11 @@ def predict(voice: Voice, example: Example, seed: tuple[int, int]) -> Int32[np.n
         durations=durations.astype(np.float32),
     )
     return voice.fill_codes(request, spoken)
+
+
+def _fitted(units: Int32[np.ndarray, " unit"], frames: int) -> Int32[np.ndarray, " frame"]:
+    """As many units as frames; -1 = unknown."""
+    return np.pad(units[:frames], (0, max(frames - len(units), 0)), constant_values=UNKNOWN)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))

@@ -32,6 +32,7 @@ from voxinstruct_jax.decoding.stages import (
     choose_width,
     decode_requests,
     fill_clips,
+    frame_units,
     nar_clip,
     own_codes,
     read_spoken,
@@ -410,7 +411,8 @@ class Voice(TokenVoice):
 
     def _finish(self, request: SpeechRequest, spoken: Spoken) -> Speech:
         codes = self.fill_codes(request, spoken)
-        samples = decode_clip(self.codec, codes)  # prompt and continuation together, so that the join is smooth
+        units = frame_units(self._models(), spoken, codes.shape[1])
+        samples = decode_clip(self.codec, codes, units)  # prompt and continuation together, so that the join is smooth
         return Speech(spoken=spoken, codes=codes, samples=samples)
 
     def _speak_many(

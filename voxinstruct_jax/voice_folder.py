@@ -27,9 +27,11 @@ from voxinstruct_jax.config import ConfigError, InputError, from_dict, to_dict
 from voxinstruct_jax.decoding.rules import DecodingRules
 from voxinstruct_jax.decoding.sampling import SamplingConfig
 from voxinstruct_jax.decoding.stages import (
+    UNKNOWN,
     Loaded,
     decode_codes,
     stack_codes,
+    stack_units,
 )
 from voxinstruct_jax.guidance import Guidance
 from voxinstruct_jax.layers.dense import cast_kernels, put_outputs_first
@@ -198,10 +200,22 @@ def encode_clips(
     return [row[:, : -(-len(clip) // hop)] for row, clip in zip(codes, clips, strict=False)]
 
 
-def decode_clip(codec: Loaded[Codec], codes: Int32[np.ndarray, "codebook frame"]) -> Float32[np.ndarray, " sample"]:
-    """Returns the samples of one clip's codes; padded to multiples of 50 frames, so that few programs are compiled."""
-    samples = np.asarray(decode_codes(codec.graph, codec.state, stack_codes([codes])))
-    return samples[0, : codes.shape[1] * codec.config.hop_length]
+def decode_clip(
+    codec: Loaded[Codec],
+    codes: Int32[np.ndarray, "codebook frame"],
+    units: Int32[np.ndarray, " frame"] | None = None,
+) -> Float32[np.ndarray, " sample"]:
+    """Returns the samples of one clip's codes; padded to multiples of 50 frames, so that few programs are compiled.
+
+    Args:
+        codec: A voice's.
+        codes: Of all codebooks, or of the leading ones.
+        units: Semantic unit of each frame, for a codec whose decoder reads them; None = unknown.
+    """
+    stacked, frames = stack_codes([codes]), codes.shape[1]
+    known = np.full(frames, UNKNOWN, np.int32) if units is None else units
+    samples = np.asarray(decode_codes(codec.graph, codec.state, stacked, stack_units([known], stacked.shape[2])))
+    return samples[0, : frames * codec.config.hop_length]
 
 
 def open_units(voice: Path) -> tuple[SemanticUnits, FeatureSource]:

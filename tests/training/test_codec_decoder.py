@@ -21,7 +21,7 @@ from voxinstruct_jax.training.optimizer import OptimizerConfig
 from voxinstruct_jax.training.task import TrainConfig
 
 ROOT = Path(__file__).parents[2]
-CONFIG = CodecConfig.tiny()
+CONFIG = dataclasses.replace(CodecConfig.tiny(), num_units=5, reads_units=True)
 FRAMES = 20
 
 
@@ -35,7 +35,9 @@ def data(tmp_path_factory):
         lines.append(f'{{"id": "{name}", "audio": "{name}.wav", "transcript": "x", "language": "en"}}\n')
     (folder / "manifest.jsonl").write_text("".join(lines))
     codes = random.integers(0, CONFIG.codebook_size, (CONFIG.num_codebooks, 2 * FRAMES)).astype(np.int16)
-    np.savez(folder / "codes.npz", ids=np.array(["c", "a"]), codes=codes, offsets=np.array([0, FRAMES, 2 * FRAMES]))
+    units = (codes[0] % CONFIG.num_units).astype(np.int16)
+    offsets = np.array([0, FRAMES, 2 * FRAMES])
+    np.savez(folder / "codes.npz", ids=np.array(["c", "a"]), codes=codes, units=units, offsets=offsets)
     model = MelCodec(CONFIG, rngs=nnx.Rngs(0))
     arrays = nnx.to_pure_dict(nnx.state(model))
     save_weights(folder / "codec", arrays, {"kind": "codec", "model": to_dict(CONFIG)}, card="# Random\n")
@@ -62,6 +64,7 @@ def test_a_batch_has_the_codes_of_its_crops_and_clips_without_codes_are_left_out
     assert batch.codes.shape == (2, CONFIG.num_codebooks, 8)
     windows = [codes[:, at : at + 8] for clip in (0, FRAMES) for at in range(clip, clip + FRAMES - 7)]
     assert all(any(np.array_equal(found, window) for window in windows) for found in batch.codes)
+    np.testing.assert_array_equal(batch.units, batch.codes[:, 0] % CONFIG.num_units)
 
 
 def test_the_decoder_learns_and_what_codes_depend_on_stays_as_it_was(data, tmp_path):
@@ -72,28 +75,45 @@ def test_the_decoder_learns_and_what_codes_depend_on_stays_as_it_was(data, tmp_p
     before, after = (load_weights(place)[1] for place in (folder / "codec", tmp_path / "codec"))
     assert before.keys() == after.keys()
     changed = {name for name in before if not jax.tree.all(jax.tree.map(np.array_equal, before[name], after[name]))}
-    assert changed == {"from_latent", "decoder", "upsample", "vocos"}
+    assert changed == {"from_latent", "from_unit", "decoder", "upsample", "vocos"}
+
+
+def file_of(path, **changes):
+    arrays = {"ids": np.array(["a"]), "codes": np.zeros((4, 6), np.int16), "units": np.zeros(6, np.int16)}
+    arrays |= {"offsets": np.array([0, 6])} | changes
+    np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
+    return str(path)
 
 
 @pytest.mark.parametrize(
-    ("arrays", "message"),
+    ("changes", "message"),
     [
-        ({"ids": np.array(["a"])}, "no file of codes"),
-        ({"ids": np.array(["a"]), "codes": np.zeros((9, 4), np.int16), "offsets": np.array([0, 4])}, "another codec"),
-        ({"ids": np.array(["a"]), "codes": np.full((4, 4), 999), "offsets": np.array([0, 4])}, "another codec"),
+        ({"units": None}, "no file of codes"),
+        ({"codes": np.zeros((9, 6), np.int16)}, "another codec; this one has 4 x 32 and 5 units"),
+        ({"codes": np.full((4, 6), 999)}, "another codec"),
+        ({"units": np.full(6, 5)}, "another codec"),
     ],
 )
-def test_codes_that_cannot_be_are_refused(tmp_path, arrays, message):
-    np.savez(tmp_path / "codes.npz", **arrays)
+def test_codes_that_cannot_be_are_refused(tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
-        read_codes(str(tmp_path / "codes.npz"), CONFIG)
+        read_codes(file_of(tmp_path / "codes.npz", **changes), CONFIG)
 
 
 def test_codes_of_other_clips_are_refused(data):
-    folder, codes = data
-    np.savez(folder / "others.npz", ids=np.array(["z"]), codes=codes, offsets=np.array([0, 2 * FRAMES]))
+    folder, _ = data
+    others = file_of(folder / "others.npz", ids=np.array(["z"]))
     with pytest.raises(InputError, match=r"others\.npz: no codes of any clip"):
-        codec_task(experiment_of(folder, codes=str(folder / "others.npz")))
+        codec_task(experiment_of(folder, codes=others))
+
+
+def test_a_decoder_reads_units_once_it_has_learnt_to():
+    model = MelCodec(CONFIG, rngs=nnx.Rngs(0))
+    codes, units = np.zeros((1, CONFIG.num_codebooks, 3), np.int32), np.array([[1, 4, -1]])
+    np.testing.assert_array_equal(model.decode(codes, units), model.decode(codes))
+    model.from_unit.embedding[...] += 1.0
+    told, untold = model.decode(codes, units), model.decode(codes)
+    assert (np.asarray(told) != np.asarray(untold)).any()
+    np.testing.assert_array_equal(model.decode(codes, np.full((1, 3), -1)), untold)
 
 
 def test_predicted_codes_are_one_a_frame_and_the_same_for_one_seed(tiny_aligned_voice):

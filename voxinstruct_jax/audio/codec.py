@@ -36,8 +36,12 @@ class CodecConfig:
     num_decoder_layers: int = 4  # blocks at the codec's frame rate ahead of Vocos
     num_units: int = 0
     """Semantic units that the first codebook alone must tell in training; 0 = it need not."""
+    reads_units: bool = False
+    """Whether the decoder reads the semantic unit of a frame too, where it is given one."""
 
     def __post_init__(self) -> None:
+        if self.reads_units and not self.num_units:
+            raise ConfigError("num_units: must be at least 1 where reads_units is set")
         if self.vocos.hop_length != self.mel.hop_length:
             raise ConfigError(
                 f"vocos.hop_length {self.vocos.hop_length} must equal mel.hop_length {self.mel.hop_length}"
@@ -72,7 +76,7 @@ class CodecConfig:
     def small(cls) -> "CodecConfig":
         """The embedded voice's codec: about 5 million parameters, 1 kbit/s."""
         quantizer = QuantizerConfig(num_codebooks=4, codebook_size=1024, dropout=1.0)
-        return cls(quantizer=quantizer, num_units=256)
+        return cls(quantizer=quantizer, num_units=256, reads_units=True)
 
     @classmethod
     def tiny(cls) -> "CodecConfig":
@@ -103,6 +107,9 @@ class MelCodec(nnx.Module):
         if config.num_units:
             self.unit_head = nnx.Linear(config.quantizer.latent_dim, config.num_units, rngs=rngs)
         self.from_latent = nnx.Linear(config.quantizer.latent_dim, dim, rngs=rngs)
+        if config.reads_units:  # zeros: a decoder that was trained without units starts as it is
+            zeros = nnx.initializers.zeros_init()
+            self.from_unit = nnx.Embed(config.num_units, dim, embedding_init=zeros, rngs=rngs)
         self.decoder = _blocks(config, config.num_decoder_layers, rngs)
         self.upsample = nnx.Linear(dim, stride * config.vocos.dim, kernel_init=init, rngs=rngs)
         self.vocos = Vocos(config.vocos, rngs=rngs)
@@ -122,14 +129,22 @@ class MelCodec(nnx.Module):
         count = check_codebooks(num_codebooks or self.config.num_codebooks, self.config.num_codebooks)
         return self.quantizer.encode(self.latents(check_samples(samples)))[:, :count]
 
-    def decode(self, codes: Int[Array | np.ndarray, "batch codebook frame"]) -> Float[Array, "batch sample"]:
+    def decode(
+        self,
+        codes: Int[Array | np.ndarray, "batch codebook frame"],
+        units: Int[Array | np.ndarray, "batch frame"] | None = None,
+    ) -> Float[Array, "batch sample"]:
         """Returns the waveform; `sample = frame * hop_length`. Leading codebooks alone give a coarser sound.
+
+        Args:
+            codes: Of all codebooks, or of the leading ones.
+            units: Semantic unit of each frame, -1 = unknown; not looked at unless `config.reads_units`.
 
         Raises:
             InputError: There are not as many codebooks or entries, or no frames.
         """
         checked = check_codes(codes, self.config.num_codebooks, self.config.codebook_size)
-        return self.waveform(self.quantizer.decode(checked))
+        return self.waveform(self.quantizer.decode(checked), units)
 
     def latents(self, samples: Float[Array, "batch sample"]) -> Float[Array, "batch frame latent"]:
         """Encodes up to the quantiser."""
@@ -142,9 +157,14 @@ class MelCodec(nnx.Module):
             x = block(x)
         return self.to_latent(x)
 
-    def waveform(self, latents: Float[Array, "batch frame latent"]) -> Float[Array, "batch sample"]:
-        """Decodes latents, quantised or not."""
+    def waveform(
+        self, latents: Float[Array, "batch frame latent"], units: Int[Array | np.ndarray, "batch frame"] | None = None
+    ) -> Float[Array, "batch sample"]:
+        """Decodes latents, quantised or not; `units` as in `decode`."""
         x = self.from_latent(latents)
+        if self.config.reads_units and units is not None:
+            known = jnp.asarray(units)[..., None] >= 0
+            x += jnp.where(known, self.from_unit(jnp.maximum(jnp.asarray(units), 0)), 0.0)
         for block in self.decoder:
             x = block(x)
         batch, frames, _ = x.shape

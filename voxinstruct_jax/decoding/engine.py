@@ -39,11 +39,13 @@ from voxinstruct_jax.decoding.stages import (
     choose_width,
     decode_codes,
     fill_clips,
+    frame_units,
     nar_clip,
     own_codes,
     read_spoken,
     stack_clips,
     stack_codes,
+    stack_units,
 )
 from voxinstruct_jax.guidance import Branch, needed_branches
 from voxinstruct_jax.sharding.mesh import MESH_AXES, parameter_sharding
@@ -453,8 +455,10 @@ class _Finisher:
         filled_up = _filled_up(batch, self._profile.vocoder_batch)
         place, _, codec = next(self._places)
         codes = stack_codes([item.codes for item in filled_up if item.codes is not None])
+        units = [frame_units(self._models, item.spoken, item.clip.frames) for item in filled_up]
         with place.on_mesh():
-            self._decoding.append((batch, decode_codes(codec.graph, codec.state, codes)))
+            samples = decode_codes(codec.graph, codec.state, codes, stack_units(units, codes.shape[2]))
+            self._decoding.append((batch, samples))
 
     def _read_decoded(self, batch: list[_Voiced], decoded: Array) -> Iterator[Result]:
         for item, samples in zip(batch, np.asarray(decoded), strict=False):

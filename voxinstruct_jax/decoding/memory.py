@@ -239,7 +239,8 @@ def _vocoder_bytes(models: Models, profile: EngineProfile) -> int:
     frames = -(-(models.max_frames + models.prompt_widths[-1]) // CODE_BLOCK) * CODE_BLOCK
     shape = profile.vocoder_batch, models.nar.config.vocabulary.num_codebooks, frames
 
-    def run(_: Any, weights: Any, codes: Any) -> Any:
-        return decode_codes(models.codec.graph, weights, codes)
+    def run(_: Any, weights: Any, codes: Any, units: Any) -> Any:
+        return decode_codes(models.codec.graph, weights, codes, units)
 
-    return _extra_bytes(run, (), models.codec.state, jax.ShapeDtypeStruct(shape, jnp.int32))
+    codes, units = (jax.ShapeDtypeStruct(each, jnp.int32) for each in (shape, (shape[0], frames)))
+    return _extra_bytes(run, (), models.codec.state, codes, units)

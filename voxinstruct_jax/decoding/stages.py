@@ -14,6 +14,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Float32, Int, Int32, Key
 
+from voxinstruct_jax.audio.codec import MelCodec
 from voxinstruct_jax.audio.codecs import Codec
 from voxinstruct_jax.decoding.autoregressive import decode_ar
 from voxinstruct_jax.decoding.maskgit import fill_codebooks, masked_layout
@@ -36,17 +37,21 @@ __all__ = [
     "choose_width",
     "decode_codes",
     "decode_requests",
+    "frame_units",
     "fill_clips",
     "nar_clip",
     "own_codes",
     "read_spoken",
     "stack_clips",
     "stack_codes",
+    "stack_units",
 ]
 
 T = TypeVar("T")
 CODE_BLOCK = 50
 """Codes are decoded in multiples of this many frames, so that few programs are compiled."""
+UNKNOWN = -1
+"""Semantic unit of a frame of which none is known."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,6 +209,24 @@ def own_codes(
     return np.clip(codes, 0, vocabulary.codebook_size - 1)
 
 
+def frame_units(stage: ARStage, spoken: Spoken, frames: int) -> Int32[np.ndarray, " frame"]:
+    """The semantic unit of each of a clip's last `frames`; -1 = unknown, as in a voice prompt.
+
+    Semantic tokens are in time with frames where the AR model is aligned; elsewhere nothing is known.
+    """
+    units = np.full(frames, UNKNOWN, np.int32)
+    if stage.ar.config.timing == "aligned":
+        own = spoken.semantic[: len(spoken.first_codes)]
+        begin = frames - len(spoken.first_codes)
+        units[begin : begin + len(own)] = own
+    return units
+
+
+def stack_units(units: Sequence[Int32[np.ndarray, " _"]], frames: int) -> Int32[np.ndarray, "clip frame"]:
+    """Stacks clips' units beside `stack_codes`; behind a clip nothing is known."""
+    return np.stack([np.pad(item, (0, frames - len(item)), constant_values=UNKNOWN) for item in units])
+
+
 def stack_codes(codes: Sequence[Int[np.ndarray, "codebook _"]]) -> Int32[np.ndarray, "clip codebook frame"]:
     """Stacks clips' codes; their last frames are repeated up to the next multiple of `CODE_BLOCK`."""
     frames = max(-(-item.shape[1] // CODE_BLOCK) * CODE_BLOCK for item in codes)
@@ -242,7 +265,11 @@ def fill_clips(
 
 @functools.partial(jax.jit, static_argnums=0)
 def decode_codes(
-    graph: Any, state: Any, codes: Int32[Array | np.ndarray, "clip codebook frame"]
+    graph: Any,
+    state: Any,
+    codes: Int32[Array | np.ndarray, "clip codebook frame"],
+    units: Int32[Array | np.ndarray, "clip frame"],
 ) -> Float[Array, "clip sample"]:
-    """The waveforms of a loaded codec."""
-    return nnx.merge(graph, state).decode(codes)
+    """The waveforms of a loaded codec; `units` as `frame_units` has them, for a codec whose decoder reads them."""
+    codec = nnx.merge(graph, state)
+    return codec.decode(codes, units) if isinstance(codec, MelCodec) else codec.decode(codes)

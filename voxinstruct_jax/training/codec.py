@@ -44,6 +44,7 @@ __all__ = [
     "codec_task",
     "hearing_distance",
     "mel_distance",
+    "PredictedClip",
     "open_clips",
     "read_codes",
     "segment_task",
@@ -57,6 +58,8 @@ HEARING_STRIDE = 2
 """One crop in so many is heard: all of them would cost more than twice the rest of a step."""
 
 
+UNTOLD = 0.15
+"""Share of crops whose semantic units the decoder is not told, so that it can do without."""
 ENCODER = frozenset(["patch", "encoder_norm", "encoder", "to_latent", "quantizer", "unit_head"])
 """Parts of a codec that its codes depend on."""
 
@@ -162,7 +165,9 @@ def codec_loss(
         quantiser is taught by semantic tokens).
     """
     if batch.codes.shape[1]:
-        made, loss, metrics = model.waveform(model.quantizer.decode(batch.codes)), jnp.zeros(()), {}
+        told = jax.random.bernoulli(key, 1 - UNTOLD, (len(batch.codes), 1))
+        units = jnp.where(told, batch.units, -1) if batch.units.shape[1] else None
+        made, loss, metrics = model.waveform(model.quantizer.decode(batch.codes), units), jnp.zeros(()), {}
     else:
         made, loss, metrics = _reconstructed(config, model, batch, key)
     mel = mel_distance(batch.samples, made, model.config.mel)
@@ -208,10 +213,10 @@ def codec_task(experiment: CodecExperiment) -> Task:
         InputError: The data cannot be read, or no clip has codes.
     """
     data, config = experiment.data, experiment.model
-    rows, codes = read_manifest(data.manifest), {}
+    rows, predicted = read_manifest(data.manifest), dict[str, PredictedClip]()
     if data.codes:
-        codes = read_codes(data.codes, config)
-        rows = [row for row in rows if row.id in codes]
+        predicted = read_codes(data.codes, config)
+        rows = [row for row in rows if row.id in predicted]
         if not rows:
             raise InputError(f"{data.codes}: no codes of any clip of {data.manifest}")
     paths = [row.audio for row in rows]
@@ -219,7 +224,12 @@ def codec_task(experiment: CodecExperiment) -> Task:
     cache = build_cache(paths, folder, config.sample_rate)
     tokens = None
     if data.codes:
-        tokens = FrameTokens(codes=[codes[row.id] for row in rows], frame_samples=config.hop_length)
+        clips = [predicted[row.id] for row in rows]
+        tokens = FrameTokens(
+            codes=[clip.codes for clip in clips],
+            units=[clip.units for clip in clips] if config.reads_units else (),
+            frame_samples=config.hop_length,
+        )
     elif experiment.objective.unit_weight:
         tokens = FrameTokens(units=_clip_units(experiment, cache, paths, folder), frame_samples=config.hop_length)
     further = {"discriminator": experiment.discriminator} if experiment.objective.adversarial_weight else {}
@@ -293,22 +303,36 @@ def segment_task(
     )
 
 
-def read_codes(file: str, config: CodecConfig) -> dict[str, Int[np.ndarray, "codebook _"]]:
-    """Codes by clip id, from a file of `ids`, `codes` of all clips one after another, and their `offsets`.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PredictedClip:
+    """What a voice predicts of a clip."""
+
+    codes: Int[np.ndarray, "codebook frame"]
+    units: Int[np.ndarray, " frame"]
+    """Semantic units; -1 = unknown."""
+
+
+def read_codes(file: str, config: CodecConfig) -> dict[str, PredictedClip]:
+    """Clips by id, from a file of `ids`, `codes` and `units` of all clips one after another, and their `offsets`.
 
     Raises:
         InputError: It is no such file, or its codes are not this codec's.
     """
     try:
         with np.load(file, allow_pickle=False) as arrays:
-            ids, codes, offsets = (arrays[name] for name in ("ids", "codes", "offsets"))
+            ids, codes, units, offsets = (arrays[name] for name in ("ids", "codes", "units", "offsets"))
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{file}: no file of codes ({error}); make it with launch/predict_codes.py") from error
-    if len(codes) != config.num_codebooks or codes.min() < 0 or codes.max() >= config.codebook_size:
-        raise InputError(
-            f"{file}: codes of another codec; this one has {config.num_codebooks} x {config.codebook_size}"
-        )
-    return dict(zip(ids.tolist(), np.split(codes, offsets[1:-1], axis=1), strict=True))
+    if (
+        len(codes) > config.num_codebooks
+        or not 0 <= codes.min() <= codes.max() < config.codebook_size
+        or units.max() >= max(config.num_units, 1)
+    ):
+        ours = f"{config.num_codebooks} x {config.codebook_size} and {config.num_units} units"
+        raise InputError(f"{file}: codes of another codec; this one has {ours}")
+    cuts = offsets[1:-1]
+    parts = zip(ids.tolist(), np.split(codes, cuts, axis=1), np.split(units, cuts), strict=True)
+    return {name: PredictedClip(codes=clip_codes, units=clip_units) for name, clip_codes, clip_units in parts}
 
 
 def _clip_units(
