@@ -6,6 +6,7 @@ defaults of decoding. One converted from the paper's release also has `text/` an
 
 import dataclasses
 import functools
+import hashlib
 import json
 import zlib
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float32, Int32, Num
 
+from voxinstruct_jax.audio.codec import ENCODER_PARTS, CodecConfig
 from voxinstruct_jax.audio.codecs import Codec, codec_classes
 from voxinstruct_jax.audio.hubert import Hubert, HubertConfig, HubertFeatures
 from voxinstruct_jax.audio.semantic import FeatureSource, SemanticUnits, load_units
@@ -44,6 +46,7 @@ from voxinstruct_jax.text.tokenizer import PronunciationTokenizer, TextTokenizer
 __all__ = [
     "Loaded",
     "VoiceConfig",
+    "codes_fingerprint",
     "decode_clip",
     "embedded_release",
     "encode_clip",
@@ -174,6 +177,18 @@ def _laid_out(part: Loaded[T]) -> Loaded[T]:
 def load_codec(folder: Path) -> Loaded[Codec]:
     """Loads the codec of a voice folder, of whichever kind it is."""
     return load_part(folder, *codec_classes(str(read_settings(folder).get("kind"))))
+
+
+def codes_fingerprint(codec: Loaded[Codec]) -> str:
+    """Changes with whatever a codec's codes depend on; a decoder that learns on leaves it as it is."""
+    arrays = nnx.to_pure_dict(codec.state)
+    if isinstance(codec.config, CodecConfig):
+        arrays = {name: arrays[name] for name in sorted(arrays.keys() & ENCODER_PARTS)}
+    leaves = jax.tree_util.tree_leaves_with_path(arrays)
+    found = hashlib.sha256()
+    for path, leaf in leaves:
+        found.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf, np.float32).tobytes())
+    return found.hexdigest()[:16]
 
 
 def encode_clip(codec: Loaded[Codec], samples: Num[np.ndarray, " sample"]) -> Int32[np.ndarray, "codebook frame"]:

@@ -19,6 +19,7 @@ from voxinstruct_jax.training.codec import CodecExperiment, CodecObjective, Segm
 from voxinstruct_jax.training.loop import train
 from voxinstruct_jax.training.optimizer import OptimizerConfig
 from voxinstruct_jax.training.task import TrainConfig
+from voxinstruct_jax.voice_folder import Loaded, codes_fingerprint, load_codec
 
 ROOT = Path(__file__).parents[2]
 CONFIG = dataclasses.replace(CodecConfig.tiny(), num_units=5, reads_units=True)
@@ -76,6 +77,12 @@ def test_the_decoder_learns_and_what_codes_depend_on_stays_as_it_was(data, tmp_p
     assert before.keys() == after.keys()
     changed = {name for name in before if not jax.tree.all(jax.tree.map(np.array_equal, before[name], after[name]))}
     assert changed == {"from_latent", "from_unit", "decoder", "upsample", "vocos"}
+    assert codes_fingerprint(load_codec(folder / "codec")) == codes_fingerprint(load_codec(tmp_path / "codec"))
+
+
+def test_other_codes_have_another_fingerprint():
+    one, other = (nnx.split(MelCodec(CONFIG, rngs=nnx.Rngs(seed))) for seed in (0, 1))
+    assert codes_fingerprint(Loaded(*one, CONFIG)) != codes_fingerprint(Loaded(*other, CONFIG))
 
 
 def file_of(path, **changes):

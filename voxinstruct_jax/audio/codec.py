@@ -19,7 +19,10 @@ from voxinstruct_jax.audio.waveform import check_samples
 from voxinstruct_jax.config import ConfigError
 from voxinstruct_jax.layers.convolution import ConvNeXtBlock
 
-__all__ = ["CodecConfig", "CodecTraining", "MelCodec"]
+__all__ = ["ENCODER_PARTS", "CodecConfig", "CodecTraining", "MelCodec"]
+
+ENCODER_PARTS = frozenset(["patch", "encoder_norm", "encoder", "to_latent", "quantizer", "unit_head"])
+"""Parts of a `MelCodec` that make its codes; the others make sound of them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from voxinstruct_jax.config import ConfigError, InputError, fingerprint
+from voxinstruct_jax.config import ConfigError, InputError
 
 __all__ = ["describe_batch", "write_page"]
 
@@ -154,15 +154,12 @@ class _Speaker:
     """Decodes codes by a voice's codec; says why where it cannot."""
 
     def __init__(self, voice: Path | None, index: Any) -> None:
-        from voxinstruct_jax.checkpoints.run import file_checksums
-        from voxinstruct_jax.voice_folder import embedded_release, load_codec
+        from voxinstruct_jax.voice_folder import codes_fingerprint, embedded_release, load_codec
 
-        folder = (voice or embedded_release()) / "codec"
+        self._codec = load_codec((voice or embedded_release()) / "codec")
         self.frame_rate, self.problem = index.frame_rate, ""
-        if fingerprint(file_checksums(folder / "weights")) != index.fingerprints["codec"]:
+        if codes_fingerprint(self._codec) != index.fingerprints["codec"]:
             self.problem = "the codes are of another codec; give the voice that made them with --voice"
-            return
-        self._codec = load_codec(folder)
 
     @property
     def sample_rate(self) -> int:

@@ -209,7 +209,7 @@ def _encoders(voice: str | Path, tokenizer: str = "", batch_s: float | None = No
     from voxinstruct_jax.data.prepare import BatchResults, Encoders
     from voxinstruct_jax.text.subword import open_tokenizer
     from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
-    from voxinstruct_jax.voice_folder import encode_clips, load_codec, open_units
+    from voxinstruct_jax.voice_folder import codes_fingerprint, encode_clips, load_codec, open_units
 
     voice = Path(voice)
     codec, characters = load_codec(voice / "codec"), PronunciationTokenizer()
@@ -246,7 +246,10 @@ def _encoders(voice: str | Path, tokenizer: str = "", batch_s: float | None = No
         sample_rate=rate,
         frame_rate=codec.config.frame_rate,
         semantic_rate=units.frame_rate,
-        fingerprints={part: fingerprint(file_checksums(voice / part / "weights")) for part in ("codec", "units")},
+        fingerprints={
+            "codec": codes_fingerprint(codec),
+            "units": fingerprint(file_checksums(voice / "units" / "weights")),
+        },
         encode_ahead=encode_ahead,
         batch_s=batch_s,
     )

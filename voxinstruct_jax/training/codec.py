@@ -16,7 +16,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from voxinstruct_jax.audio.codec import CodecConfig, MelCodec
+from voxinstruct_jax.audio.codec import ENCODER_PARTS, CodecConfig, MelCodec
 from voxinstruct_jax.audio.discriminators import DiscriminatorConfig, Judgement, SpectrumDiscriminators
 from voxinstruct_jax.audio.semantic import load_units
 from voxinstruct_jax.audio.spectrogram import MelConfig, log_mel, stft
@@ -60,8 +60,6 @@ HEARING_STRIDE = 2
 
 UNTOLD = 0.15
 """Share of crops whose semantic units the decoder is not told, so that it can do without."""
-ENCODER = frozenset(["patch", "encoder_norm", "encoder", "to_latent", "quantizer", "unit_head"])
-"""Parts of a codec that its codes depend on."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -134,7 +132,7 @@ def codec_program(experiment: CodecExperiment) -> Program:
         if experiment.objective.adversarial_weight:
             model = AdversarialCodec(config, discriminator, rngs=rngs)
         if experiment.data.codes:
-            for name in vars(model).keys() & ENCODER:
+            for name in vars(model).keys() & ENCODER_PARTS:
                 freeze(getattr(model, name))
         return model
 
