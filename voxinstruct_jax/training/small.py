@@ -4,6 +4,8 @@ Sizes are those that two CPU cores can train in hours and run faster than real t
 """
 
 import dataclasses
+from collections.abc import Callable
+from typing import TypeVar
 
 from voxinstruct_jax.data.mixture import Kinds, Mixture
 from voxinstruct_jax.data.plan import BatchConfig
@@ -29,6 +31,7 @@ SHARDS = "corpus/v2/train"
 # No dropout: drawing its random bits would take a third of a step on a CPU.
 BACKBONE = LlamaConfig(num_layers=4, model_dim=256, num_heads=4, num_kv_heads=4, head_dim=64, ffn_dim=512, dropout=0.0)
 PEAK_LR = 1e-3
+T = TypeVar("T")
 _WARMUP_STEPS = 100
 
 
@@ -49,14 +52,7 @@ def small_ar(
         text_form: What the model reads.
         semantic: Whether it predicts semantic tokens, and the first codebook given them; else the first codebook alone.
     """
-    model = ARConfig(
-        vocabulary=VOCABULARY,
-        backbone=BACKBONE,
-        text_encoder=_text_encoder(),
-        timing="aligned",
-        text_form=text_form,
-        semantic=semantic,
-    )
+    model = _model(ARConfig, text_form, semantic)
     objective = ARObjective() if semantic else ARObjective(drop_semantic=0.0)
     optimizer, train = _schedule(steps, peak_lr)
     return ARExperiment(model=model, objective=objective, data=data, optimizer=optimizer, train=train)
@@ -71,14 +67,7 @@ def small_nar(
     semantic: bool = True,
 ) -> NARExperiment:
     """A NAR experiment of the embedded voice's size; see `small_ar`."""
-    model = NARConfig(
-        vocabulary=VOCABULARY,
-        backbone=BACKBONE,
-        text_encoder=_text_encoder(),
-        timing="aligned",
-        text_form=text_form,
-        semantic=semantic,
-    )
+    model = _model(NARConfig, text_form, semantic)
     optimizer, train = _schedule(steps, peak_lr)
     return NARExperiment(model=model, data=data, optimizer=optimizer, train=train)
 
@@ -101,9 +90,16 @@ def small_data(kinds: Kinds, *, prompt_ratio: float = 0.15, row_slots: int = 102
     return TokenData(shards=SHARDS, mixture=Mixture(kinds=kinds), batch=batch)
 
 
-def _text_encoder() -> TextEncoderConfig:
-    config = TextEncoderConfig.small(PronunciationTokenizer().channel_sizes, num_layers=2)
-    return dataclasses.replace(config, dropout=0.0)
+def _model(config: Callable[..., T], text_form: TextForm, semantic: bool) -> T:
+    text_encoder = TextEncoderConfig.small(PronunciationTokenizer().channel_sizes, num_layers=2)
+    return config(
+        vocabulary=VOCABULARY,
+        backbone=BACKBONE,
+        text_encoder=dataclasses.replace(text_encoder, dropout=0.0),
+        timing="aligned",
+        text_form=text_form,
+        semantic=semantic,
+    )
 
 
 def _schedule(steps: int, peak_lr: float) -> tuple[OptimizerConfig, TrainConfig]:
