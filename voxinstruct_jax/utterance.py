@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 
 import numpy as np
 from jaxtyping import Float32, Int32
@@ -25,6 +26,10 @@ __all__ = [
 MAX_CHARACTERS = 2000
 """Of an instruction."""
 _SHOWN_CHARACTERS = 60
+_MARKS = (('"', '"'), ("“", "”"), ("「", "」"), ("«", "»"), ("『", "』"))
+_STRESSING = re.compile(r"stress|emphas|accent|stick out|stand out|强调|重读|重音|加重|突出|读重|要重", re.IGNORECASE)
+_SPEAKING = re.compile(r"(?:\b(?:say|says|said|read|reads|speak|speaks)|[说念读喊])[\s:：,，]*$", re.IGNORECASE)
+"""Verbs right before a quote."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,23 +124,36 @@ def checked_seed(seed: int) -> int:
 def with_quotes(instruction: str, transcript: str | None, notes: list[str]) -> str:
     """Quotes what is to be spoken, for models that speak nothing else; what is guessed is added to `notes`."""
     quoted = spoken_content(instruction)
-    if transcript is None:
-        found = unquoted_content(instruction)
-        if quoted.text is None and found.text is None:
-            notes.append("no quoted words and no transcript: the whole instruction is spoken")
-            return f'"{instruction}"'
-        if found.text is not None and (quoted.text is None or _is_named_in(found, quoted)):
-            notes.append(f"no quotes around what is to be spoken: taken to be {_shortened(found.text)!r}")
-            return f'{instruction[: found.start]}"{found.text}"{instruction[found.end :]}'
+    if quoted.text is not None and (transcript is not None or not _may_be_stressed_word(instruction, quoted)):
         return instruction
+    if transcript is not None:
+        before, there, after = instruction.partition(transcript)
+        return _quote(before, transcript, after) if there else _quote(f"{instruction} ", transcript, "")
+    found = unquoted_content(instruction)
+    if found.text is not None and (quoted.text is None or _is_named_in(found, quoted)):
+        notes.append(f"no quotes around what is to be spoken: taken to be {_shortened(found.text)!r}")
+        return _quote(instruction[: found.start], found.text, instruction[found.end :])
     if quoted.text is not None:
         return instruction
-    before, there, after = instruction.partition(transcript)
-    return f'{before}"{transcript}"{after}' if there else f'{instruction} "{transcript}"'
+    notes.append("no quoted words and no transcript: the whole instruction is spoken")
+    return _quote("", instruction, "")
+
+
+def _quote(before: str, content: str, after: str) -> str:
+    """Puts marks around the content that it has not itself."""
+    tried = [f"{before}{opening}{content}{closing}{after}" for opening, closing in _MARKS]
+    return next((text for text in tried if spoken_content(text).text == content), tried[0])
+
+
+def _may_be_stressed_word(instruction: str, quoted: Content) -> bool:
+    """Whether what is quoted may be but a word to be stressed: `stress "my": it was my idea`."""
+    outside = f"{instruction[: quoted.start]} {instruction[quoted.end :]}"
+    spoken = _SPEAKING.search(instruction[: quoted.start - 1])
+    return _STRESSING.search(outside) is not None and spoken is None
 
 
 def _is_named_in(content: Content, quoted: Content) -> bool:
-    """Whether what is quoted is but a word of the content, named to be stressed: `stress "my": it was my idea`."""
+    """Whether what is quoted stands in the content as well."""
     named, words = ([word.text.lower() for word in split_words(each.text or "")] for each in (quoted, content))
     apart = quoted.end < content.start or quoted.start > content.end
     length = len(named)

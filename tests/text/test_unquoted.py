@@ -1,11 +1,11 @@
-import json
 import re
-from importlib.resources import files
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from voxinstruct_jax.evaluation.test_sets import read_set
+from voxinstruct_jax.text.content import spoken_content
 from voxinstruct_jax.text.unquoted import unquoted_content
 from voxinstruct_jax.utterance import with_quotes
 
@@ -15,8 +15,7 @@ def letters(text):
 
 
 def found_of(name):
-    rows = files("voxinstruct_jax.evaluation").joinpath(f"shipped_sets/{name}.jsonl").read_text("utf-8").splitlines()
-    rows = [row for row in map(json.loads, rows) if not row["attributes"]["quoted"]]
+    rows = [row for row in read_set(name) if not row["attributes"]["quoted"]]
     contents = [unquoted_content(row["instruction"]).text or "" for row in rows]
     return sum(letters(c) == letters(row["transcript"]) for c, row in zip(contents, rows, strict=True)), len(rows)
 
@@ -39,9 +38,22 @@ def test_words_behind_a_seam_are_found(instruction, words):
     assert instruction[content.start : content.end] == words
 
 
-@pytest.mark.parametrize("instruction", ["The shop is closed on Sundays.", "今天天气不错。", "Hello", ""])
+@pytest.mark.parametrize(
+    "instruction",
+    [
+        "The shop is closed on Sundays.", "今天天气不错。", "Hello", "", "Hello, world!", "大家好，我是小明。",
+        "重要的是：坚持", "Slow down, the road is icy.", "The slow train leaves at 7:45; the fast one at 8:10.", "voice: male",
+    ],
+)  # fmt: skip
 def test_a_text_that_describes_no_voice_is_not_cut(instruction):
     assert unquoted_content(instruction).text is None
+
+
+def test_hardly_any_plain_sentence_is_cut():
+    names = ("instruct_en", "instruct_zh", "free_wording_en", "free_wording_zh", "hard", "code_switched")
+    transcripts = {row["transcript"] for name in names for row in read_set(name)}
+    cut = [transcript for transcript in transcripts if unquoted_content(transcript).text is not None]
+    assert len(cut) < 0.04 * len(transcripts)
 
 
 @given(st.text(max_size=80))
@@ -64,12 +76,29 @@ def test_what_is_guessed_is_quoted_and_told():
 
 
 def test_a_word_quoted_to_be_stressed_is_not_what_is_spoken():
-    notes = []
     instruction = 'A loud male voice with the stress on "my": that was my idea'
-    assert with_quotes(instruction, None, notes).endswith('"my": "that was my idea"')
-    quoted = 'Say "my word" slowly, in a deep voice'
-    assert with_quotes(quoted, None, notes) == quoted
+    assert with_quotes(instruction, None, []).endswith('"my": "that was my idea"')
+
+
+@pytest.mark.parametrize(
+    "instruction",
+    [
+        'Say "my word" slowly, in a deep voice',
+        'A man says "stop". He wants the car to stop, and he is angry.',
+        "用温柔的女声说“我”，像我妈妈那样",
+        'Say "good" in a loud voice: make it sound good.',
+    ],
+)
+def test_quotes_are_sure(instruction):
+    notes = []
+    assert with_quotes(instruction, None, notes) == instruction
+    assert not notes
 
 
 def test_a_transcript_wins_over_a_guess():
     assert with_quotes("A deep voice: be quiet", "quiet", []) == 'A deep voice: be "quiet"'
+
+
+@pytest.mark.parametrize("words", ['the 6" pipe', 'He said "no" and left', "it's his"])
+def test_marks_within_the_words_do_not_end_them(words):
+    assert spoken_content(with_quotes("A slow male voice", words, [])).text == words

@@ -27,7 +27,12 @@ _LABELS = (
     "text|content|line|lines|words|script|sentence|transcript|message|say|says|read|"
     "台词|内容|文本|文字|原文|正文|句子|话|词|说|念|读|朗读|说什么|读什么|念什么"
 )
-_LABELLED = 2.0
+_EVERYDAY = (
+    "hello hi hey good great morning evening night afternoon today tonight now ladies gentlemen welcome please thank "
+    "thanks sorry yes no ok love like well back 你好 您好 大家 再 再见 谢谢 早上 晚上 今天 "
+    "晚安 欢迎 请 爱 好 坚持 喂 嘘"
+)
+"""Instruction words that speech is as full of."""
 
 
 class _Seam(NamedTuple):
@@ -39,22 +44,33 @@ class _Seam(NamedTuple):
     """For content that begins there."""
     whole: bool
     """Whether content in lines of its own may end or begin there."""
+    least: float = 0.2
+    """How much of what is left must describe a voice."""
 
 
-_END = _Seam(0.0, 0.0, True)
+_END = _Seam(0.0, 0.0, True, 1.0)
+_LABELLED, _COLON = 2.0, 0.5
 _SEAMS: Sequence[tuple[re.Pattern[str], _Seam]] = [
-    (re.compile(pattern, re.IGNORECASE), _Seam(before, after, whole))
-    for pattern, before, after, whole in (
-        (rf"(?:(?<![\w])|(?<=[{HAN}]))(?:{_LABELS})(?:\s*[（(][^()（）]*[)）])?\s*[:：]\s*", 0.0, _LABELLED, True),
-        (r"\s*(?<!\d)[:：]\s*|\s*[:：](?!\d)\s*", 0.0, 0.5, True),
-        (r"\s*\n\s*", 0.1, 0.2, True),
-        (r"\s+[-–|/]+\s+|\s*—+\s*|\s*[|｜]\s*|\s*-{2,}\s*|\s*->\s*|\s*[→⇒]\s*", 0.1, 0.1, True),
-        (r"\s*[\[(（【]\s*|\s*[\])）】]\s*", 0.1, 0.1, True),
-        (r"(?<=[.!?;。！？；…])\s*", 0.0, 0.0, False),
-        (r"(?<=[,，])\s*", -0.1, -0.1, False),
-        (rf"(?<=[{HAN}](?:说|念|读|讲|喊))(?=[{HAN}A-Za-z])(?![出来得地着过完法话起一下成])", -0.1, 0.0, False),
-        (r"\b(?:lines?|words?|text|sentence) (?:is|are)\s+", 0.0, 0.3, True),
-        (r"(?<=\bsay)\s+|(?<=\bsays)\s+|(?<=\bsaying)\s+|(?<=\bread)\s+", -0.1, 0.0, False),
+    (re.compile(pattern, re.IGNORECASE), seam)
+    for pattern, seam in (
+        (
+            rf"(?:(?<![\w])|(?<=[{HAN}]))(?:{_LABELS})(?:\s*[（(][^()（）]*[)）])?\s*[:：](?!//)\s*",
+            _Seam(0.0, _LABELLED, True, 0.0),
+        ),
+        (r"\s*(?<!\d)[:：](?!//)\s*|\s*[:：](?!\d|//)\s*", _Seam(-1.0, _COLON, True)),
+        (r"\s*\n\s*", _Seam(0.1, 0.2, True)),
+        (
+            r"\s+[-–|/]+\s+|\s*—+\s*|\s*[|｜]\s*|\s*-{2,}\s*|\s*->\s*|\s*[→⇒]\s*|\s*[\[(（【]\s*|\s*[\])）】]\s*",
+            _Seam(0.1, 0.1, True),
+        ),
+        (r"(?<=[.!?;。！？；…])\s*", _Seam(0.0, 0.0, False, 0.4)),
+        (r"(?<=[,，])\s*", _Seam(-0.1, -0.1, False, 0.8)),
+        (
+            rf"(?<=[{HAN}](?:说|念|读|讲|喊))(?<![就阅]读)(?=[{HAN}A-Za-z])(?![出来得地着过完法话起一下成了于])",
+            _Seam(-0.1, 0.0, False, 0.4),
+        ),
+        (r"(?:(?<=^)|(?<=[.;!?,]\s))the (?:lines?|words?|text|sentence) (?:is|are)\s+", _Seam(0.0, 0.3, True)),
+        (r"(?<=\bsay)\s+|(?<=\bsays)\s+|(?<=\bsaying)\s+|(?<=\bread)\s+", _Seam(-0.1, 0.0, False, 0.4)),
     )
 ]
 """Where a text may be cut, strongest first."""
@@ -74,19 +90,23 @@ def unquoted_content(instruction: str) -> Content:
         The content, its text equal to `instruction[start:end]`; None where all of it may be content.
     """
     pieces = _pieces(instruction)
-    telling = _telling(instruction)
     letters = np.array([character.isalnum() for character in instruction], bool)
+    num_letters = np.concatenate([[0], np.cumsum(letters)])
+    num_telling = np.concatenate([[0], np.cumsum(letters & _telling(instruction))])
     in_lines = "\n" in instruction.strip()
     best, found = _LEAST, None
     for first, last in itertools.combinations_with_replacement(range(len(pieces)), 2):
         (start, _, before), (_, end, _) = pieces[first], pieces[last]
         after = pieces[last + 1][2] if last + 1 < len(pieces) else _END
-        inside = np.zeros(len(instruction), bool)
-        inside[start:end] = True
-        if not (letters & inside).any() or not (telling & ~inside).any():
+        inside, telling = (int(each[end] - each[start]) for each in (num_letters, num_telling))
+        outside, telling_outside = num_letters[-1] - inside, num_telling[-1] - telling
+        told = telling_outside / max(outside, 1)
+        of_itself = telling / max(inside, 1)
+        if not inside or not telling_outside or told < min(before.least, after.least):
             continue
-        score = _share(telling, letters & ~inside) - _share(telling, letters & inside)
-        score += before.after + after.before + _LONG * _share(inside, letters)
+        if of_itself == 1 and before.after != _LABELLED:
+            continue
+        score = told - of_itself + before.after + after.before + _LONG * inside / num_letters[-1]
         score -= sum(max(seam.after, 0.0) for _, _, seam in pieces[first + 1 : last + 1])
         if in_lines:
             score -= _WITHIN_A_LINE * (not (before.whole and after.whole))
@@ -143,8 +163,4 @@ def _telling_words() -> frozenset[str]:
             skipped = line.startswith(_LEFT_OUT)
         elif not skipped and line and line.split()[0] not in _PRONOUNS:
             words.update(line.split())
-    return frozenset(words)
-
-
-def _share(telling: Bool[ndarray, " character"], where: Bool[ndarray, " character"]) -> float:
-    return float((telling & where).sum() / max(where.sum(), 1))
+    return frozenset(words) - set(_EVERYDAY.split())
