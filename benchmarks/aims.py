@@ -55,7 +55,7 @@ def main() -> int:
     parser.add_argument("--codec", type=Path, help="such a folder of resynthesised speech")
     parser.add_argument("--corpus", type=Path, help="such a folder of the training speech")
     options = parser.parse_args()
-    sets = {folder.name: figures(folder) for folder in options.scores}
+    sets = {str(folder): figures(folder) for folder in options.scores}
     codec = {"codec": figures(options.codec)} if options.codec else {}
     lines = [line for aim in AIMS for line in judged(aim, sets)]
     lines += [line for aim in CODEC_AIMS for line in judged(aim, codec)]
@@ -69,6 +69,8 @@ def main() -> int:
 
 def figures(folder: Path) -> dict[str, dict[str, Any]]:
     """Rows of a summary over all items, by metric."""
+    if not (folder / "summary.json").is_file():
+        sys.exit(f"{folder}: no summary.json; give a folder that `voxinstruct evaluate` wrote")
     rows = json.loads((folder / "summary.json").read_text("utf-8"))["rows"]
     return {row["metric"]: row for row in rows if row["slice"] == "all"}
 

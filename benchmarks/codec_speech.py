@@ -28,7 +28,7 @@ def main() -> int:
     rate, written = codec.config.sample_rate, []
     with progress_bar("clips", len(rows)) as advance:
         for row in rows:
-            original = (options.manifest.parent / row.audio).resolve()
+            original = Path(row.audio).resolve()
             codes = encode_clip(codec, read_audio(original, rate))[: options.codebooks]
             audio = options.out / "audio" / f"{row.id}.flac"
             write_audio(audio, decode_clip(codec, codes), rate, tag="speech through a codec")

@@ -38,7 +38,7 @@ def main() -> int:
     manifest = options.out / "manifest.jsonl"
     done = finished_ids(manifest)
     rows = [json.loads(line) for path in options.requests for line in path.read_text("utf-8").splitlines()]
-    waiting = [row for row in rows if row["id"] not in done]
+    waiting = list({row["id"]: row for row in rows if row["id"] not in done}.values())
     with manifest.open("a", encoding="utf-8") as written, progress_bar("sentences", len(waiting)) as advance:
         for row in waiting:
             recipe = choose_voice(row, names)

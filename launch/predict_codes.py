@@ -1,9 +1,9 @@
 r"""Writes the codes that a voice predicts for prepared clips, told each code before: what its codec will meet.
 
 The first codebook is drawn frame by frame from what the AR model says after the clip's own codes (teacher forcing), as
-the voice draws it, without guidance; the NAR model fills the others from it. The clip's semantic units stand beside
-them. `configs/codec_decoder_small.py` trains the codec's decoder on the result. One of a clip's instructions is read,
-drawn by the seed.
+the voice draws it, without guidance and never anew; the NAR model fills the others from it. The clip's semantic units
+stand beside them. `configs/codec_decoder_small.py` trains the codec's decoder on the result. One of a clip's
+instructions is read, drawn by the seed. Started again it goes on.
 
 Run: uv run python launch/predict_codes.py corpus/v2/dev --voice voice --out predicted.npz
 """
@@ -26,16 +26,18 @@ from voxinstruct_jax.data.progress import progress_bar
 from voxinstruct_jax.data.shards import Example, ShardReader
 from voxinstruct_jax.decoding.requests import ARRequest, FinishReason, Limits
 from voxinstruct_jax.decoding.sampling import SamplingConfig, filter_logits
-from voxinstruct_jax.decoding.stages import UNKNOWN, SpeechRequest, Spoken
+from voxinstruct_jax.decoding.stages import UNKNOWN, SpeechRequest, Spoken, choose_width
 from voxinstruct_jax.guidance import Guidance
 from voxinstruct_jax.text.tokenizer import arrange_text, spread_durations
 from voxinstruct_jax.training.ar import ar_targets
+from voxinstruct_jax.training.codec import PredictedClip, read_codes, write_codes
 from voxinstruct_jax.vocabulary import ACOUSTIC, PackedBatch, build_layout, build_prompt, expand
 from voxinstruct_jax.voice import ROOMS, Voice, load
-from voxinstruct_jax.voice_folder import TEXT_WIDTHS
+from voxinstruct_jax.voice_folder import TEXT_WIDTHS, codes_fingerprint
 
 COLDEST = 1e-3
 """Temperature that stands for greedy decoding."""
+CLIPS_A_CHECKPOINT = 100
 
 
 def main() -> int:
@@ -48,29 +50,39 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     try:
-        voice, reader = load(options.voice), ShardReader(options.shards)
-        count = min(options.clips or len(reader), len(reader))
-        ids, codes, units = [], [], []
-        with progress_bar("clips", count) as advance:
-            for record in range(count):
-                example = reader[record]
-                ids.append(example.id)
-                codes.append(predict(voice, example, (options.seed, record)))
-                units.append(_fitted(expand(example.semantic_tokens, example.run_lengths), codes[-1].shape[1]))
-                advance()
+        _predict_all(options)
     except VoxError as error:
         print(error, file=sys.stderr)
         return 1
-    offsets = np.cumsum([0, *(each.shape[1] for each in codes)])
-    partial = options.out.with_suffix(".partial.npz")
-    arrays = {"codes": np.concatenate(codes, 1).astype(np.int16), "units": np.concatenate(units).astype(np.int16)}
-    np.savez_compressed(partial, ids=np.array(ids), offsets=offsets, **arrays)
-    partial.replace(options.out)
     return 0
 
 
-def predict(voice: Voice, example: Example, seed: tuple[int, int]) -> Int32[np.ndarray, "codebook frame"]:
-    """Codes of one clip, all codebooks."""
+def _predict_all(options: argparse.Namespace) -> None:
+    """Predicts clip by clip; what is there already is kept."""
+    voice, reader = load(options.voice), ShardReader(options.shards)
+    if codes_fingerprint(voice.codec) != reader.index.fingerprints["codec"]:
+        raise InputError(
+            f"{options.shards}: codes of another codec than that of {voice.name}; give the --voice of these"
+        )
+    count = len(reader) if options.clips is None else min(options.clips, len(reader))
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    partial = options.out.with_suffix(".partial.npz")
+    done = list(read_codes(str(partial), voice.codec.config).items()) if partial.exists() else []
+    with progress_bar("clips", count, done=len(done)) as advance:
+        for record in range(len(done), count):
+            example = reader[record]
+            done.append((example.id, predict(voice, example, (options.seed, record))))
+            if len(done) % CLIPS_A_CHECKPOINT == 0:
+                write_codes(partial, done)
+            advance()
+    write_codes(options.out, [(name, clip) for name, clip in done if clip.codes.shape[1]])
+    partial.unlink(missing_ok=True)
+    too_long = sum(not clip.codes.shape[1] for _, clip in done)
+    print(f"{options.out}: {len(done) - too_long} clips; {too_long} too long for this voice were left out")
+
+
+def predict(voice: Voice, example: Example, seed: tuple[int, int]) -> PredictedClip:
+    """Codes of one clip, all codebooks, and its units; of no frames where the clip is too long for the voice."""
     random, model = np.random.default_rng(seed), voice.ar.config
     if model.timing != "aligned" or not model.semantic:
         raise InputError(f"{voice.name}: predicting is written for aligned models with semantic tokens")
@@ -80,8 +92,10 @@ def predict(voice: Voice, example: Example, seed: tuple[int, int]) -> Int32[np.n
     durations = spread_durations(text, example.durations)
     nothing = np.zeros((len(example.codes), 0), np.int32)
     layout = build_layout(model.vocabulary, example.language, semantic, example.codes[: model.vocabulary.num_codebooks])
-    text_width = next(width for width in TEXT_WIDTHS if width >= len(text))
-    frames = next(room for room in ROOMS if room >= example.codes.shape[1])
+    if len(text) > TEXT_WIDTHS[-1] or example.codes.shape[1] > ROOMS[-1]:
+        return PredictedClip(codes=nothing, units=nothing[0])
+    text_width = choose_width(len(text), TEXT_WIDTHS)
+    frames = choose_width(example.codes.shape[1], ROOMS)
     batch = pack(
         [[Clip(text_tokens=text, layout=layout, durations=durations)]],
         text_width=text_width,
@@ -109,12 +123,9 @@ def predict(voice: Voice, example: Example, seed: tuple[int, int]) -> Int32[np.n
         reason=FinishReason.STOP,
         durations=durations.astype(np.float32),
     )
-    return voice.fill_codes(request, spoken)
-
-
-def _fitted(units: Int32[np.ndarray, " unit"], frames: int) -> Int32[np.ndarray, " frame"]:
-    """As many units as frames; -1 = unknown."""
-    return np.pad(units[:frames], (0, max(frames - len(units), 0)), constant_values=UNKNOWN)
+    codes = voice.fill_codes(request, spoken)
+    units = np.pad(semantic[: len(first)], (0, max(len(first) - len(semantic), 0)), constant_values=UNKNOWN)
+    return PredictedClip(codes=codes, units=units)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))

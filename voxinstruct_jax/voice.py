@@ -111,11 +111,15 @@ def load(path: str | os.PathLike[str] | None = None, *, dtype: ComputeType | Non
         raise InputError(
             f"{folder / SETTINGS}: num_steps has {len(config.num_steps)} entries, the NAR model fills {filled}"
         )
+    codec = load_codec(folder / "codec")
+    units, said = getattr(codec.config, "num_units", 0), ar.config.vocabulary.num_semantic
+    if getattr(codec.config, "reads_units", False) and units != said:
+        raise InputError(f"{folder}: the codec reads {units} semantic units, the AR model says {said}")
     return Voice(
         name=f"{folder.name} {identify(folder, ('codec', 'ar', 'nar'))}",
         config=config,
         tokenizer=open_tokenizer(folder, config, ar.config.text_encoder.channel_sizes[0]),
-        codec=load_codec(folder / "codec"),
+        codec=codec,
         ar=ar,
         nar=nar,
         folder=folder,
@@ -155,7 +159,8 @@ class TokenVoice(abc.ABC):
         """Speaks one instruction; the same arguments give the same tokens.
 
         Args:
-            instruction: How and what to speak, the words to be spoken in quotes anywhere in it.
+            instruction: How and what to speak, the words to be spoken in quotes anywhere in it; without quotes they are
+                guessed, and the notes say so.
             prompt: An audio file whose voice is continued (at most 10 s are used).
             prompt_transcript: What the prompt says. Without it the prompt conditions through its acoustic codes only.
             transcript: The words to be spoken, where the instruction does not quote them; sets the length limits.

@@ -6,7 +6,6 @@ defaults of decoding. One converted from the paper's release also has `text/` an
 
 import dataclasses
 import functools
-import hashlib
 import json
 import zlib
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float32, Int32, Num
 
-from voxinstruct_jax.audio.codec import ENCODER_PARTS, CodecConfig
+from voxinstruct_jax.audio import codecs
 from voxinstruct_jax.audio.codecs import Codec, codec_classes
 from voxinstruct_jax.audio.hubert import Hubert, HubertConfig, HubertFeatures
 from voxinstruct_jax.audio.semantic import FeatureSource, SemanticUnits, load_units
@@ -180,15 +179,8 @@ def load_codec(folder: Path) -> Loaded[Codec]:
 
 
 def codes_fingerprint(codec: Loaded[Codec]) -> str:
-    """Changes with whatever a codec's codes depend on; a decoder that learns on leaves it as it is."""
-    arrays = nnx.to_pure_dict(codec.state)
-    if isinstance(codec.config, CodecConfig):
-        arrays = {name: arrays[name] for name in sorted(arrays.keys() & ENCODER_PARTS)}
-    leaves = jax.tree_util.tree_leaves_with_path(arrays)
-    found = hashlib.sha256()
-    for path, leaf in leaves:
-        found.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf, np.float32).tobytes())
-    return found.hexdigest()[:16]
+    """`audio.codecs.codes_fingerprint` of a loaded codec."""
+    return codecs.codes_fingerprint(codec.config, nnx.to_pure_dict(codec.state))
 
 
 def encode_clip(codec: Loaded[Codec], samples: Num[np.ndarray, " sample"]) -> Int32[np.ndarray, "codebook frame"]:

@@ -41,10 +41,17 @@ def test_words_behind_a_seam_are_found(instruction, words):
 @pytest.mark.parametrize(
     "instruction",
     [
-        "The shop is closed on Sundays.", "今天天气不错。", "Hello", "", "Hello, world!", "大家好，我是小明。",
-        "重要的是：坚持", "Slow down, the road is icy.", "The slow train leaves at 7:45; the fast one at 8:10.", "voice: male",
+        "The shop is closed on Sundays.",
+        "今天天气不错。",
+        "Hello, world!",
+        "大家好，我是小明。",
+        "重要的是：坚持",
+        "Slow down, the road is icy.",
+        "The slow train leaves at 7:45; the fast one at 8:10.",
+        "voice: male",
+        "",
     ],
-)  # fmt: skip
+)
 def test_a_text_that_describes_no_voice_is_not_cut(instruction):
     assert unquoted_content(instruction).text is None
 

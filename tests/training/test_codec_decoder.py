@@ -13,9 +13,15 @@ from flax import nnx
 from voxinstruct_jax.audio.codec import CodecConfig, MelCodec
 from voxinstruct_jax.checkpoints.weights import load_weights, save_weights
 from voxinstruct_jax.cli.convert import export_run
-from voxinstruct_jax.config import InputError, to_dict
+from voxinstruct_jax.config import ConfigError, InputError, to_dict
 from voxinstruct_jax.data.shards import Example
-from voxinstruct_jax.training.codec import CodecExperiment, CodecObjective, SegmentData, codec_task, read_codes
+from voxinstruct_jax.training.codec import (
+    CodecExperiment,
+    CodecObjective,
+    SegmentData,
+    codec_task,
+    read_codes,
+)
 from voxinstruct_jax.training.loop import train
 from voxinstruct_jax.training.optimizer import OptimizerConfig
 from voxinstruct_jax.training.task import TrainConfig
@@ -39,9 +45,9 @@ def data(tmp_path_factory):
     units = (codes[0] % CONFIG.num_units).astype(np.int16)
     offsets = np.array([0, FRAMES, 2 * FRAMES])
     np.savez(folder / "codes.npz", ids=np.array(["c", "a"]), codes=codes, units=units, offsets=offsets)
-    model = MelCodec(CONFIG, rngs=nnx.Rngs(0))
-    arrays = nnx.to_pure_dict(nnx.state(model))
-    save_weights(folder / "codec", arrays, {"kind": "codec", "model": to_dict(CONFIG)}, card="# Random\n")
+    before = dataclasses.replace(CONFIG, reads_units=False)  # as codecs are that were trained without units
+    arrays = nnx.to_pure_dict(nnx.state(MelCodec(before, rngs=nnx.Rngs(0))))
+    save_weights(folder / "codec", arrays, {"kind": "codec", "model": to_dict(before)}, card="# Random\n")
     return folder, codes
 
 
@@ -74,9 +80,10 @@ def test_the_decoder_learns_and_what_codes_depend_on_stays_as_it_was(data, tmp_p
     train(codec_task(experiment), experiment, tmp_path / "run", report=lambda *_: None)
     export_run(tmp_path / "run", tmp_path / "codec", dtype="float32")
     before, after = (load_weights(place)[1] for place in (folder / "codec", tmp_path / "codec"))
-    assert before.keys() == after.keys()
+    assert after.keys() - before.keys() == {"from_unit"}
     changed = {name for name in before if not jax.tree.all(jax.tree.map(np.array_equal, before[name], after[name]))}
-    assert changed == {"from_latent", "from_unit", "decoder", "upsample", "vocos"}
+    assert changed == {"from_latent", "decoder", "upsample", "vocos"}
+    assert np.abs(after["from_unit"]["embedding"]).max() > 0
     assert codes_fingerprint(load_codec(folder / "codec")) == codes_fingerprint(load_codec(tmp_path / "codec"))
 
 
@@ -99,11 +106,31 @@ def file_of(path, **changes):
         ({"codes": np.zeros((9, 6), np.int16)}, "another codec; this one has 4 x 32 and 5 units"),
         ({"codes": np.full((4, 6), 999)}, "another codec"),
         ({"units": np.full(6, 5)}, "another codec"),
+        ({"offsets": np.array([0, 3, 6])}, "no file of codes"),
     ],
 )
 def test_codes_that_cannot_be_are_refused(tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
         read_codes(file_of(tmp_path / "codes.npz", **changes), CONFIG)
+
+
+def test_damaged_files_are_refused(data, tmp_path):
+    whole = (data[0] / "codes.npz").read_bytes()
+    (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"cut\.npz: no file of codes"):
+        read_codes(str(tmp_path / "cut.npz"), CONFIG)
+
+
+def test_codes_of_another_length_than_the_sound_are_refused(data):
+    folder, codes = data
+    short = file_of(folder / "short.npz", codes=codes[:, :6])
+    with pytest.raises(InputError, match=r"short\.npz: 6 frames of a, its sound has 20"):
+        codec_task(experiment_of(folder, codes=short, cache=str(folder / "cache-short")))
+
+
+def test_gains_are_refused_with_codes(data):
+    with pytest.raises(ConfigError, match="set gain_db and unit_weight to 0"):
+        codec_task(experiment_of(data[0], gain_db=6.0))
 
 
 def test_codes_of_other_clips_are_refused(data):
@@ -140,7 +167,24 @@ def test_predicted_codes_are_one_a_frame_and_the_same_for_one_seed(tiny_aligned_
         durations=np.array([2, 4, 6, 2], np.int16),
     )
     first, again = (script.predict(tiny_aligned_voice, example, (0, 0)) for _ in range(2))
-    assert first.shape == example.codes.shape
-    assert first.min() >= 0
-    assert first.max() < vocabulary.codebook_size
-    np.testing.assert_array_equal(first, again)
+    assert first.codes.shape == example.codes.shape
+    assert first.codes.min() >= 0
+    assert first.codes.max() < vocabulary.codebook_size
+    np.testing.assert_array_equal(first.codes, again.codes)
+    np.testing.assert_array_equal(first.units, [1, 1, 1, 2, 2, 2, 2])
+    too_long = dataclasses.replace(example, instructions=('A man says "' + 600 * "a " + '"',))
+    assert script.predict(tiny_aligned_voice, too_long, (0, 0)).codes.shape == (vocabulary.num_codebooks, 0)
+
+
+def test_written_codes_are_read_again(tmp_path):
+    random = np.random.default_rng(0)
+    clips = [
+        (name, PredictedClip(codes=random.integers(0, 32, (4, frames)), units=random.integers(-1, 5, frames)))
+        for name, frames in (("a", 3), ("b", 0), ("c", 5))
+    ]
+    write_codes(tmp_path / "codes.npz", clips)
+    found = read_codes(str(tmp_path / "codes.npz"), CONFIG)
+    assert list(found) == ["a", "b", "c"]
+    for name, clip in clips:
+        np.testing.assert_array_equal(found[name].codes, clip.codes)
+        np.testing.assert_array_equal(found[name].units, clip.units)

@@ -22,7 +22,7 @@ from voxinstruct_jax.layers.convolution import ConvNeXtBlock
 __all__ = ["ENCODER_PARTS", "CodecConfig", "CodecTraining", "MelCodec"]
 
 ENCODER_PARTS = frozenset(["patch", "encoder_norm", "encoder", "to_latent", "quantizer", "unit_head"])
-"""Parts of a `MelCodec` that make its codes; the others make sound of them."""
+"""Parts of a `MelCodec` that make its codes, and the head that taught them; the others make sound of codes."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

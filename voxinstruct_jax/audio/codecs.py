@@ -1,22 +1,24 @@
 """What every codec offers, and which one a folder holds: the frame rate of a system is a choice of this one part."""
 
 import dataclasses
+import hashlib
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Num
 
-from voxinstruct_jax.audio.codec import CodecConfig, MelCodec
+from voxinstruct_jax.audio.codec import ENCODER_PARTS, CodecConfig, MelCodec
 from voxinstruct_jax.audio.encodec import Encodec, EncodecConfig
 from voxinstruct_jax.audio.mimi import Mimi, MimiConfig
 from voxinstruct_jax.audio.published_vocos import CodeVocos, CodeVocosConfig
 from voxinstruct_jax.config import ConfigError, InputError
 
-__all__ = ["Codec", "CodecSizes", "EncodecVocos", "EncodecVocosConfig", "codec_classes"]
+__all__ = ["Codec", "CodecSizes", "EncodecVocos", "EncodecVocosConfig", "codec_classes", "codes_fingerprint"]
 
 
 @runtime_checkable
@@ -144,3 +146,18 @@ def codec_classes(kind: str) -> tuple[type, Callable[..., Any]]:
     if kind not in KINDS:
         raise InputError(f"no codec of kind {kind!r}; known: {', '.join(KINDS)}")
     return KINDS[kind]
+
+
+def codes_fingerprint(config: CodecSizes, arrays: Any) -> str:
+    """Sixteen hex digits that change with whatever codes depend on; a decoder that learns on leaves them as they are.
+
+    Args:
+        config: Of the codec.
+        arrays: Its weights as nested dicts, in any precision that they fit in.
+    """
+    if isinstance(config, CodecConfig):
+        arrays = {name: arrays[name] for name in sorted(arrays.keys() & ENCODER_PARTS)}
+    found = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(arrays):
+        found.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf, np.float32).tobytes())
+    return found.hexdigest()[:16]

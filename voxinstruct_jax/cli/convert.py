@@ -109,12 +109,19 @@ def _export_latent_voice(options: argparse.Namespace) -> int:
 
 def _export_flow_voice(options: argparse.Namespace) -> int:
     """Writes the voice of a flow behind the AR model of another voice, which is copied."""
-    from voxinstruct_jax.checkpoints.weights import read_settings, weights_fingerprint
+    from voxinstruct_jax.checkpoints.weights import read_settings
     from voxinstruct_jax.config import fingerprint, from_dict
     from voxinstruct_jax.flow_voice import KIND, FlowVoiceConfig, check_flow
     from voxinstruct_jax.models.ar import ARConfig
     from voxinstruct_jax.training.codec_flow import CodecFlowExperiment
-    from voxinstruct_jax.voice_folder import VoiceConfig, embedded_release, read_voice_settings, write_voice_settings
+    from voxinstruct_jax.voice_folder import (
+        VoiceConfig,
+        codes_fingerprint,
+        embedded_release,
+        load_codec,
+        read_voice_settings,
+        write_voice_settings,
+    )
 
     lender = options.voice or embedded_release()
     kind, values = read_voice_settings(lender)
@@ -123,7 +130,7 @@ def _export_flow_voice(options: argparse.Namespace) -> int:
     experiment = from_dict(CodecFlowExperiment, json.loads((options.source / "config.json").read_text()))
     check_flow(lender, from_dict(ARConfig, read_settings(lender / "ar")["model"]), experiment.model)
     trained_on = json.loads((options.source / "run.json").read_text())["codec"]
-    if trained_on != fingerprint(weights_fingerprint(lender / "codec")):
+    if trained_on != fingerprint(codes_fingerprint(load_codec(lender / "codec"))):
         raise InputError(
             f"{options.source}: trained on latents of another codec than that of {lender}; give its --voice"
         )

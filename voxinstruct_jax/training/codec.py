@@ -6,6 +6,8 @@ Two more stages start from the first one's weights (`--train.init-from`): agains
 
 import dataclasses
 import functools
+import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +40,16 @@ __all__ = [
     "AdversarialCodec",
     "CodecExperiment",
     "CodecObjective",
+    "PredictedClip",
     "SegmentData",
     "codec_loss",
     "codec_program",
     "codec_task",
     "hearing_distance",
     "mel_distance",
-    "PredictedClip",
     "open_clips",
     "read_codes",
+    "write_codes",
     "segment_task",
     "stft_distance",
 ]
@@ -213,16 +216,22 @@ def codec_task(experiment: CodecExperiment) -> Task:
     data, config = experiment.data, experiment.model
     rows, predicted = read_manifest(data.manifest), dict[str, PredictedClip]()
     if data.codes:
+        if data.gain_db or experiment.objective.unit_weight:
+            raise ConfigError("data.codes: the codes are of clips as they are; set gain_db and unit_weight to 0")
         predicted = read_codes(data.codes, config)
         rows = [row for row in rows if row.id in predicted]
         if not rows:
             raise InputError(f"{data.codes}: no codes of any clip of {data.manifest}")
     paths = [row.audio for row in rows]
-    folder = Path(data.cache or Path(data.manifest).parent / "audio-cache")
+    folder = Path(data.cache or Path(data.manifest).parent / ("audio-cache-coded" if data.codes else "audio-cache"))
     cache = build_cache(paths, folder, config.sample_rate)
     tokens = None
     if data.codes:
         clips = [predicted[row.id] for row in rows]
+        frames = -(-np.diff(cache.offsets) // config.hop_length)
+        for row, clip, wanted in zip(rows, clips, frames.tolist(), strict=True):
+            if wanted and clip.codes.shape[1] != wanted:
+                raise InputError(f"{data.codes}: {clip.codes.shape[1]} frames of {row.id}, its sound has {wanted}")
         tokens = FrameTokens(
             codes=[clip.codes for clip in clips],
             units=[clip.units for clip in clips] if config.reads_units else (),
@@ -310,6 +319,20 @@ class PredictedClip:
     """Semantic units; -1 = unknown."""
 
 
+def write_codes(file: Path, clips: Sequence[tuple[str, PredictedClip]]) -> None:
+    """Writes clips, each with its id, for `read_codes`; the file appears whole or not at all."""
+    lengths = [clip.codes.shape[1] for _, clip in clips]
+    partial = file.with_name(f".{file.name}.partial.npz")
+    np.savez_compressed(
+        partial,
+        ids=np.array([name for name, _ in clips], str),
+        offsets=np.cumsum([0, *lengths]),
+        codes=np.concatenate([clip.codes for _, clip in clips], axis=1).astype(np.int16),
+        units=np.concatenate([clip.units for _, clip in clips]).astype(np.int16),
+    )
+    partial.replace(file)
+
+
 def read_codes(file: str, config: CodecConfig) -> dict[str, PredictedClip]:
     """Clips by id, from a file of `ids`, `codes` and `units` of all clips one after another, and their `offsets`.
 
@@ -319,18 +342,21 @@ def read_codes(file: str, config: CodecConfig) -> dict[str, PredictedClip]:
     try:
         with np.load(file, allow_pickle=False) as arrays:
             ids, codes, units, offsets = (arrays[name] for name in ("ids", "codes", "units", "offsets"))
-    except (OSError, ValueError, KeyError) as error:
+        cuts = offsets[1:-1]
+        parts = zip(ids.tolist(), np.split(codes, cuts, axis=1), np.split(units, cuts), strict=True)
+        clips = {name: PredictedClip(codes=codes_of, units=units_of) for name, codes_of, units_of in parts}
+    except (OSError, ValueError, KeyError, TypeError, IndexError, zipfile.BadZipFile) as error:
         raise InputError(f"{file}: no file of codes ({error}); make it with launch/predict_codes.py") from error
+    most_units = max(config.num_units, 1)
     if (
         len(codes) > config.num_codebooks
-        or not 0 <= codes.min() <= codes.max() < config.codebook_size
-        or units.max() >= max(config.num_units, 1)
+        or np.min(codes, initial=0) < 0
+        or np.max(codes, initial=0) >= config.codebook_size
+        or np.max(units, initial=0) >= most_units
     ):
         ours = f"{config.num_codebooks} x {config.codebook_size} and {config.num_units} units"
         raise InputError(f"{file}: codes of another codec; this one has {ours}")
-    cuts = offsets[1:-1]
-    parts = zip(ids.tolist(), np.split(codes, cuts, axis=1), np.split(units, cuts), strict=True)
-    return {name: PredictedClip(codes=clip_codes, units=clip_units) for name, clip_codes, clip_units in parts}
+    return clips
 
 
 def _clip_units(

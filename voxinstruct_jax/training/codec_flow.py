@@ -11,7 +11,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float
 
-from voxinstruct_jax.checkpoints.weights import weights_fingerprint
+from voxinstruct_jax.audio.codecs import codes_fingerprint
+from voxinstruct_jax.checkpoints.weights import load_weights
 from voxinstruct_jax.config import ConfigError, InputError
 from voxinstruct_jax.data.code_batches import CodeBatch, CodeBatches, CodeData
 from voxinstruct_jax.data.shards import ShardReader
@@ -144,7 +145,7 @@ def codec_flow_task(experiment: CodecFlowExperiment) -> Task:
             batches.fingerprint,
             experiment.train,
             model=experiment.model,
-            codec=weights_fingerprint(codec),
+            codec=codes_fingerprint(experiment.model.codec, load_weights(codec)[1]),
             objective=experiment.diffusion,
             optimizer=experiment.optimizer,
         ),

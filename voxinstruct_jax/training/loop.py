@@ -36,8 +36,9 @@ Report = Callable[[int, int, dict[str, float | None]], None]
 Sampler = Callable[[int, Any], list[dict[str, Any]]]
 """(step, weights as nested dicts of host arrays) → rows of samples: file, duration_s, finish_reason, maybe error."""
 PROFILED_STEPS = 5
-OPTIONAL = ("lora_down", "lora_up", "discriminator")
-"""Parts that weights to start from may lack: adapters of `AdaptedDense`, what a codec is trained against."""
+OPTIONAL = ("lora_down", "lora_up", "discriminator", "from_unit")
+"""Parts that weights to start from may lack: adapters of `AdaptedDense`, what a codec is trained against, and what it
+reads units by."""
 LORA = ("down", "up")
 """The same of the text encoder's `LoRADense`, where these are arrays; elsewhere linear maps are called so."""
 
