@@ -1,4 +1,4 @@
-r"""Resynthesises clips by a voice's codec, from all of its codebooks or the first few.
+r"""Resynthesises clips by a voice's codec, from all of its codebooks or the first few, without semantic units.
 
 `voxinstruct evaluate OUT --reference MANIFEST` then says what the codec loses of the words, and the metrics of
 `reconstruction.` (`reference_audio` is the original) how near the sound is.

@@ -88,12 +88,12 @@ def predict(voice: Voice, example: Example, seed: tuple[int, int]) -> PredictedC
         raise InputError(f"{voice.name}: predicting is written for aligned models with semantic tokens")
     instruction = example.instructions[int(random.integers(len(example.instructions)))]
     text = arrange_text(voice.tokenizer.encode(instruction), model.text_form)
-    semantic = expand(example.semantic_tokens, example.run_lengths)
-    durations = spread_durations(text, example.durations)
     nothing = np.zeros((len(example.codes), 0), np.int32)
-    layout = build_layout(model.vocabulary, example.language, semantic, example.codes[: model.vocabulary.num_codebooks])
     if len(text) > TEXT_WIDTHS[-1] or example.codes.shape[1] > ROOMS[-1]:
         return PredictedClip(codes=nothing, units=nothing[0])
+    semantic = expand(example.semantic_tokens, example.run_lengths)
+    durations = spread_durations(text, example.durations)
+    layout = build_layout(model.vocabulary, example.language, semantic, example.codes[: model.vocabulary.num_codebooks])
     text_width = choose_width(len(text), TEXT_WIDTHS)
     frames = choose_width(example.codes.shape[1], ROOMS)
     batch = pack(

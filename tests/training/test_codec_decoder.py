@@ -18,9 +18,11 @@ from voxinstruct_jax.data.shards import Example
 from voxinstruct_jax.training.codec import (
     CodecExperiment,
     CodecObjective,
+    PredictedClip,
     SegmentData,
     codec_task,
     read_codes,
+    write_codes,
 )
 from voxinstruct_jax.training.loop import train
 from voxinstruct_jax.training.optimizer import OptimizerConfig
