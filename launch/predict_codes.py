@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Int32
 
 from voxinstruct_jax.config import InputError, VoxError
 from voxinstruct_jax.data.packing import Clip, pack
+from voxinstruct_jax.data.predicted_codes import PredictedClip, read_codes, write_codes
 from voxinstruct_jax.data.progress import progress_bar
 from voxinstruct_jax.data.shards import Example, ShardReader
 from voxinstruct_jax.decoding.requests import ARRequest, FinishReason, Limits
@@ -30,7 +31,6 @@ from voxinstruct_jax.decoding.stages import UNKNOWN, SpeechRequest, Spoken, choo
 from voxinstruct_jax.guidance import Guidance
 from voxinstruct_jax.text.tokenizer import arrange_text, spread_durations
 from voxinstruct_jax.training.ar import ar_targets
-from voxinstruct_jax.training.codec import PredictedClip, read_codes, write_codes
 from voxinstruct_jax.vocabulary import ACOUSTIC, PackedBatch, build_layout, build_prompt, expand
 from voxinstruct_jax.voice import ROOMS, Voice, load
 from voxinstruct_jax.voice_folder import TEXT_WIDTHS, codes_fingerprint

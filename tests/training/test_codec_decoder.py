@@ -14,15 +14,13 @@ from voxinstruct_jax.audio.codec import CodecConfig, MelCodec
 from voxinstruct_jax.checkpoints.weights import load_weights, save_weights
 from voxinstruct_jax.cli.convert import export_run
 from voxinstruct_jax.config import ConfigError, InputError, to_dict
+from voxinstruct_jax.data.predicted_codes import PredictedClip, read_codes, write_codes
 from voxinstruct_jax.data.shards import Example
 from voxinstruct_jax.training.codec import (
     CodecExperiment,
     CodecObjective,
-    PredictedClip,
     SegmentData,
     codec_task,
-    read_codes,
-    write_codes,
 )
 from voxinstruct_jax.training.loop import train
 from voxinstruct_jax.training.optimizer import OptimizerConfig
