@@ -20,7 +20,6 @@ from voxinstruct_jax.checkpoints.run import RunStore
 from voxinstruct_jax.checkpoints.weights import load_weights
 from voxinstruct_jax.cli import samples
 from voxinstruct_jax.cli.compare import _write_cost
-from voxinstruct_jax.cli.experiments import load_experiment
 from voxinstruct_jax.cli.latent_voices import latent_voice_config
 from voxinstruct_jax.cli.main import main
 from voxinstruct_jax.cli.samples import SENTENCES, make_sampler
@@ -264,10 +263,11 @@ def load_script():
 
 
 COUNT = """
-import sys
-from voxinstruct_jax.cli.experiments import load_experiment
+import json, sys
+from voxinstruct_jax.cli.experiments import load_experiment, override
 from voxinstruct_jax.training.experiment import step_operations
-print(*(step_operations(load_experiment(path)) for path in sys.argv[1:]))
+for config, options in json.loads(sys.argv[1]):
+    print(step_operations(override(load_experiment(config), options, program="train")))
 """
 
 
@@ -277,10 +277,11 @@ def test_the_embedded_voice_took_what_its_configurations_count():
     parts = told["parts"]
     assert told["operations"] == sum(part["operations"] for part in parts.values())
     # a process of its own: run-time checks let no batch of mere shapes be made
-    command = [sys.executable, "-c", COUNT, *(part["config"] for part in parts.values())]
+    runs = [(part["config"], part["options"]) for part in parts.values()]
+    command = [sys.executable, "-c", COUNT, json.dumps(runs)]
     counted = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     for (name, part), a_step in zip(parts.items(), map(float, counted), strict=True):
-        assert part["steps"] == load_experiment(str(ROOT / part["config"])).train.steps
+        assert part["options"][:2] == ["--train.steps", str(part["steps"])]
         assert part["steps"] == json.loads((embedded_release() / name / "config.json").read_text())["step"]
         assert part["operations"] == pytest.approx(part["steps"] * a_step, rel=0.01)
 
