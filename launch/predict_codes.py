@@ -27,7 +27,7 @@ from voxinstruct_jax.data.progress import progress_bar
 from voxinstruct_jax.data.shards import Example, ShardReader
 from voxinstruct_jax.decoding.requests import ARRequest, FinishReason, Limits
 from voxinstruct_jax.decoding.sampling import SamplingConfig, filter_logits
-from voxinstruct_jax.decoding.stages import UNKNOWN, SpeechRequest, Spoken, choose_width
+from voxinstruct_jax.decoding.stages import SpeechRequest, Spoken, choose_width, fit_units
 from voxinstruct_jax.guidance import Guidance
 from voxinstruct_jax.text.tokenizer import arrange_text, spread_durations
 from voxinstruct_jax.training.ar import ar_targets
@@ -124,8 +124,7 @@ def predict(voice: Voice, example: Example, seed: tuple[int, int]) -> PredictedC
         durations=durations.astype(np.float32),
     )
     codes = voice.fill_codes(request, spoken)
-    units = np.pad(semantic[: len(first)], (0, max(len(first) - len(semantic), 0)), constant_values=UNKNOWN)
-    return PredictedClip(codes=codes, units=units)
+    return PredictedClip(codes=codes, units=fit_units(semantic, len(first)))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))

@@ -158,6 +158,7 @@ class _Speaker:
 
         self._codec = load_codec((voice or embedded_release()) / "codec")
         self.frame_rate, self.problem = index.frame_rate, ""
+        self._in_time = index.semantic_rate in (None, index.frame_rate)
         if codes_fingerprint(self._codec) != index.fingerprints["codec"]:
             self.problem = "the codes are of another codec; give the voice that made them with --voice"
 
@@ -165,23 +166,29 @@ class _Speaker:
     def sample_rate(self) -> int:
         return 24_000 if self.problem else self._codec.config.sample_rate
 
-    def samples(self, codes: np.ndarray) -> np.ndarray | None:
+    def samples(self, codes: np.ndarray, units: np.ndarray) -> np.ndarray | None:
+        """The sound of a clip's codes; `units` as the shards have them, frame by frame."""
+        from voxinstruct_jax.decoding.stages import fit_units
         from voxinstruct_jax.voice_folder import decode_clip
 
-        return None if self.problem else decode_clip(self._codec, codes.astype(np.int32))
+        if self.problem:
+            return None
+        known = fit_units(units.astype(np.int32), codes.shape[1]) if self._in_time else None
+        return decode_clip(self._codec, codes.astype(np.int32), known)
 
 
 def _prepared(example: Any, instruction: str, speak: _Speaker, place: dict[str, str]) -> Any:
     from voxinstruct_jax.evaluation.data_report import DataExample
     from voxinstruct_jax.vocabulary import expand
 
+    units = expand(example.semantic_tokens, example.run_lengths)
     return DataExample(
         title=example.id,
         **_marked(instruction),
-        samples=speak.samples(example.codes),
+        samples=speak.samples(example.codes, units),
         sample_rate=speak.sample_rate,
         problem=speak.problem,
-        semantic=expand(example.semantic_tokens, example.run_lengths),
+        semantic=units,
         first_codes=example.codes[0].astype(np.int32),
         frame_rate=speak.frame_rate,
         spans=_word_spans(example, speak.frame_rate),

@@ -37,8 +37,9 @@ __all__ = [
     "choose_width",
     "decode_codes",
     "decode_requests",
-    "frame_units",
     "fill_clips",
+    "fit_units",
+    "frame_units",
     "nar_clip",
     "own_codes",
     "read_spoken",
@@ -214,17 +215,20 @@ def frame_units(stage: ARStage, spoken: Spoken, frames: int) -> Int32[np.ndarray
 
     Semantic tokens are in time with frames where the AR model is aligned; elsewhere nothing is known.
     """
-    units = np.full(frames, UNKNOWN, np.int32)
-    if stage.ar.config.timing == "aligned":
-        own = spoken.semantic[: len(spoken.first_codes)]
-        begin = frames - len(spoken.first_codes)
-        units[begin : begin + len(own)] = own
-    return units
+    if stage.ar.config.timing != "aligned":
+        return np.full(frames, UNKNOWN, np.int32)
+    own = len(spoken.first_codes)
+    return np.concatenate([np.full(frames - own, UNKNOWN, np.int32), fit_units(spoken.semantic, own)])
+
+
+def fit_units(units: Int32[np.ndarray, " unit"], frames: int) -> Int32[np.ndarray, " frame"]:
+    """As many units as frames; of those at the end that have none nothing is known."""
+    return np.pad(units[:frames], (0, max(frames - len(units), 0)), constant_values=UNKNOWN)
 
 
 def stack_units(units: Sequence[Int32[np.ndarray, " _"]], frames: int) -> Int32[np.ndarray, "clip frame"]:
     """Stacks clips' units beside `stack_codes`; behind a clip nothing is known."""
-    return np.stack([np.pad(item, (0, frames - len(item)), constant_values=UNKNOWN) for item in units])
+    return np.stack([fit_units(item, frames) for item in units])
 
 
 def stack_codes(codes: Sequence[Int[np.ndarray, "codebook _"]]) -> Int32[np.ndarray, "clip codebook frame"]:
