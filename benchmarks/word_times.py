@@ -22,13 +22,12 @@ import soxr
 from espeak import RATE, Espeak
 
 from voxinstruct_jax.data.generated_corpus import recipes
-from voxinstruct_jax.data.kokoro import SAMPLE_RATE, Kokoro, fetch_voice_packs, voice_names
+from voxinstruct_jax.data.kokoro import PACKS_FOLDER, SAMPLE_RATE, Kokoro, fetch_voice_packs, voice_names
 from voxinstruct_jax.data.word_times import open_word_aligner
 from voxinstruct_jax.judges.asr import load_asr
 from voxinstruct_jax.text.words import split_words
 from voxinstruct_jax.voice_folder import embedded_release
 
-VOICES = Path.home() / ".cache" / "voxinstruct_jax" / "kokoro-voices"
 PIECE_MARGIN_S = 0.02
 
 
@@ -95,7 +94,7 @@ def summary(what: str, values: list[float]) -> dict[str, float]:
 def clips(lines: list[str], count: int) -> Iterator[Truth]:
     """Speech of each kind, sentences and voices drawn by a fixed seed."""
     random = np.random.default_rng(0)
-    voices = fetch_voice_packs(VOICES)
+    voices = fetch_voice_packs(PACKS_FOLDER)
     kokoro, espeak = Kokoro(voices, num_threads=1), Espeak()
     for language in ("en", "zh"):
         texts = [line.split("\t", 1)[1] for line in lines if line.startswith(language)]

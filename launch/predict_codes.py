@@ -20,7 +20,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Int32
 
-from voxinstruct_jax.config import InputError, VoxError
+from voxinstruct_jax.config import InputError, VoxError, fingerprint
 from voxinstruct_jax.data.packing import Clip, pack
 from voxinstruct_jax.data.predicted_codes import PredictedClip, read_codes, write_codes
 from voxinstruct_jax.data.progress import progress_bar
@@ -66,7 +66,9 @@ def _predict_all(options: argparse.Namespace) -> None:
         )
     count = len(reader) if options.clips is None else min(options.clips, len(reader))
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    partial = options.out.with_suffix(".partial.npz")
+    # of the same work: what another voice, other shards or another seed left is not gone on with
+    work = fingerprint([voice.name, reader.fingerprint, options.seed])
+    partial = options.out.with_suffix(f".{work}.partial.npz")
     done = list(read_codes(str(partial), voice.codec.config).items()) if partial.exists() else []
     with progress_bar("clips", count, done=len(done)) as advance:
         for record in range(len(done), count):

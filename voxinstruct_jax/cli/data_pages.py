@@ -164,7 +164,7 @@ class _Speaker:
 
     @property
     def sample_rate(self) -> int:
-        return 24_000 if self.problem else self._codec.config.sample_rate
+        return self._codec.config.sample_rate
 
     def samples(self, codes: np.ndarray, units: np.ndarray) -> np.ndarray | None:
         """The sound of a clip's codes; `units` as the shards have them, frame by frame."""

@@ -42,6 +42,7 @@ from voxinstruct_jax.audio.waveform import write_audio
 from voxinstruct_jax.config import InputError, VoxError
 from voxinstruct_jax.data.instructions import write_instructions
 from voxinstruct_jax.data.kokoro import (
+    PACKS_FOLDER,
     SAMPLE_RATE,
     Kokoro,
     Recipe,
@@ -483,7 +484,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--voices",
         type=Path,
-        default=Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "voxinstruct_jax" / "kokoro-voices",
+        default=PACKS_FOLDER,
         help="folder of voice packs; filled on first use",
     )
     try:

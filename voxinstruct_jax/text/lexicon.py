@@ -12,6 +12,7 @@ __all__ = [
     "LETTER_TO_SOUND_FILE",
     "LEXICON_FILE",
     "english_lexicon",
+    "instruction_concepts",
     "letter_to_sound",
     "read_data",
 ]
@@ -34,6 +35,18 @@ def english_lexicon() -> Mapping[str, str]:
     """
     lines = lzma.decompress(read_data(LEXICON_FILE)).decode("ascii").splitlines()
     return dict(line.split(" ", 1) for line in lines)
+
+
+@functools.cache
+def instruction_concepts() -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Concepts of the list of instruction words in their order, each as the heading over it and its forms."""
+    heading, concepts = "", list[tuple[str, tuple[str, ...]]]()
+    for line in read_data(INSTRUCTION_WORDS_FILE).decode("utf-8").splitlines():
+        if line.startswith("#"):
+            heading = line.removeprefix("#").strip()
+        elif line:
+            concepts.append((heading, tuple(line.split())))
+    return tuple(concepts)
 
 
 @functools.cache

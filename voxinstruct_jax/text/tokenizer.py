@@ -17,9 +17,16 @@ from jaxtyping import Int, Int32
 from voxinstruct_jax.config import InputError, fingerprint
 from voxinstruct_jax.text.alignment import PHONES
 from voxinstruct_jax.text.content import spoken_content
-from voxinstruct_jax.text.lexicon import INSTRUCTION_WORDS_FILE, LETTER_TO_SOUND_FILE, LEXICON_FILE, read_data
+from voxinstruct_jax.text.lexicon import (
+    INSTRUCTION_WORDS_FILE,
+    LETTER_TO_SOUND_FILE,
+    LEXICON_FILE,
+    instruction_concepts,
+    read_data,
+)
 from voxinstruct_jax.text.normalizer import HAN, normalize
 from voxinstruct_jax.text.pronunciation import FINALS, INITIALS, english_phones, letter_name, mandarin_syllables
+from voxinstruct_jax.text.words import listed_runs
 
 __all__ = [
     "INSIDE_QUOTES",
@@ -269,10 +276,8 @@ def _is_letter(character: int) -> bool:
 
 @functools.cache
 def _instruction_words() -> dict[str, int]:
-    """Concept id of each listed form: a line of the file is a concept, its forms parted by spaces."""
-    lines = read_data(INSTRUCTION_WORDS_FILE).decode("utf-8").splitlines()
-    concepts = [line.split() for line in lines if line and not line.startswith("#")]
-    return {form: number for number, forms in enumerate(concepts, start=1) for form in forms}
+    """Concept id of each listed form: its concept's number in the list, from 1."""
+    return {form: number for number, (_, forms) in enumerate(instruction_concepts(), start=1) for form in forms}
 
 
 @functools.cache
@@ -354,16 +359,8 @@ def _han_rows(characters: str) -> Rows:
 def _mandarin_concepts(characters: str) -> list[int]:
     """Concept of each character, by the longest listed word from the left."""
     words, found = _instruction_words(), [0] * len(characters)
-    start = 0
-    while start < len(characters):
-        for length in range(min(_longest_mandarin_word(), len(characters) - start), 0, -1):
-            concept = words.get(characters[start : start + length], 0)
-            if concept:
-                found[start : start + length] = [concept] * length
-                break
-        else:
-            length = 1
-        start += length
+    for start, end in listed_runs(characters, words, _longest_mandarin_word()):
+        found[start:end] = [words[characters[start:end]]] * (end - start)
     return found
 
 

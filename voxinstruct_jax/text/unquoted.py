@@ -15,13 +15,14 @@ from jaxtyping import Bool
 from numpy import ndarray
 
 from voxinstruct_jax.text.content import Content
-from voxinstruct_jax.text.lexicon import INSTRUCTION_WORDS_FILE, read_data
+from voxinstruct_jax.text.lexicon import instruction_concepts
 from voxinstruct_jax.text.normalizer import HAN
+from voxinstruct_jax.text.words import listed_runs
 
 __all__ = ["unquoted_content"]
 
-_LEFT_OUT = ("# age", "# languages", "# frame words")
-"""Parts of the list of instruction words that speech itself is full of."""
+_LEFT_OUT = ("age", "languages", "frame words")
+"""Headings of the list of instruction words that stand over what speech itself is full of."""
 _PRONOUNS = ("he", "she", "they", "it", "i", "you", "we")
 _LABELS = (
     "text|content|line|lines|words|script|sentence|transcript|message|say|says|read|"
@@ -49,7 +50,7 @@ class _Seam(NamedTuple):
 
 
 _END = _Seam(0.0, 0.0, True, 1.0)
-_LABELLED, _COLON = 2.0, 0.5
+_LABELLED = 2.0
 _SEAMS: Sequence[tuple[re.Pattern[str], _Seam]] = [
     (re.compile(pattern, re.IGNORECASE), seam)
     for pattern, seam in (
@@ -57,7 +58,7 @@ _SEAMS: Sequence[tuple[re.Pattern[str], _Seam]] = [
             rf"(?:(?<![\w])|(?<=[{HAN}]))(?:{_LABELS})(?:\s*[（(][^()（）]*[)）])?\s*[:：](?!//)\s*",
             _Seam(0.0, _LABELLED, True, 0.0),
         ),
-        (r"\s*(?<!\d)[:：](?!//)\s*|\s*[:：](?!\d|//)\s*", _Seam(-1.0, _COLON, True)),
+        (r"\s*(?<!\d)[:：](?!//)\s*|\s*[:：](?!\d|//)\s*", _Seam(-1.0, 0.5, True)),
         (r"\s*\n\s*", _Seam(0.1, 0.2, True)),
         (
             r"\s+[-–|/]+\s+|\s*—+\s*|\s*[|｜]\s*|\s*-{2,}\s*|\s*->\s*|\s*[→⇒]\s*|\s*[\[(（【]\s*|\s*[\])）】]\s*",
@@ -93,6 +94,7 @@ def unquoted_content(instruction: str) -> Content:
     letters = np.array([character.isalnum() for character in instruction], bool)
     num_letters = np.concatenate([[0], np.cumsum(letters)])
     num_telling = np.concatenate([[0], np.cumsum(letters & _telling(instruction))])
+    passed = np.cumsum([0.0, *(max(seam.after, 0.0) for _, _, seam in pieces)])
     in_lines = "\n" in instruction.strip()
     best, found = _LEAST, None
     for first, last in itertools.combinations_with_replacement(range(len(pieces)), 2):
@@ -107,7 +109,7 @@ def unquoted_content(instruction: str) -> Content:
         if of_itself == 1 and before.after != _LABELLED:
             continue
         score = told - of_itself + before.after + after.before + _LONG * inside / num_letters[-1]
-        score -= sum(max(seam.after, 0.0) for _, _, seam in pieces[first + 1 : last + 1])
+        score -= passed[last + 1] - passed[first + 1]
         if in_lines:
             score -= _WITHIN_A_LINE * (not (before.whole and after.whole))
         else:
@@ -141,26 +143,23 @@ def _pieces(text: str) -> list[tuple[int, int, _Seam]]:
 def _telling(text: str) -> Bool[ndarray, " character"]:
     """Characters of words that describe voices."""
     words, found = _telling_words(), np.zeros(len(text), bool)
+    longest = max(len(word) for word in words if not word.isascii())
     for match in re.finditer(rf"[A-Za-z][A-Za-z'’]*|[{HAN}]+", text):
         start, run = match.start(), match[0].lower().replace("’", "'")
         if run.isascii():
             found[start : match.end()] = run in words
             continue
-        at = 0
-        while at < len(run):
-            width = next((n for n in range(min(6, len(run) - at), 0, -1) if run[at : at + n] in words), 0)
-            found[start + at : start + at + width] = True
-            at += max(width, 1)
+        for first, end in listed_runs(run, words, longest):
+            found[start + first : start + end] = True
     return found
 
 
 @functools.cache
 def _telling_words() -> frozenset[str]:
     """Instruction words but for those that speech itself is full of."""
-    words, skipped = set[str](), False
-    for line in read_data(INSTRUCTION_WORDS_FILE).decode("utf-8").splitlines():
-        if line.startswith("#"):
-            skipped = line.startswith(_LEFT_OUT)
-        elif not skipped and line and line.split()[0] not in _PRONOUNS:
-            words.update(line.split())
-    return frozenset(words) - set(_EVERYDAY.split())
+    told = [
+        forms
+        for heading, forms in instruction_concepts()
+        if not heading.startswith(_LEFT_OUT) and forms[0] not in _PRONOUNS
+    ]
+    return frozenset(form for forms in told for form in forms) - set(_EVERYDAY.split())

@@ -1,9 +1,10 @@
 """What a word is, wherever words are counted or marked: in `attributes.stress`, in word times, in reports."""
 
 import re
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
-__all__ = ["Word", "split_words"]
+__all__ = ["Word", "listed_runs", "split_words"]
 
 _HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _WORD = re.compile(rf"[{_HAN}]|(?:(?![{_HAN}])\w)+(?:['’\-.](?:(?![{_HAN}])\w)+)*")
@@ -28,3 +29,20 @@ def split_words(text: str) -> list[Word]:
     differ: a word of two characters is two words here.
     """
     return [Word(text=match.group(), start=match.start(), end=match.end()) for match in _WORD.finditer(text)]
+
+
+def listed_runs(characters: str, listed: Container[str], longest: int) -> Iterator[tuple[int, int]]:
+    """Start and end of listed words in a script without spaces: from the left the longest one each time.
+
+    Args:
+        characters: The run of text.
+        listed: The words.
+        longest: Characters of the longest of them.
+    """
+    start = 0
+    while start < len(characters):
+        lengths = range(min(longest, len(characters) - start), 0, -1)
+        length = next((n for n in lengths if characters[start : start + n] in listed), 0)
+        if length:
+            yield start, start + length
+        start += max(length, 1)

@@ -55,8 +55,6 @@ HEARING_LAYERS = 4
 """Blocks of Whisper base whose outputs are compared; the fourth is the one that units are made of."""
 HEARING_STRIDE = 2
 """One crop in so many is heard: all of them would cost more than twice the rest of a step."""
-
-
 UNTOLD = 0.15
 """Share of crops whose semantic units the decoder is not told, so that it can do without."""
 
