@@ -57,6 +57,8 @@ HEARING_STRIDE = 2
 """One crop in so many is heard: all of them would cost more than twice the rest of a step."""
 UNTOLD = 0.15
 """Share of crops whose semantic units the decoder is not told, so that it can do without."""
+TRUE_SHARE = 0.5
+"""Share of crops that a decoder of predicted codes makes of true codes, so that it does not unlearn them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -160,9 +162,11 @@ def codec_loss(
         quantiser is taught by semantic tokens).
     """
     if batch.codes.shape[1]:
-        told = jax.random.bernoulli(key, 1 - UNTOLD, (len(batch.codes), 1))
+        told_key, true_key = jax.random.split(key)
+        told = jax.random.bernoulli(told_key, 1 - UNTOLD, (len(batch.codes), 1))
         units = jnp.where(told, batch.units, -1) if batch.units.shape[1] else None
-        made, loss, metrics = model.waveform(model.quantizer.decode(batch.codes), units), jnp.zeros(()), {}
+        codes = _half_true(model, batch, true_key)
+        made, loss, metrics = model.waveform(model.quantizer.decode(codes), units), jnp.zeros(()), {}
     else:
         made, loss, metrics = _reconstructed(config, model, batch, key)
     mel = mel_distance(batch.samples, made, model.config.mel)
@@ -181,6 +185,13 @@ def codec_loss(
     # every crop is as long as any other, so parts of a batch weigh the same
     one = jnp.ones(())
     return [Mean(loss, one)], {name: Mean(value, one) for name, value in metrics.items()}
+
+
+def _half_true(model: MelCodec, batch: SegmentBatch, key: jax.Array) -> Int[Array, "batch codebook frame"]:
+    """The codes of each crop: `TRUE_SHARE` of them the codec's own, the others as they were predicted."""
+    true = model.quantizer.encode(model.latents(batch.samples))[:, : batch.codes.shape[1]]
+    shown = jax.random.bernoulli(key, TRUE_SHARE, (len(true), 1, 1))
+    return jnp.where(shown, true, batch.codes)
 
 
 def _reconstructed(
