@@ -2,7 +2,8 @@
 
 The AR and the NAR model err, and the decoder has heard true codes only. `launch/predict_codes.py` writes what they make
 of the training clips when each code before is given; the decoder learns to make of that, and of the semantic units that
-the AR model has said before, what the clips are. Half of the crops have their true codes, lest it unlearn them. Codes stay what they are, so nothing else has to be trained again.
+the AR model has said before, what the clips are. Half of the crops have their true codes, lest it unlearn them. Codes
+stay what they are, so nothing else has to be trained again.
 After Tacotron 2 (Shen et al. 2018), section 2.3: a vocoder trained on predicted frames in time with the truth.
 
 Run: voxinstruct train configs/codec_decoder_small.py --out runs/decoder --train.init-from voice/codec --data.codes F
