@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from voxinstruct_jax.config import InputError
+from voxinstruct_jax.data import generated_corpus
 from voxinstruct_jax.data.generated_corpus import Clip, classify, finished_ids, main, plan_clips, recipes, split_of
 from voxinstruct_jax.data.kokoro import TOKEN_IDS, Recipe, count_syllables, language_spans
 
@@ -122,6 +123,20 @@ def test_bad_sentence_line_is_named(tmp_path, capsys):
     assert main(arguments) == 2
     assert "s.tsv:2: expected `en<TAB>text`" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_only_the_kinds_that_are_asked_for_are_made(tmp_path, monkeypatch):
+    made = []
+    # Kokoro can't be had here without a network: what it would be given is looked at
+    monkeypatch.setattr(generated_corpus, "fetch_voice_packs", lambda folder: folder)
+    monkeypatch.setattr(generated_corpus, "_rows", lambda clips, *_: made.extend(clips) or iter(()))
+    (tmp_path / "s.tsv").write_text("".join(f"en\t{text}\n" for text in SENTENCES["en"]))
+    command = [str(tmp_path / "s.tsv"), "--out", str(tmp_path / "out")]
+    assert main([*command, "--kinds", "stressed", "word"]) == 0
+    asked, made = made, []
+    assert main(command) == 0
+    assert {clip.kind for clip in asked} == {"stressed", "word"}
+    assert asked == [clip for clip in made if clip.kind in ("stressed", "word")]
 
 
 def test_missing_packs_without_npm_is_one_clear_line(tmp_path, monkeypatch):

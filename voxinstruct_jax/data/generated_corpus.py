@@ -33,7 +33,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -451,7 +451,8 @@ def _rows(clips: Sequence[Clip], voices: Path, out: Path, num_workers: int) -> I
 
 def _run(arguments: argparse.Namespace) -> int:
     voices = fetch_voice_packs(arguments.voices)
-    clips = plan_clips(_read_sentences(arguments.sentences, arguments.limit, arguments.seed), arguments.seed)
+    planned = plan_clips(_read_sentences(arguments.sentences, arguments.limit, arguments.seed), arguments.seed)
+    clips = [clip for clip in planned if clip.kind in arguments.kinds]
     arguments.out.mkdir(parents=True, exist_ok=True)
     manifest = arguments.out / "manifest.jsonl"
     done = finished_ids(manifest)
@@ -479,6 +480,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("sentences", type=Path, nargs="+", help="files of `language<TAB>text` lines")
     parser.add_argument("--out", type=Path, required=True, help="folder of the corpus")
     parser.add_argument("--limit", type=int, help="sentences a file, after a seeded shuffle (default: all)")
+    kinds = get_args(Kind)
+    parser.add_argument("--kinds", nargs="+", choices=kinds, default=kinds, help="of the plan (default: all)")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: a CPU each)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
