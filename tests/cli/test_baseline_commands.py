@@ -39,6 +39,7 @@ from voxinstruct_jax.models.mmdit import MMDiTConfig
 from voxinstruct_jax.models.phone_encoder import PhoneEncoderConfig
 from voxinstruct_jax.text.phones import NUM_PHONES
 from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
+from voxinstruct_jax.training import small
 from voxinstruct_jax.training.codec_flow import CodecFlowExperiment
 from voxinstruct_jax.training.diffusion import DiffusionExperiment, diffusion_task
 from voxinstruct_jax.training.experiment import build_task
@@ -240,7 +241,9 @@ def test_a_comparison_names_the_voice_that_is_missing_and_how_to_train_it(tmp_pa
     monkeypatch.chdir(tmp_path)
     assert main(["compare", str(config), "--out", "out"]) == 2
     [line] = capsys.readouterr().err.splitlines()
-    assert "system 'lm-flow': no voice in voices/lm_flow_small; train configs/flow_decoder_small.py" in line
+    assert (
+        "system 'codec-lm': no voice in voices/codec_lm_small; train configs/instruct_ar_small.py and configs" in line
+    )
 
 
 def test_costs_stand_beside_what_was_evaluated(tmp_path):
@@ -292,22 +295,57 @@ def test_a_comparison_tells_what_the_embedded_voice_took(tmp_path):
     assert json.loads((tmp_path / "cost.json").read_text())["training_operations"] == told["operations"]
 
 
-def test_a_hybrid_s_flow_gets_what_its_ar_model_leaves_of_the_budget(monkeypatch, capsys):
+@pytest.fixture
+def counted(monkeypatch):
+    """The script, the experiments whose steps it counted, 1e10 operations each, and the commands it ran."""
     monkeypatch.chdir(ROOT)
-    told = json.loads((embedded_release() / "training.json").read_text())
-    command = ["train_baselines.py", "configs/compare_small.py", "--manifest", "M.jsonl", "--only", "lm-flow", "--dry"]
-    script = load_script()
-    counted = []
-    monkeypatch.setattr(script, "step_operations", lambda experiment: counted.append(experiment) or 1e10)
-    monkeypatch.setattr(sys, "argv", [*command, "--shards", "other"])
-    assert script.main() == 0
-    [steps] = re.findall(r"lm-flow: 1e\+10 operations a step, (\d+) steps for ", capsys.readouterr().out)
-    assert int(steps) == round(told["parts"]["nar"]["operations"] / 1e10)
-    assert counted[0].data.shards == "other"
-    monkeypatch.setattr(sys, "argv", [*command, "--budget", "1e12"])
-    assert script.main() == 1
-    assert "the budget pays for no step" in capsys.readouterr().err
-    assert counted[1].data.shards == "corpus/v2/train"
-    monkeypatch.setattr(sys, "argv", [*command[:-2], "grad-tts", "--dry"])
-    assert script.main() == 0
-    assert counted[2].data.manifest == "M.jsonl"
+    script, experiments, commands = load_script(), [], []
+    monkeypatch.setattr(script, "step_operations", lambda experiment: experiments.append(experiment) or 1e10)
+    monkeypatch.setattr(script, "voxinstruct", lambda command: commands.append(command) or 0)
+    return script, experiments, commands
+
+
+def run_script(script, monkeypatch, *options, comparison="configs/compare_small.py"):
+    monkeypatch.setattr(sys, "argv", ["train_baselines.py", str(comparison), "--manifest", "M.jsonl", *options])
+    return script.main()
+
+
+def test_every_system_gets_its_budget_and_its_data(counted, monkeypatch, capsys):
+    script, experiments, _ = counted
+    assert run_script(script, monkeypatch, "--budget", "1e13", "--shards", "S", "--dry") == 0
+    told = re.findall(r"^(\S+): configs/\S+: 1e\+10 operations a step, (\d+) steps", capsys.readouterr().out, re.M)
+    alone = [("instructaudio", "1000"), ("unison", "1000"), ("grad-tts", "1000")]
+    assert told == [("codec-lm", "500"), ("codec-lm", "500"), ("lm-flow", "500"), *alone]
+    assert [experiment.data.shards for experiment in experiments[:3]] == ["S"] * 3
+    assert [experiment.data.manifest for experiment in experiments[3:]] == ["M.jsonl"] * 3
+    assert run_script(script, monkeypatch, "--only", "codec-lm", "--dry") == 0
+    assert experiments[-1].data.shards == small.SHARDS
+    assert run_script(script, monkeypatch, "--budget", "1e9", "--only", "grad-tts") == 1
+    assert "grad-tts: the budget pays for no step" in capsys.readouterr().err
+
+
+HYBRID = """
+from voxinstruct_jax.evaluation.experiment import CompareExperiment, Speaking
+
+mixed = Speaking(name="mixed", voice="FOLDER/v", trained_by=("configs/flow_decoder_small.py",), ar_of="FOLDER/lent")
+experiment = CompareExperiment(systems=(mixed, Speaking(name="other")), requests="R")
+"""
+
+
+def test_a_hybrid_s_flow_gets_what_its_ar_model_leaves_of_the_budget(counted, monkeypatch, capsys, tmp_path):
+    script, _, commands = counted
+    comparison = tmp_path / "compare.py"
+    comparison.write_text(HYBRID.replace("FOLDER", str(tmp_path)))
+    options = ("--budget", "1e13", "--runs", str(tmp_path))
+    assert run_script(script, monkeypatch, *options, comparison=comparison) == 1
+    assert f"{tmp_path / 'lent'}: no training.json; train the system" in capsys.readouterr().err
+    for name in ("lent", "v"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "lent" / "training.json").write_text(json.dumps({"parts": {"ar": {"operations": 8e12}}}))
+    assert run_script(script, monkeypatch, *options, comparison=comparison) == 0
+    assert [command[0] for command in commands] == ["train", "convert"]
+    assert commands[0][-4:] == ["--train.steps", "200", "--optimizer.decay-steps", "200"]
+    assert commands[1][-2:] == ["--voice", str(tmp_path / "lent")]
+    told = json.loads((tmp_path / "v" / "training.json").read_text())
+    assert told["operations"] == 1e13
+    assert told["parts"]["flow"]["steps"] == 200

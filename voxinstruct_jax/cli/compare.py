@@ -100,8 +100,9 @@ def _experiment(options: argparse.Namespace) -> "CompareExperiment | None":
     for system in experiment.systems:
         if system.trained_by and not Path(system.voice or "").is_dir():
             raise ConfigError(
-                f"{first}: system {system.name!r}: no voice in {system.voice}; train {system.trained_by} and convert "
-                "the run to there, or all systems with benchmarks/train_baselines.py"
+                f"{first}: system {system.name!r}: no voice in {system.voice}; train "
+                f"{' and '.join(system.trained_by)} and convert the run to there, or all systems with "
+                "benchmarks/train_baselines.py"
             )
     return dataclasses.replace(
         experiment, systems=tuple(dataclasses.replace(each, voice=each.voice or voice) for each in experiment.systems)

@@ -24,9 +24,11 @@ class Speaking:
     """Voice folder; None = the one given on the command line, else the embedded one."""
     guidance: Guidance | None = None
     """None = that of the requests, else the voice's own."""
-    trained_by: str = ""
-    """Configuration that the voice is trained by, where systems are trained on equal data and an equal budget; `voice`
-    is then where its run is converted to."""
+    trained_by: tuple[str, ...] = ()
+    """Configurations of the voice's parts, where systems are trained on equal data and an equal budget; `voice` is then
+    where their runs are converted to."""
+    ar_of: str | None = None
+    """Voice folder whose AR model it comes with, trained before."""
 
     def __post_init__(self) -> None:
         if not self.name or "/" in self.name or self.name.startswith("."):
