@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -137,6 +138,15 @@ def test_the_length_follows_from_the_words(instruct_voice):
     assert "spoken in 0.4 s" in short.notes[0]
 
 
+def test_a_dialogue_takes_as_long_as_its_words(instruct_voice):
+    found = instruct_voice.synthesize('Two friends talk: "[S0] we won. [S1] no way."')
+    assert len(found.samples) == round((0.2 + 0.2 * 4) * 25) * 960
+    other = instruct_voice.synthesize('Two friends talk: "[S1] we won. [S0] no way."')
+    assert not np.array_equal(found.samples, other.samples)
+    with pytest.raises(InputError, match="speaker 2: a dialogue has speakers 0 to 1"):
+        instruct_voice.synthesize('Two friends talk: "[S2] we won."')
+
+
 @pytest.mark.parametrize("name", ["instruct_voice", "grad_tts_voice", "masked_voice"])
 def test_many_are_the_same_whatever_their_neighbours_are(name, request):
     voice = request.getfixturevalue(name)
@@ -159,18 +169,28 @@ def test_many_are_the_same_whatever_their_neighbours_are(name, request):
 def test_grad_tts_says_itself_how_long_it_speaks(grad_tts_voice):
     model = nnx.merge(grad_tts_voice.model.graph, grad_tts_voice.model.state)
     phones = jnp.asarray(phone_ids([(0, "not at all")], PronunciationTokenizer())[None, 1:])
-    durations = np.asarray(phone_durations(model, phones))[0]
+    log_durations = model.encode(phones, phones > 0)[1]
+    durations = np.asarray(phone_durations(log_durations, phones > 0))[0]
     asked = 'Say "not at all"'
     found = grad_tts_voice.synthesize(asked)
     assert len(found.samples) == durations.sum() * 960
     assert durations.sum() >= len(durations) > 8
     assert found.notes == ()
-    slow = np.asarray(phone_durations(model, phones, 3.0))[0]
-    assert abs(slow.sum() - 3 * np.exp(np.asarray(model.encode(phones, phones > 0)[1])).sum()) < len(slow)
+    slow = np.asarray(phone_durations(log_durations, phones > 0, 3.0))[0]
+    assert abs(slow.sum() - 3 * np.exp(np.asarray(log_durations)).sum()) < len(slow)
     short = grad_tts_voice.synthesize(asked, max_duration_s=0.2)
     assert len(short.samples) == 5 * 960
     assert "spoken in 0.2 s" in short.notes[0]
     assert grad_tts_voice.cost(4.0).evaluations == 3
+
+
+def test_grad_tts_reads_the_phones_of_a_request_once(grad_tts_voice, monkeypatch):
+    encode, calls = GradTTS.encode, []
+    monkeypatch.setattr(GradTTS, "encode", lambda *given: calls.append(given) or encode(*given))
+    with jax.disable_jit():
+        found = grad_tts_voice.synthesize('Say "no way"', max_duration_s=0.2)
+    assert "spoken in 0.2 s" in found.notes[0]  # at another pace, of the same reading
+    assert len(calls) == 1
 
 
 def test_masked_latents_count_the_passes_of_transformer_and_head(masked_voice):

@@ -13,7 +13,7 @@ from voxinstruct_jax.config import ConfigError, InputError
 from voxinstruct_jax.data.sound_batches import SoundBatches, SoundData, open_pool
 from voxinstruct_jax.data.sound_tasks import TASKS, Speech, mix, probabilities, synthesize
 from voxinstruct_jax.data.sounds import SOUNDS, make_sound
-from voxinstruct_jax.text.phones import NUM_PHONES, phone_ids
+from voxinstruct_jax.text.phones import NUM_PHONES, phone_ids, turns_of
 from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
 
 RATE = 8000
@@ -236,6 +236,9 @@ def test_a_dialogue_marks_whose_turn_it_is():
     both = phone_ids([(0, "hello"), (1, "你好")], tokenizer)
     np.testing.assert_array_equal(both, np.concatenate([hello, reply]))
     assert (hello[0], reply[0]) == (1, 2)
+    np.testing.assert_array_equal(phone_ids(turns_of("[S0] hello [S1] 你好"), tokenizer), both)
+    assert turns_of("hello") == [(0, "hello")]
+    assert turns_of("so, [S1] hello [S0]you") == [(0, "so,"), (1, "hello"), (0, "you")]
     assert both.max() < NUM_PHONES
     assert (both[1:] > 0).all()
     assert set(hello[1:].tolist()) & set(reply[1:].tolist()) <= {3}  # silence alone is common to two languages
