@@ -30,6 +30,7 @@ from voxinstruct_jax.models.mmdit import MMDiT, MMDiTConfig
 from voxinstruct_jax.sharding.mesh import MeshConfig, build_mesh
 from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
 from voxinstruct_jax.training import loop
+from voxinstruct_jax.training.diffusion import DiffusionExperiment
 from voxinstruct_jax.training.distillation import (
     DistillationConfig,
     DistillationExperiment,
@@ -37,6 +38,7 @@ from voxinstruct_jax.training.distillation import (
     distillation_program,
     distillation_task,
 )
+from voxinstruct_jax.training.experiment import step_operations
 from voxinstruct_jax.training.masked_latents import MaskedLatentsExperiment, masked_latents_task
 from voxinstruct_jax.training.optimizer import OptimizerConfig, make_optimizer
 from voxinstruct_jax.training.step import StepConfig, TrainState, build_trainer, loss_of
@@ -192,6 +194,19 @@ def test_a_student_takes_its_teacher_s_pairs(data, teacher):
     assert jax.eval_shape(first_loss, jax.tree.map(jnp.asarray, task.batches[0])).shape == ()
 
 
+@pytest.mark.parametrize(("method", "networks"), [("consistency", 3), ("distribution", 3), ("reflow", 2)])
+def test_each_network_of_a_student_reads_the_text_once_a_step(data, teacher, method, networks, monkeypatch):
+    task = distillation_task(student(data, teacher, method))
+    read, calls = MMDiT.encode_text, []
+    monkeypatch.setattr(MMDiT, "encode_text", lambda *given, **more: calls.append(1) or read(*given, **more))
+
+    def first_loss(batch):
+        return loss_of(task.program.objective(task.program.build_model(nnx.Rngs(0)), batch, jax.random.key(0))[0])
+
+    jax.eval_shape(first_loss, jax.tree.map(jnp.asarray, task.batches[0]))
+    assert len(calls) == networks
+
+
 @pytest.mark.parametrize("name", ["consistency_small", "dmd_small"])
 def test_of_a_configuration_s_parts_only_the_student_s_are_trained(name):
     experiment = load_experiment(str(Path(__file__).parents[2] / "configs" / f"{name}.py"))
@@ -229,3 +244,16 @@ def test_teachers_that_do_not_fit_are_refused(data, teacher, tmp_path):
 def test_settings_of_a_student_that_make_no_sense_are_refused(changed, message):
     with pytest.raises(ConfigError, match=message):
         DistillationExperiment(**{"model": network(8), "latents": LATENTS, "diffusion": PLAIN} | changed)
+
+
+def test_steps_are_counted_without_data_or_weights(data, teacher):
+    """What `plan` and equal budgets are made of; a step of consistency runs more networks than one of its teacher."""
+    masked = MaskedLatentsExperiment(
+        model=MaskedLatentsConfig(network=network(9, output_channels=16), head=TokenHeadConfig(model_dim=16)),
+        latents=LATENTS,
+        data=data,
+    )
+    plain = DiffusionExperiment(model=network(8), latents=LATENTS, data=data)
+    found = [step_operations(each) for each in (masked, plain, student(data, teacher, "consistency"))]
+    assert min(found) > 0
+    assert 1.5 * found[1] < found[2]
