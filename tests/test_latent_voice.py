@@ -12,6 +12,7 @@ import soundfile
 from flax import nnx
 
 import voxinstruct_jax as vox
+from voxinstruct_jax import latent_voice
 from voxinstruct_jax.audio.codec import CodecConfig, MelCodec
 from voxinstruct_jax.audio.latents import LatentConfig
 from voxinstruct_jax.audio.spectrogram import MelConfig
@@ -185,12 +186,21 @@ def test_grad_tts_says_itself_how_long_it_speaks(grad_tts_voice):
 
 
 def test_grad_tts_reads_the_phones_of_a_request_once(grad_tts_voice, monkeypatch):
-    encode, calls = GradTTS.encode, []
-    monkeypatch.setattr(GradTTS, "encode", lambda *given: calls.append(given) or encode(*given))
-    with jax.disable_jit():
-        found = grad_tts_voice.synthesize('Say "no way"', max_duration_s=0.2)
-    assert "spoken in 0.2 s" in found.notes[0]  # at another pace, of the same reading
-    assert len(calls) == 1
+    """Before it takes its program, which is told what was read; at another pace they are not read again either."""
+    voice, calls = grad_tts_voice, []
+
+    def counted(function):
+        return lambda *given: calls.append(1) or function(*given)
+
+    monkeypatch.setattr(latent_voice, "_compiled_encode", counted(latent_voice._compiled_encode))
+    request = voice._prepare(Utterance(instruction='Say "not at all"', max_duration_s=0.2))
+    assert (len(calls), request.durations.sum(), "spoken in 0.2 s" in request.notes[0]) == (1, 5, True)
+    calls.clear()
+    monkeypatch.setattr(GradTTS, "encode", counted(GradTTS.encode))
+    program = functools.partial(latent_voice._sample, *voice._program(request.sizes.frames))
+    rows = voice._rows([request], request.sizes, 1)
+    assert jax.eval_shape(program, voice.model.state, None, rows).shape == (1, request.sizes.frames * 960)
+    assert not calls
 
 
 def test_masked_latents_count_the_passes_of_transformer_and_head(masked_voice):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Float32, Int32
@@ -498,6 +499,7 @@ _compiled = jax.jit(_sample, static_argnums=(0, 1, 2, 3, 4))
 
 
 def _encode(graph: Any, state: Any, phones: Any) -> Any:
+    phones = jnp.asarray(phones)
     return nnx.merge(graph, state).encode(phones, phones > 0)
 
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -30,7 +32,6 @@ from voxinstruct_jax.models.mmdit import MMDiT, MMDiTConfig
 from voxinstruct_jax.sharding.mesh import MeshConfig, build_mesh
 from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
 from voxinstruct_jax.training import loop
-from voxinstruct_jax.training.diffusion import DiffusionExperiment
 from voxinstruct_jax.training.distillation import (
     DistillationConfig,
     DistillationExperiment,
@@ -38,7 +39,6 @@ from voxinstruct_jax.training.distillation import (
     distillation_program,
     distillation_task,
 )
-from voxinstruct_jax.training.experiment import step_operations
 from voxinstruct_jax.training.masked_latents import MaskedLatentsExperiment, masked_latents_task
 from voxinstruct_jax.training.optimizer import OptimizerConfig, make_optimizer
 from voxinstruct_jax.training.step import StepConfig, TrainState, build_trainer, loss_of
@@ -246,14 +246,22 @@ def test_settings_of_a_student_that_make_no_sense_are_refused(changed, message):
         DistillationExperiment(**{"model": network(8), "latents": LATENTS, "diffusion": PLAIN} | changed)
 
 
-def test_steps_are_counted_without_data_or_weights(data, teacher):
-    """What `plan` and equal budgets are made of; a step of consistency runs more networks than one of its teacher."""
-    masked = MaskedLatentsExperiment(
-        model=MaskedLatentsConfig(network=network(9, output_channels=16), head=TokenHeadConfig(model_dim=16)),
-        latents=LATENTS,
-        data=data,
-    )
-    plain = DiffusionExperiment(model=network(8), latents=LATENTS, data=data)
-    found = [step_operations(each) for each in (masked, plain, student(data, teacher, "consistency"))]
-    assert min(found) > 0
-    assert 1.5 * found[1] < found[2]
+COUNT = """
+import sys
+from voxinstruct_jax.cli.experiments import load_experiment
+from voxinstruct_jax.training.experiment import step_operations
+print(*(step_operations(load_experiment(path)) for path in sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_steps_are_counted_without_data_or_weights():
+    """What `plan` and equal budgets are made of; a student's step runs more networks than its teacher's."""
+    configs = Path(__file__).parents[2] / "configs"
+    names = ("instructaudio_small", "consistency_small", "masked_latents_small")
+    command = [sys.executable, "-c", COUNT, *(str(configs / f"{name}.py") for name in names)]
+    done = subprocess.run(command, cwd=configs.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    teacher, student, masked = map(float, done.stdout.split())
+    assert 1.5 * teacher < student < 4 * teacher
+    assert masked > 0

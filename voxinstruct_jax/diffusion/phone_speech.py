@@ -1,6 +1,7 @@
 """Latents of speech from what a trained `GradTTS` says of phones: how long each lasts, then what it sounds like."""
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from voxinstruct_jax.diffusion.alignment import stretch
@@ -14,7 +15,9 @@ __all__ = ["phone_durations", "phone_latents"]
 
 
 def phone_durations(
-    log_durations: Float[Array, "batch phone"], mask: Bool[Array, "batch phone"], pace: float | Float[Array, ""] = 1.0
+    log_durations: Float[Array, "batch phone"],
+    mask: Bool[Array | np.ndarray, "batch phone"],
+    pace: float | Float[Array, ""] = 1.0,
 ) -> Int[Array, "batch phone"]:
     """Frames that each phone lasts: at least one, 0 at padding.
 

@@ -47,7 +47,7 @@ class SpeechRows:
     prompt: Float32[HostOrDevice, "batch sample"] | None = None
     """Voices to speak with, zeros behind them; None = no row has one."""
     prompt_samples: Int32[HostOrDevice, " batch"] | None = None
-    phone_means: Float32[HostOrDevice, "batch spoken channel"] | None = None
+    phone_means: Float32[HostOrDevice, "batch spoken mean"] | None = None
     """What `GradTTS.encode` says of each phone: to Grad-TTS alone, in place of the phones."""
     durations: Int32[HostOrDevice, "batch spoken"] | None = None
     """Frames of each of them, `num_frames` in all."""
