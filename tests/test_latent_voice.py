@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import soundfile
 from flax import nnx
 
 import voxinstruct_jax as vox
+from voxinstruct_jax import latent_voice
 from voxinstruct_jax.audio.codec import CodecConfig, MelCodec
 from voxinstruct_jax.audio.latents import LatentConfig
 from voxinstruct_jax.audio.spectrogram import MelConfig
@@ -137,6 +139,15 @@ def test_the_length_follows_from_the_words(instruct_voice):
     assert "spoken in 0.4 s" in short.notes[0]
 
 
+def test_a_dialogue_takes_as_long_as_its_words(instruct_voice):
+    found = instruct_voice.synthesize('Two friends talk: "[S0] we won. [S1] no way."')
+    assert len(found.samples) == round((0.2 + 0.2 * 4) * 25) * 960
+    other = instruct_voice.synthesize('Two friends talk: "[S1] we won. [S0] no way."')
+    assert not np.array_equal(found.samples, other.samples)
+    with pytest.raises(InputError, match="speaker 2: a dialogue has speakers 0 to 1"):
+        instruct_voice.synthesize('Two friends talk: "[S2] we won."')
+
+
 @pytest.mark.parametrize("name", ["instruct_voice", "grad_tts_voice", "masked_voice"])
 def test_many_are_the_same_whatever_their_neighbours_are(name, request):
     voice = request.getfixturevalue(name)
@@ -159,18 +170,37 @@ def test_many_are_the_same_whatever_their_neighbours_are(name, request):
 def test_grad_tts_says_itself_how_long_it_speaks(grad_tts_voice):
     model = nnx.merge(grad_tts_voice.model.graph, grad_tts_voice.model.state)
     phones = jnp.asarray(phone_ids([(0, "not at all")], PronunciationTokenizer())[None, 1:])
-    durations = np.asarray(phone_durations(model, phones))[0]
+    log_durations = model.encode(phones, phones > 0)[1]
+    durations = np.asarray(phone_durations(log_durations, phones > 0))[0]
     asked = 'Say "not at all"'
     found = grad_tts_voice.synthesize(asked)
     assert len(found.samples) == durations.sum() * 960
     assert durations.sum() >= len(durations) > 8
     assert found.notes == ()
-    slow = np.asarray(phone_durations(model, phones, 3.0))[0]
-    assert abs(slow.sum() - 3 * np.exp(np.asarray(model.encode(phones, phones > 0)[1])).sum()) < len(slow)
+    slow = np.asarray(phone_durations(log_durations, phones > 0, 3.0))[0]
+    assert abs(slow.sum() - 3 * np.exp(np.asarray(log_durations)).sum()) < len(slow)
     short = grad_tts_voice.synthesize(asked, max_duration_s=0.2)
     assert len(short.samples) == 5 * 960
     assert "spoken in 0.2 s" in short.notes[0]
     assert grad_tts_voice.cost(4.0).evaluations == 3
+
+
+def test_grad_tts_reads_the_phones_of_a_request_once(grad_tts_voice, monkeypatch):
+    """Before it takes its program, which is told what was read; at another pace they are not read again either."""
+    voice, calls = grad_tts_voice, []
+
+    def counted(function):
+        return lambda *given: calls.append(1) or function(*given)
+
+    monkeypatch.setattr(latent_voice, "_compiled_encode", counted(latent_voice._compiled_encode))
+    request = voice._prepare(Utterance(instruction='Say "not at all"', max_duration_s=0.2))
+    assert (len(calls), request.durations.sum(), "spoken in 0.2 s" in request.notes[0]) == (1, 5, True)
+    calls.clear()
+    monkeypatch.setattr(GradTTS, "encode", counted(GradTTS.encode))
+    program = functools.partial(latent_voice._sample, *voice._program(request.sizes.frames))
+    rows = voice._rows([request], request.sizes, 1)
+    assert jax.eval_shape(program, voice.model.state, None, rows).shape == (1, request.sizes.frames * 960)
+    assert not calls
 
 
 def test_masked_latents_count_the_passes_of_transformer_and_head(masked_voice):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Float32, Int32
@@ -38,7 +39,7 @@ from voxinstruct_jax.models.mmdit import MMDiTConfig
 from voxinstruct_jax.text.content import spoken_content
 from voxinstruct_jax.text.lengths import LengthLine
 from voxinstruct_jax.text.normalizer import HAN
-from voxinstruct_jax.text.phones import phone_ids
+from voxinstruct_jax.text.phones import phone_ids, turns_of
 from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
 from voxinstruct_jax.utterance import Audio, Cost, Utterance, check_instruction, checked_seed, with_quotes
 from voxinstruct_jax.voice import COST_TEXT_SLOTS, MAX_DURATION_S, speak_alike
@@ -118,8 +119,10 @@ class _Request:
 
     text_tokens: Int32[np.ndarray, "token channel"]
     phones: Int32[np.ndarray, " phone"]
-    durations: Int32[np.ndarray, " duration"]
-    """Frames of each phone, where the model says them."""
+    phone_means: Float32[np.ndarray, "spoken mean"]
+    """Of a model that says durations, what it says of each phone; empty otherwise, as is the next."""
+    durations: Int32[np.ndarray, " spoken"]
+    """Frames of each phone."""
     prompt: Float32[np.ndarray, " sample"]
     num_frames: int
     """The prompt's included."""
@@ -301,11 +304,11 @@ class LatentVoice:
         passes = evaluations(self.config.diffusion.sampler)
         if isinstance(self.model.config, MaskedLatentsConfig):
             passes = self.config.rounds * (1 + passes)
-        return Cost(
-            evaluations=passes,
-            operations=count_operations(program, self.model.state, state, rows),
-            seconds=seconds,
-        )
+        operations = count_operations(program, self.model.state, state, rows)
+        if self._says_durations:
+            encode = functools.partial(_encode, self.model.graph)
+            operations += count_operations(encode, self.model.state, rows.phones)
+        return Cost(evaluations=passes, operations=operations, seconds=seconds)
 
     def _prepare(self, utterance: Utterance) -> _Request:
         """Reads an utterance.
@@ -324,21 +327,24 @@ class LatentVoice:
         elif utterance.prompt is not None:
             text, prompt = self._read_prompt(utterance, words, notes)
         tokens = self.tokenizer.encode(text)
-        phones = phone_ids([(0, words)], self.tokenizer) if self._phone_width(1) else np.zeros(0, np.int32)
+        turns = turns_of(words)
+        phones = phone_ids(turns, self.tokenizer) if self._phone_width(1) else np.zeros(0, np.int32)
         if self._says_durations:
             phones = phones[1:]  # the mark of the turn, which is not heard
         longest = max(len(tokens), len(phones))
         if longest > TEXT_WIDTHS[-1]:
             raise InputError(f"instruction has {longest} text tokens or phones, at most {TEXT_WIDTHS[-1]}; shorten it")
-        durations = np.zeros(0, np.int32)
+        means, durations = np.zeros((0, 0), np.float32), np.zeros(0, np.int32)
         if self._says_durations:
-            durations = self._durations(phones, utterance.max_duration_s, notes)
+            means, durations = self._said_of(phones, utterance.max_duration_s, notes)
             num_frames, room = self._sized(int(durations.sum()))
         else:
-            num_frames, room = self._length(words, len(prompt), utterance.max_duration_s, notes)
+            said = " ".join(part for _, part in turns)
+            num_frames, room = self._length(said, len(prompt), utterance.max_duration_s, notes)
         return _Request(
             text_tokens=tokens,
             phones=phones,
+            phone_means=means,
             durations=durations,
             prompt=prompt,
             num_frames=num_frames,
@@ -379,23 +385,25 @@ class LatentVoice:
             seconds = limit
         return self._sized(prompt + max(1, round(seconds * rate)))
 
-    def _durations(
+    def _said_of(
         self, phones: Int32[np.ndarray, " phone"], max_s: float | None, notes: list[str]
-    ) -> Int32[np.ndarray, " phone"]:
-        """Frames of each phone as the model says them; faster where they take too long."""
+    ) -> tuple[Float32[np.ndarray, "phone mean"], Int32[np.ndarray, " phone"]]:
+        """What the model says of each phone: mean latents, and frames; fewer where they take too long."""
         rate, limit = self.latents.frame_rate, min(MAX_DURATION_S, max_s if max_s is not None else MAX_DURATION_S)
         longest = max(1, round(limit * rate))
         padded = np.pad(phones, (0, self._phone_width(len(phones)) - len(phones)))[None]
+        means, log_durations = _compiled_encode(self.model.graph, self.model.state, padded)
 
-        def said(pace: float) -> Int32[np.ndarray, " phone"]:
-            return np.asarray(_durations_of(self.model.graph, self.model.state, padded, pace))[0, : len(phones)]
+        def frames(pace: float) -> Int32[np.ndarray, " phone"]:
+            return np.asarray(phone_durations(log_durations, padded > 0, pace))[0, : len(phones)]
 
-        found = said(1.0)
+        found = frames(1.0)
         if found.sum() > longest:
             notes.append(_hurried(found.sum() / rate, limit))
-            found = said(longest / found.sum())
+            found = frames(longest / found.sum())
         # with a frame for each phone it may still be too long
-        return np.diff(np.minimum(np.cumsum(found), longest), prepend=0).astype(np.int32)
+        found = np.diff(np.minimum(np.cumsum(found), longest), prepend=0).astype(np.int32)
+        return np.asarray(means, np.float32)[0, : len(phones)], found
 
     def _sized(self, frames: int) -> tuple[int, int]:
         """Frames that are generated to speak so many, and those of the program."""
@@ -433,9 +441,13 @@ class LatentVoice:
                 "prompt_samples": np.zeros(batch_size, np.int32),
             }
         if self._says_durations:
-            rows["durations"] = np.zeros((batch_size, sizes.phones), np.int32)
+            rows |= {
+                "phone_means": np.zeros((batch_size, sizes.phones, self.latents.channels), np.float32),
+                "durations": np.zeros((batch_size, sizes.phones), np.int32),
+            }
         for row, request in enumerate([*requests, *list(requests[-1:]) * (batch_size - len(requests))]):
             if self._says_durations:
+                rows["phone_means"][row, : len(request.phone_means)] = request.phone_means
                 rows["durations"][row, : len(request.durations)] = request.durations
             rows["text_tokens"][row, : len(request.text_tokens)] = request.text_tokens
             rows["phones"][row, : len(request.phones)] = request.phones
@@ -486,9 +498,12 @@ def _sample(  # noqa: PLR0913 - the flat arguments of a program
 _compiled = jax.jit(_sample, static_argnums=(0, 1, 2, 3, 4))
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _durations_of(graph: Any, state: Any, phones: Any, pace: Any) -> Any:
-    return phone_durations(nnx.merge(graph, state), phones, pace)
+def _encode(graph: Any, state: Any, phones: Any) -> Any:
+    phones = jnp.asarray(phones)
+    return nnx.merge(graph, state).encode(phones, phones > 0)
+
+
+_compiled_encode = jax.jit(_encode, static_argnums=0)
 
 
 def _hurried(seconds: float, limit: float) -> str:

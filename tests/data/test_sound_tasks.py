@@ -1,7 +1,9 @@
 """UNISON's table: every task makes what it says, from the draws alone."""
 
 import dataclasses
+import itertools
 import json
+import re
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from voxinstruct_jax.config import ConfigError, InputError
 from voxinstruct_jax.data.sound_batches import SoundBatches, SoundData, open_pool
 from voxinstruct_jax.data.sound_tasks import TASKS, Speech, mix, probabilities, synthesize
 from voxinstruct_jax.data.sounds import SOUNDS, make_sound
-from voxinstruct_jax.text.phones import NUM_PHONES, phone_ids
+from voxinstruct_jax.text.phones import NUM_PHONES, phone_ids, turns_of
 from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
 
 RATE = 8000
@@ -91,6 +93,54 @@ def test_a_timeline_says_when_things_sound():
     end = round(float(words[0].split("s to ")[1].split("s, ")[0]) * RATE)
     start = round(float(words[1].split("s to ")[0].removesuffix("s")) * RATE) if len(words) > 1 else ROOM
     assert not example.target[end:start].any()  # silence between, or an overlap
+
+
+def test_overlaps_of_a_timeline_last_one_to_two_seconds():
+    """In clips of ten seconds: three in ten timelines, the others with pauses of half a second."""
+    apart = []
+    for seed in range(60):
+        text = synthesize("t2a_timeline", Pool(), np.random.default_rng(seed), 10 * RATE).text
+        times = [(float(a), float(b)) for a, b in re.findall(r"From ([\d.]+)s to ([\d.]+)s", text)]
+        assert len(times) in (2, 3)
+        assert times[-1][1] == pytest.approx(10, abs=0.11)
+        apart.extend(later[0] - earlier[1] for earlier, later in itertools.pairwise(times))
+        assert all(later[0] > earlier[0] + 1.4 for earlier, later in itertools.pairwise(times))
+    overlaps = -np.array([each for each in apart if each < 0])
+    assert 0.15 < len(overlaps) / len(apart) < 0.45
+    assert overlaps.min() > 0.85
+    assert overlaps.max() > 1.5
+    np.testing.assert_allclose([each for each in apart if each >= 0], 0.5, atol=0.11)
+
+
+class ShortSounds(Pool):
+    """Sounds of a corpus may be shorter than what is said."""
+
+    def sound(self, random, num_samples):
+        return make_sound(random, RATE // 2, RATE)
+
+
+@pytest.mark.parametrize("name", ["speech_audio_mix", "edit_speech_insert", "edit_speech_content"])
+def test_words_are_heard_to_their_end_over_a_shorter_sound(name):
+    for seed in range(3):
+        example = synthesize(name, ShortSounds(), np.random.default_rng(seed), ROOM)
+        assert np.count_nonzero(example.target) > 0.95 * (ROOM // 3)  # a third is the shortest speech
+
+
+def test_a_timeline_says_when_a_short_sound_ends():
+    text = synthesize("t2a_timeline", ShortSounds(), np.random.default_rng(0), ROOM).text
+    assert "From 0.0s to 0.5s, " in text
+
+
+@pytest.mark.parametrize("name", ["edit_remove_add", "t2a_mix", "edit_add"])
+def test_sounds_of_any_length_are_mixed(name):
+    class AnyLength(Pool):
+        def sound(self, random, num_samples):
+            return make_sound(random, int(random.integers(RATE // 10, num_samples)), RATE)
+
+    for seed in range(8):
+        example = synthesize(name, AnyLength(), np.random.default_rng(seed), ROOM)
+        assert example.target[: example.num_samples].any()
+        assert not example.target[example.num_samples :].any()
 
 
 @pytest.mark.parametrize("ratio", [-10.0, 0.0, 15.0])
@@ -186,6 +236,9 @@ def test_a_dialogue_marks_whose_turn_it_is():
     both = phone_ids([(0, "hello"), (1, "你好")], tokenizer)
     np.testing.assert_array_equal(both, np.concatenate([hello, reply]))
     assert (hello[0], reply[0]) == (1, 2)
+    np.testing.assert_array_equal(phone_ids(turns_of("[S0] hello [S1] 你好"), tokenizer), both)
+    assert turns_of("hello") == [(0, "hello")]
+    assert turns_of("so, [S1] hello [S0]you") == [(0, "so,"), (1, "hello"), (0, "you")]
     assert both.max() < NUM_PHONES
     assert (both[1:] > 0).all()
     assert set(hello[1:].tolist()) & set(reply[1:].tolist()) <= {3}  # silence alone is common to two languages

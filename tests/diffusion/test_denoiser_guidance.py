@@ -211,6 +211,7 @@ def test_a_dropped_slot_is_gone_on_its_rows_only():
     [
         ({"branches": (("text",),), "weights": (1.0,)}, "the first branch must drop nothing"),
         ({"branches": ((), ("text",)), "weights": (2.0, 0.0)}, "sum to 1"),
+        ({"branches": ((), ("txt",)), "weights": (2.0, -1.0)}, "guidance.branches: 'txt' is none of text, content"),
         ({"rescale": 1.5}, "must lie in"),
         ({"interval": (0.6, 0.2)}, "must lie in"),
     ],

@@ -1,5 +1,7 @@
 """Inversion and infilling with denoisers that are known: what comes back, and what stands in the gap."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +22,7 @@ from voxinstruct_jax.diffusion.editing import (
     invert,
 )
 from voxinstruct_jax.diffusion.guidance import single
-from voxinstruct_jax.diffusion.path import Path, PathConfig
+from voxinstruct_jax.diffusion.path import Path, PathConfig, Prediction
 from voxinstruct_jax.diffusion.solvers import SamplerConfig, solve
 from voxinstruct_jax.diffusion.systems import DiffusionConfig
 from voxinstruct_jax.diffusion.times import Grid, time_grid
@@ -128,6 +130,32 @@ def test_infilling_by_the_posterior_has_the_conditional_mean_and_variance(gap, p
     slope, spread = filled(gap, path, InfillConfig(method="posterior"), solver=solver, steps=steps)
     assert slope == pytest.approx(1, abs=0.05)
     assert spread == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("how", ["replace", "posterior", "edit"])
+def test_around_a_prior_the_same_is_done_to_what_values_differ_by(gap, how):
+    """Data that lies a constant beside its prior: filled in or edited, the difference comes out as without a prior."""
+    config = PathConfig(schedule="vp_linear", prediction="epsilon")
+    keep = jnp.broadcast_to(gap["keep"], (4, FRAMES))
+    known, keys = gap["known"][:4], jax.random.split(jax.random.key(6), 4)
+    sampler, settings = SamplerConfig(grid=Grid(steps=6)), InfillConfig(resample=3, iterations=4)
+    plain = sequence(Path(config), gap["cov"])
+
+    def found(prior):
+        path = Path(config, prior)
+
+        def denoiser(x_t, t):
+            inner = plain(path.beside(x_t), t)
+            return Prediction(path.around(inner.x0), inner.epsilon)
+
+        values = path.around(known)
+        if how == "edit":
+            return edit(denoiser, denoiser, path, values, sampler, EditConfig(start=0.5, passes=1))
+        method = dataclasses.replace(settings, method=how)
+        return infill(denoiser, path, values, keep, keys, sampler, method)
+
+    prior = jnp.broadcast_to(jnp.linspace(-3, 3, FRAMES)[:, None], known.shape)
+    np.testing.assert_allclose(jax.jit(found)(prior) - prior, jax.jit(lambda: found(None))(), atol=2e-4)
 
 
 def test_infilling_by_replacement_follows_the_rest_better_when_resampled(gap):

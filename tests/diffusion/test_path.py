@@ -115,5 +115,12 @@ def test_systems_survive_storage_and_fit_together():
         assert from_dict(DiffusionConfig, to_dict(config)) == config
         assert len(time_grid(config.sampler.grid, Path(config.path))) == config.sampler.grid.steps + 1
         assert sum(share for _, share in config.drop) < 1
+    assert dict(SYSTEMS["f5_tts"].drop) == {("source",): 0.24, ("text", "content", "source"): 0.2}
+    for drop, message in (
+        (((("text",), 0.6), (("content",), 0.6)), r"\[0.6, 0.6\] must be at least 0 and sum to at most 1"),
+        (((("words",), 0.1),), "diffusion.drop: 'words' is none of text"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            DiffusionConfig(drop=drop)
     assert evaluations(SYSTEMS["unison"].sampler) == 100
     assert evaluations(SYSTEMS["edm_sound"].sampler) == 63

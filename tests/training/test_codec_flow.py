@@ -299,7 +299,7 @@ def test_rows_do_not_depend_on_the_host(folders):
 def test_settings_that_do_not_fit_are_refused(folders):
     experiment = experiment_of(folders, "flow_decoder")
     model = experiment.model
-    with pytest.raises(ConfigError, match="this codec's latents have 8"):
+    with pytest.raises(ConfigError, match="these latents have 8"):
         dataclasses.replace(model, network=dataclasses.replace(model.network, latent_channels=9))
     with pytest.raises(ConfigError, match="give units, or set first_codebook"):
         dataclasses.replace(model, num_units=0)

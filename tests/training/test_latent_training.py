@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -192,6 +194,19 @@ def test_a_student_takes_its_teacher_s_pairs(data, teacher):
     assert jax.eval_shape(first_loss, jax.tree.map(jnp.asarray, task.batches[0])).shape == ()
 
 
+@pytest.mark.parametrize(("method", "networks"), [("consistency", 3), ("distribution", 3), ("reflow", 2)])
+def test_each_network_of_a_student_reads_the_text_once_a_step(data, teacher, method, networks, monkeypatch):
+    task = distillation_task(student(data, teacher, method))
+    read, calls = MMDiT.encode_text, []
+    monkeypatch.setattr(MMDiT, "encode_text", lambda *given, **more: calls.append(1) or read(*given, **more))
+
+    def first_loss(batch):
+        return loss_of(task.program.objective(task.program.build_model(nnx.Rngs(0)), batch, jax.random.key(0))[0])
+
+    jax.eval_shape(first_loss, jax.tree.map(jnp.asarray, task.batches[0]))
+    assert len(calls) == networks
+
+
 @pytest.mark.parametrize("name", ["consistency_small", "dmd_small"])
 def test_of_a_configuration_s_parts_only_the_student_s_are_trained(name):
     experiment = load_experiment(str(Path(__file__).parents[2] / "configs" / f"{name}.py"))
@@ -229,3 +244,24 @@ def test_teachers_that_do_not_fit_are_refused(data, teacher, tmp_path):
 def test_settings_of_a_student_that_make_no_sense_are_refused(changed, message):
     with pytest.raises(ConfigError, match=message):
         DistillationExperiment(**{"model": network(8), "latents": LATENTS, "diffusion": PLAIN} | changed)
+
+
+COUNT = """
+import sys
+from voxinstruct_jax.cli.experiments import load_experiment
+from voxinstruct_jax.training.experiment import step_operations
+print(*(step_operations(load_experiment(path)) for path in sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_steps_are_counted_without_data_or_weights():
+    """What `plan` and equal budgets are made of; a student's step runs more networks than its teacher's."""
+    configs = Path(__file__).parents[2] / "configs"
+    names = ("instructaudio_small", "consistency_small", "masked_latents_small")
+    command = [sys.executable, "-c", COUNT, *(str(configs / f"{name}.py") for name in names)]
+    done = subprocess.run(command, cwd=configs.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    teacher, student, masked = map(float, done.stdout.split())
+    assert 1.5 * teacher < student < 4 * teacher
+    assert masked > 0

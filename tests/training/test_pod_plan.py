@@ -185,7 +185,9 @@ def test_pods_that_do_not_exist_are_refused(topology, message):
 def test_only_language_models_can_be_planned(capsys):
     codec = Path(__file__).parents[2] / "configs" / "smoke_codec.py"
     assert main(["plan", str(codec), "--topology", "v5e:2x2"]) == 2
-    assert "only experiments of AR, NAR and denoisers can be planned" in capsys.readouterr().err
+    assert (
+        "a CodecExperiment cannot be planned; training of AR, NAR and models of latents can" in capsys.readouterr().err
+    )
 
 
 def test_operations_of_loops_count_as_often_as_they_run():

@@ -68,6 +68,21 @@ class LatentConfig:
             return None
         return self.vae.mel if self.vae else self.mel
 
+    def check_channels(self, name: str, found: int, *, masked: bool = False) -> None:
+        """Checks that a network reads as many channels as there are.
+
+        Args:
+            name: Of the network's setting.
+            found: Its value.
+            masked: Whether the network also reads which frames are masked, in a channel more.
+
+        Raises:
+            ConfigError: It reads another number.
+        """
+        wanted, what = (self.channels + 1, "latents and their mask") if masked else (self.channels, "latents")
+        if found != wanted:
+            raise ConfigError(f"{name}: {found}, but these {what} have {wanted} channels; give {wanted}")
+
 
 class LatentSpace(nnx.Module):
     """Frozen: training a denoiser leaves it alone."""

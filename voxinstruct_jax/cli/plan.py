@@ -58,7 +58,10 @@ def run(arguments: list[str]) -> int:
 
     experiment = override(load_experiment(options.config), rest, program=f"plan {options.config}")
     if not isinstance(experiment, Plannable):
-        raise ConfigError(f"{options.config}: only experiments of AR, NAR and denoisers can be planned")
+        raise ConfigError(
+            f"{options.config}: a {type(experiment).__name__} cannot be planned; training of AR, NAR and models of "
+            "latents can"
+        )
     settings = {
         "slices": options.slices,
         "price": options.price,

@@ -20,7 +20,7 @@ from voxinstruct_jax.data.manifest import Row, read_manifest
 from voxinstruct_jax.data.segments import AudioCache, build_cache
 from voxinstruct_jax.data.sound_tasks import SoundExample, Speech, probabilities, synthesize
 from voxinstruct_jax.data.sounds import Sound, make_sound
-from voxinstruct_jax.text.phones import phone_ids
+from voxinstruct_jax.text.phones import phone_ids, turns_of
 from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
 from voxinstruct_jax.vocabulary import HostOrDevice
 
@@ -253,7 +253,7 @@ class SoundBatches:
             text = self._tokenizer.encode(example.text)
             phones = np.zeros(0, np.int32)
             if self._data.phone_width:
-                phones = phone_ids([(0, example.transcript)], self._tokenizer)
+                phones = phone_ids(turns_of(example.transcript), self._tokenizer)
             if len(text) <= self._data.text_width and len(phones) <= self._data.phone_width:
                 return example, text, phones
         raise InputError(

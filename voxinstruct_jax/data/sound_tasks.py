@@ -160,12 +160,12 @@ def mix(
     ratio_db: float,
     random: np.random.Generator,
     sample_rate: int,
-) -> tuple[Float[np.ndarray, " sample"], Float[np.ndarray, " sample"]]:
+) -> tuple[Float[np.ndarray, " longer"], Float[np.ndarray, " longer"]]:
     """Levels two sounds and lays the second somewhere into the first.
 
     Args:
-        base: Stays where it is.
-        event: No longer than the base, or its rest is cut off.
+        base: Stays where it is; silence follows where the event is longer.
+        event: All of it is heard.
         ratio_db: Of the base's level over the event's.
         random: Draws the place.
         sample_rate: Hz, for the fades.
@@ -173,7 +173,7 @@ def mix(
     Returns:
         The base at its level, and the event alone in its place; their sum is the mix.
     """
-    base, event = _levelled(base), _levelled(event[: len(base)]) * 10 ** (-ratio_db / 20)
+    base, event = _levelled(_as_long_as(base, event)), _levelled(event) * 10 ** (-ratio_db / 20)
     event = _faded(event, sample_rate)
     placed = np.zeros(len(base))
     offset = int(random.integers(len(base) - len(event) + 1))
@@ -192,6 +192,11 @@ def _fitted(samples: np.ndarray | None, num_samples: int) -> np.ndarray:
     if samples is not None:
         fitted[: len(samples)] = samples[:num_samples]
     return fitted
+
+
+def _as_long_as(samples: np.ndarray, *others: np.ndarray) -> np.ndarray:
+    """Lets silence follow up to the longest of the others."""
+    return np.pad(samples, (0, max(0, *(len(other) - len(samples) for other in others))))
 
 
 def _levelled(samples: np.ndarray) -> np.ndarray:
@@ -275,7 +280,8 @@ def _timeline(pool: ClipPool, random: np.random.Generator, room: int) -> _Made:
     """Two or three sounds, one after another with a pause, or overlapping."""
     seconds = room / pool.sample_rate
     count = max(1, min(int(random.integers(2, 4)), int((seconds + GAP_S) / (SHORTEST_SEGMENT_S + GAP_S))))
-    apart = GAP_S if random.random() < 0.7 else -min(random.uniform(1, 2), SHORTEST_SEGMENT_S / 2)
+    # an overlap is at most half a segment, so that no more than two sound at once
+    apart = GAP_S if random.random() < 0.7 else -min(random.uniform(1, 2), seconds / (count + 1))
     length = (seconds - apart * (count - 1)) / count
     target, words = np.zeros(room), []
     for number in range(count):
@@ -285,7 +291,8 @@ def _timeline(pool: ClipPool, random: np.random.Generator, room: int) -> _Made:
         sound = pool.sound(random, last - first)
         part = _faded(_levelled(sound.samples), pool.sample_rate)
         target[first : first + len(part)] += part
-        words.append(f"From {start:.1f}s to {end:.1f}s, {sound.caption}.")
+        stop = start + len(part) / pool.sample_rate  # before the end where a clip is short
+        words.append(f"From {start:.1f}s to {stop:.1f}s, {sound.caption}.")
     return _Made(target=target, text="[Audio] " + " ".join(words))
 
 
@@ -308,9 +315,9 @@ def _event(pool: ClipPool, random: np.random.Generator, room: int) -> tuple[np.n
 
 def _replace(pool: ClipPool, random: np.random.Generator, room: int) -> _Made:
     base, old, new = pool.sound(random, room), pool.sound(random, room // 2), pool.sound(random, room // 2)
-    ratio = random.uniform(-5, 5)
-    levelled, before = mix(base.samples, old.samples, ratio, random, pool.sample_rate)
-    _, after = mix(base.samples, new.samples, ratio, random, pool.sample_rate)
+    ratio, ground = random.uniform(-5, 5), _as_long_as(base.samples, old.samples, new.samples)
+    levelled, before = mix(ground, old.samples, ratio, random, pool.sample_rate)
+    _, after = mix(ground, new.samples, ratio, random, pool.sample_rate)
     text = f"[Edit] [Audio] Remove {old.caption}. [Edit] [Audio] Add {new.caption}."
     return _Made(source=levelled + before, target=levelled + after, text=text)
 
@@ -335,7 +342,7 @@ def _delete_speech(pool: ClipPool, random: np.random.Generator, room: int) -> _M
 def _rewrite_speech(pool: ClipPool, random: np.random.Generator, room: int) -> _Made:
     """Other words of the same speaker, against the very same background."""
     old, new = pool.speaker_pair(random, room)
-    background = pool.sound(random, room).samples
+    background = _as_long_as(pool.sound(random, room).samples, old.samples, new.samples)
     ratio = -random.uniform(5, 15)
     levelled, before = mix(background, old.samples, ratio, random, pool.sample_rate)
     _, after = mix(background, new.samples, ratio, random, pool.sample_rate)

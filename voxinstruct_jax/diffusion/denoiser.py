@@ -10,7 +10,7 @@ from voxinstruct_jax.diffusion.guidance import DenoiserGuidance, mix, unguided
 from voxinstruct_jax.diffusion.path import Path, Prediction
 from voxinstruct_jax.models.conditions import Conditions, stack_branches
 
-__all__ = ["Backbone", "Denoiser", "make_denoiser"]
+__all__ = ["Backbone", "Denoiser", "make_denoiser", "without_prior"]
 
 Denoiser = Callable[[Float[Array, "batch time channel"], Float[Array, " batch"]], Prediction]
 """(x_t, t) → what they say of data and noise."""
@@ -64,3 +64,13 @@ def make_denoiser(
         return path.to_prediction(mix(outputs, guidance, t, frame_mask), x_t, t)
 
     return denoise
+
+
+def without_prior(denoiser: Denoiser, path: Path) -> Denoiser:
+    """The same denoiser, of what values differ from the path's prior by; it is one of the path without the prior."""
+
+    def denoise(x_t: Float[Array, "batch time channel"], t: Float[Array, " batch"]) -> Prediction:
+        found = denoiser(path.around(x_t), t)
+        return Prediction(path.beside(found.x0), found.epsilon)
+
+    return denoise if path.prior is not None else denoiser

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from voxinstruct_jax.config import ConfigError
-from voxinstruct_jax.diffusion.denoiser import Denoiser, make_denoiser
+from voxinstruct_jax.diffusion.denoiser import Denoiser, make_denoiser, without_prior
 from voxinstruct_jax.diffusion.path import Path, Prediction
 from voxinstruct_jax.diffusion.solvers import SamplerConfig, draw_noise, sample, solve
 from voxinstruct_jax.diffusion.systems import DiffusionConfig
@@ -103,6 +103,11 @@ def infill(
         Lugmayr et al. 2022 (RePaint, arXiv 2201.09865), algorithm 1, for `replace`; for `posterior` see
         `posterior_denoiser`.
     """
+    if path.prior is not None:
+        plain = infill(
+            without_prior(denoiser, path), Path(path.config), path.beside(known), keep, keys, sampler, config
+        )
+        return jnp.where(keep[..., None], known, path.around(plain))
     noise = draw_noise(keys, *known.shape[1:])
     solving = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
     times = time_grid(sampler.grid, path)
@@ -150,7 +155,7 @@ def posterior_denoiser(
         )
         x0 = x0 + pull(solved)[0]
         alpha, sigma = (f(t)[:, None, None] for f in (path.alpha, path.sigma))
-        return Prediction(x0, (x_t - alpha * x0) / jnp.maximum(sigma, 1e-5))
+        return Prediction(x0, (path.beside(x_t) - alpha * path.beside(x0)) / jnp.maximum(sigma, 1e-5))
 
     return denoise
 
@@ -182,6 +187,9 @@ def invert(
     Source:
         Song et al. 2021 (DDIM, arXiv 2010.02502), section 4.3; for the passes Pan et al. 2023 (AIDI, arXiv 2309.04907).
     """
+    if path.prior is not None:
+        plain = without_prior(denoiser, path), Path(path.config), path.beside(latents)
+        return path.around(invert(*plain, times, passes=passes))
     starts, ends = times[:-1][::-1], times[1:][::-1]
     numbers = np.stack([starts, path.alpha(ends), path.sigma(ends)], -1).astype(np.float32)
 
@@ -222,6 +230,10 @@ def edit(
     Raises:
         InputError: A stochastic solver has no keys.
     """
+    if path.prior is not None:
+        denoisers = without_prior(source, path), without_prior(target, path)
+        plain = Path(path.config), path.beside(latents)
+        return path.around(edit(*denoisers, *plain, sampler, config, keys=keys))
     times = config.start * time_grid(sampler.grid, path)
     noisy = invert(source, path, latents, times, passes=config.passes)
     return solve(target, path, noisy, times, sampler, keys=keys)

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float
 
 from voxinstruct_jax.config import ConfigError
 from voxinstruct_jax.guidance import mix_logits
+from voxinstruct_jax.models.conditions import check_slots
 
 __all__ = ["DenoiserGuidance", "double", "dual", "mix", "nested", "rescale", "single", "unguided"]
 
@@ -25,7 +26,8 @@ class DenoiserGuidance:
     """Branches, their weights, and what is done with the mix.
 
     Raises:
-        ConfigError: The first branch drops something, weights do not sum to 1, or a number is out of range.
+        ConfigError: The first branch drops something, a slot is unknown, weights do not sum to 1, or a number is out
+            of range.
     """
 
     branches: tuple[Branch, ...] = ((),)
@@ -39,6 +41,8 @@ class DenoiserGuidance:
     def __post_init__(self) -> None:
         if not self.branches or self.branches[0]:
             raise ConfigError("guidance.branches: the first branch must drop nothing")
+        for slots in self.branches:
+            check_slots("guidance.branches", slots)
         if len(self.branches) != len(self.weights) or not math.isclose(sum(self.weights), 1, abs_tol=1e-6):
             raise ConfigError(f"guidance.weights: {self.weights} must be one a branch and sum to 1")
         low, high = self.interval

@@ -1,6 +1,7 @@
-"""Latents of speech from a trained `GradTTS`: how long each phone lasts, then what it sounds like."""
+"""Latents of speech from what a trained `GradTTS` says of phones: how long each lasts, then what it sounds like."""
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from voxinstruct_jax.diffusion.alignment import stretch
@@ -14,7 +15,9 @@ __all__ = ["phone_durations", "phone_latents"]
 
 
 def phone_durations(
-    model: GradTTS, phones: Int[Array, "batch phone"], pace: float | Float[Array, ""] = 1.0
+    log_durations: Float[Array, "batch phone"],
+    mask: Bool[Array | np.ndarray, "batch phone"],
+    pace: float | Float[Array, ""] = 1.0,
 ) -> Int[Array, "batch phone"]:
     """Frames that each phone lasts: at least one, 0 at padding.
 
@@ -22,15 +25,13 @@ def phone_durations(
     would be heard.
 
     Args:
-        model: Trained.
-        phones: Ids without the mark of the turn, 0 = padding.
+        log_durations: From `GradTTS.encode`.
+        mask: True = a real phone.
         pace: Factor on all durations; above 1 is slower.
 
     Source:
         Grad-TTS (arXiv 2105.06337), whose published program, at 86 frames a second, rounds each duration up.
     """
-    mask = phones > 0
-    _, log_durations = model.encode(phones, mask)
     ends = jnp.round(jnp.cumsum(jnp.where(mask, jnp.exp(log_durations) * pace, 0), axis=1))
     return jnp.where(mask, jnp.maximum(jnp.diff(ends, axis=1, prepend=0), 1), 0).astype(jnp.int32)
 
@@ -38,7 +39,7 @@ def phone_durations(
 def phone_latents(
     model: GradTTS,
     config: DiffusionConfig,
-    phones: Int[Array, "batch phone"],
+    means: Float[Array, "batch phone channel"],
     durations: Int[Array, "batch phone"],
     text_tokens: Int[Array, "batch token feature"],
     keys: Array,
@@ -50,7 +51,7 @@ def phone_latents(
     Args:
         model: Trained.
         config: Path, guidance and solver.
-        phones: As in `phone_durations`.
+        means: From `GradTTS.encode`.
         durations: Frames that each phone lasts.
         text_tokens: Of the instruction; 0 in the first channel = padding.
         keys: One a row.
@@ -62,7 +63,6 @@ def phone_latents(
     Source:
         Grad-TTS (arXiv 2105.06337).
     """
-    means, _ = model.encode(phones, phones > 0)
     prior, real = stretch(means, durations, num_frames)
     conditions = model.conditions(prior, text_tokens)
     path = Path(config.path, prior)

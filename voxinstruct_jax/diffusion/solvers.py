@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from voxinstruct_jax.config import ConfigError, InputError
-from voxinstruct_jax.diffusion.denoiser import Denoiser
+from voxinstruct_jax.diffusion.denoiser import Denoiser, without_prior
 from voxinstruct_jax.diffusion.path import Path, Prediction
 from voxinstruct_jax.diffusion.times import Grid, time_grid
 
@@ -192,14 +192,9 @@ def _beside(
     path: Path, denoiser: Denoiser, before_step: BeforeStep | None, after_x0: AfterX0 | None
 ) -> tuple[Denoiser, BeforeStep | None, AfterX0 | None]:
     """The same functions, of what values differ from the path's prior by."""
-
-    def denoise(x: Array, t: Array) -> Prediction:
-        found = denoiser(path.around(x), t)
-        return Prediction(path.beside(found.x0), found.epsilon)
-
     before = before_step and (lambda x, t, keys: path.beside(before_step(path.around(x), t, keys)))
     after = after_x0 and (lambda x0, t: path.beside(after_x0(path.around(x0), t)))
-    return denoise, before, after
+    return without_prior(denoiser, path), before, after
 
 
 def _after_x0(denoiser: Denoiser, path: Path, change: AfterX0) -> Denoiser:

@@ -40,15 +40,17 @@ class SpeechRows:
     text_tokens: Int32[HostOrDevice, "batch token channel"]
     """Of the instruction; 0 in the first channel = padding."""
     phones: Int32[HostOrDevice, "batch phone"]
-    """Of what is spoken, 0 = padding; to Grad-TTS without the mark of the turn."""
+    """Of what is spoken, 0 = padding; not read by Grad-TTS."""
     num_frames: Int32[HostOrDevice, " batch"]
     """Frames of each row, a voice prompt's included."""
     seeds: UInt32[HostOrDevice, " batch"]
     prompt: Float32[HostOrDevice, "batch sample"] | None = None
     """Voices to speak with, zeros behind them; None = no row has one."""
     prompt_samples: Int32[HostOrDevice, " batch"] | None = None
-    durations: Int32[HostOrDevice, "batch phone"] | None = None
-    """Frames of each phone, `num_frames` in all: to Grad-TTS alone."""
+    phone_means: Float32[HostOrDevice, "batch spoken mean"] | None = None
+    """What `GradTTS.encode` says of each phone: to Grad-TTS alone, in place of the phones."""
+    durations: Int32[HostOrDevice, "batch spoken"] | None = None
+    """Frames of each of them, `num_frames` in all."""
 
 
 def sample_speech(
@@ -72,9 +74,10 @@ def sample_speech(
     keys = _keys(jnp.asarray(rows.seeds))
     mask = jnp.arange(frames) < jnp.asarray(rows.num_frames)[:, None]
     if isinstance(model, GradTTS):
+        assert rows.phone_means is not None
         assert rows.durations is not None
-        phones, durations, text = (jnp.asarray(each) for each in (rows.phones, rows.durations, rows.text_tokens))
-        latents, _ = phone_latents(model, config, phones, durations, text, keys[0], num_frames=frames)
+        means, durations, text = (jnp.asarray(each) for each in (rows.phone_means, rows.durations, rows.text_tokens))
+        latents, _ = phone_latents(model, config, means, durations, text, keys[0], num_frames=frames)
     elif isinstance(model, MaskedLatentDiffusion):
         conditions = side_by_side(model.network, model.latents).conditions(rows.text_tokens, rows.phones)
         none = jnp.zeros((*mask.shape, model.latents.config.channels))

@@ -12,6 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from voxinstruct_jax.audio.codec import CodecConfig, MelCodec
+from voxinstruct_jax.audio.latents import LatentConfig
 from voxinstruct_jax.config import ConfigError
 from voxinstruct_jax.layers.dense import TokenEmbedding
 from voxinstruct_jax.layers.execution import Execution
@@ -38,11 +39,8 @@ class CodecFlowConfig:
     """Whether it is given the first codebook: a bridge, whose path begins at its entries."""
 
     def __post_init__(self) -> None:
-        latent = self.codec.quantizer.latent_dim
-        if self.network.latent_channels != latent:
-            raise ConfigError(
-                f"model.network.latent_channels: {self.network.latent_channels}, but this codec's latents have {latent}"
-            )
+        latents = LatentConfig(codec=self.codec)
+        latents.check_channels("model.network.latent_channels", self.network.latent_channels)
         if not self.network.source:
             raise ConfigError("model.network.source: must be set, frames are told through it")
         if self.num_units < 0 or not (self.num_units or self.first_codebook):

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from voxinstruct_jax.config import ConfigError
 
-__all__ = ["SLOTS", "Conditions", "null_conditions", "stack_branches"]
+__all__ = ["SLOTS", "Conditions", "check_slots", "null_conditions", "stack_branches"]
 
 SLOTS = ("text", "content", "source")
 """Names that can be dropped. A dropped text or content has no visible token, in training and in sampling alike; a
@@ -35,6 +35,21 @@ class Conditions:
     """0 generation, 1 editing, 2 reference of a voice."""
 
 
+def check_slots(name: str, slots: Collection[str]) -> None:
+    """Checks that parts of the conditions can be dropped.
+
+    Args:
+        name: Of the setting that names them.
+        slots: Names.
+
+    Raises:
+        ConfigError: One is none of `SLOTS`.
+    """
+    unknown = sorted(set(slots) - set(SLOTS))
+    if unknown:
+        raise ConfigError(f"{name}: {unknown[0]!r} is none of {', '.join(SLOTS)}")
+
+
 def null_conditions(conditions: Conditions, slots: Collection[str], rows: Bool[Array, " batch"]) -> Conditions:
     """Leaves named parts out on chosen rows.
 
@@ -46,9 +61,7 @@ def null_conditions(conditions: Conditions, slots: Collection[str], rows: Bool[A
     Raises:
         ConfigError: A slot is unknown.
     """
-    unknown = sorted(set(slots) - set(SLOTS))
-    if unknown:
-        raise ConfigError(f"conditions: {unknown[0]!r} is none of {', '.join(SLOTS)}")
+    check_slots("conditions", slots)
     changed = {}
     for slot, name in (("text", "text_mask"), ("content", "content_mask")):
         mask = getattr(conditions, name)

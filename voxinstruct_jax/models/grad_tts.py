@@ -38,11 +38,7 @@ class GradTTSConfig:
     latents: LatentConfig = LatentConfig()
 
     def __post_init__(self) -> None:
-        if self.network.latent_channels != self.latents.channels:
-            raise ConfigError(
-                f"model.network.latent_channels: {self.network.latent_channels}, but these latents have "
-                f"{self.latents.channels}"
-            )
+        self.latents.check_channels("model.network.latent_channels", self.network.latent_channels)
         if not self.network.source or self.network.phones is not None:
             raise ConfigError(
                 "model.network: must have `source`, through which it reads the encoder's guess, and no phones"

@@ -8,7 +8,6 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from voxinstruct_jax.audio.latents import LatentConfig, LatentSpace
-from voxinstruct_jax.config import ConfigError
 from voxinstruct_jax.layers.execution import Execution
 from voxinstruct_jax.models.conditions import Conditions
 from voxinstruct_jax.models.mmdit import MMDiT, MMDiTConfig
@@ -27,10 +26,7 @@ class LatentDiffusion(nnx.Module):
         Raises:
             ConfigError: The network reads another number of channels than the latents have.
         """
-        if config.latent_channels != latents.channels:
-            raise ConfigError(
-                f"model.latent_channels: {config.latent_channels}, but these latents have {latents.channels} channels"
-            )
+        latents.check_channels("model.latent_channels", config.latent_channels)
         self.network = MMDiT(config, execution=execution, rngs=rngs)
         self.latents = LatentSpace(latents, rngs=rngs)
 

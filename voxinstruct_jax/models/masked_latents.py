@@ -166,10 +166,6 @@ class MaskedLatentDiffusion(MaskedLatents):
         Raises:
             ConfigError: The network reads another number of channels than the latents and the mask have.
         """
-        if config.channels != latents.channels:
-            raise ConfigError(
-                f"model.network.latent_channels: {config.network.latent_channels}, but these latents and their mask "
-                f"have {latents.channels + 1}"
-            )
+        latents.check_channels("model.network.latent_channels", config.network.latent_channels, masked=True)
         super().__init__(config, execution=execution, rngs=rngs)
         self.latents = LatentSpace(latents, rngs=rngs)

@@ -117,7 +117,7 @@ class MMDiTConfig:
 
     @classmethod
     def instructaudio(cls) -> "MMDiTConfig":
-        """InstructAudio at paper size; its Zipformer is replaced by a plain conformer, which has 2.2M weights less."""
+        """InstructAudio at paper size; its Zipformer is replaced by a plain conformer, which has 2.6M weights less."""
         return cls(
             latent_channels=40,
             num_heads=16,

@@ -1,6 +1,7 @@
 """Ids of what is spoken, for networks that read phones beside an instruction."""
 
 import functools
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,11 +12,12 @@ from voxinstruct_jax.text.alignment import PHONES
 from voxinstruct_jax.text.pronunciation import FINALS, INITIALS
 from voxinstruct_jax.text.tokenizer import SILENCE, PronunciationTokenizer
 
-__all__ = ["NUM_PHONES", "NUM_SPEAKERS", "phone_ids"]
+__all__ = ["NUM_PHONES", "NUM_SPEAKERS", "phone_ids", "turns_of"]
 
 NUM_SPEAKERS = 2
 """Marks of whose turn it is; ids 1 and 2, before 0 = padding is left out."""
 
+_MARK = re.compile(r"\[S(\d+)\]")
 _LABELS = (SILENCE, *(f"en {phone}" for phone in PHONES), *(f"zh {phone}" for phone in INITIALS + FINALS))
 _IDS = {label: number for number, label in enumerate(_LABELS, start=1 + NUM_SPEAKERS)}
 
@@ -44,6 +46,13 @@ def phone_ids(turns: Sequence[tuple[int, str]], tokenizer: PronunciationTokenize
             raise InputError(f"speaker {speaker}: a dialogue has speakers 0 to {NUM_SPEAKERS - 1}")
         found += [1 + speaker, *_ids(words, tokenizer)]
     return np.array(found, np.int32)
+
+
+def turns_of(words: str) -> list[tuple[int, str]]:
+    """Takes what is said apart into turns: "[S0] Hello. [S1] 你好。" is two; without marks all of it is speaker 0's."""
+    before, *marked = _MARK.split(words)
+    turns = [(int(speaker), said.strip()) for speaker, said in zip(marked[::2], marked[1::2], strict=True)]
+    return [(0, before.strip()), *turns] if before.strip() or not turns else turns
 
 
 @functools.lru_cache(maxsize=4096)

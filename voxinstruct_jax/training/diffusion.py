@@ -76,12 +76,7 @@ class DiffusionExperiment:
     mesh: MeshConfig = MeshConfig()
 
     def __post_init__(self) -> None:
-        if self.model.latent_channels != self.latents.channels:
-            raise ConfigError(
-                f"model.latent_channels: {self.model.latent_channels}, but these latents have {self.latents.channels}"
-            )
-        if sum(share for _, share in self.diffusion.drop) > 1:
-            raise ConfigError(f"diffusion.drop: the shares {self.diffusion.drop} must sum to at most 1")
+        self.latents.check_channels("model.latent_channels", self.model.latent_channels)
 
 
 def latent_loss(
@@ -258,19 +253,18 @@ def sound_task(
     )
 
 
-def abstract_sound_batch(experiment: DiffusionExperiment, mesh: Mesh) -> SoundBatch:
+def abstract_sound_batch(data: SoundData, latents: LatentConfig, network: MMDiTConfig, mesh: Mesh) -> SoundBatch:
     """Returns shapes and placement of the batches of an experiment: enough to compile its step, without data."""
-    data, model = experiment.data, experiment.model
     sharding = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
     def rows(*shape: int, dtype: Any = jnp.int32) -> Any:
         return jax.ShapeDtypeStruct((data.rows, *shape), dtype, sharding=sharding)
 
-    samples = round(data.clip_s * experiment.latents.sample_rate)
-    channels = len(model.text_encoder.channel_sizes) if model.text_encoder else 1
+    samples = round(data.clip_s * latents.sample_rate)
+    channels = len(network.text_encoder.channel_sizes) if network.text_encoder else 1
     states = None
-    if model.text_encoder is None:
-        states = rows(model.text_layers, data.text_width, model.text_dim, dtype=jnp.bfloat16)
+    if network.text_encoder is None:
+        states = rows(network.text_layers, data.text_width, network.text_dim, dtype=jnp.bfloat16)
     return SoundBatch(
         target=rows(samples, dtype=jnp.float32),
         source=rows(samples, dtype=jnp.float32),

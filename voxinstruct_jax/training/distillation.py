@@ -2,13 +2,14 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from voxinstruct_jax.audio.latents import LatentConfig
 from voxinstruct_jax.checkpoints.weights import read_settings, weights_fingerprint
@@ -24,6 +25,7 @@ from voxinstruct_jax.diffusion.systems import DiffusionConfig
 from voxinstruct_jax.diffusion.times import Grid, sample_times, time_grid
 from voxinstruct_jax.layers.execution import Execution
 from voxinstruct_jax.layers.parameter import freeze
+from voxinstruct_jax.models.conditions import Conditions
 from voxinstruct_jax.models.latent_diffusion import LatentDiffusion, side_by_side
 from voxinstruct_jax.models.mmdit import MMDiT, MMDiTConfig
 from voxinstruct_jax.sharding.mesh import MeshConfig
@@ -89,10 +91,7 @@ class DistillationExperiment:
     mesh: MeshConfig = MeshConfig()
 
     def __post_init__(self) -> None:
-        if self.model.latent_channels != self.latents.channels:
-            raise ConfigError(
-                f"model.latent_channels: {self.model.latent_channels}, but these latents have {self.latents.channels}"
-            )
+        self.latents.check_channels("model.latent_channels", self.model.latent_channels)
         if self.diffusion.path.prediction not in ("velocity", "data_velocity", "v", "edm"):
             raise ConfigError(
                 f"diffusion.path.prediction: a student of {self.diffusion.path.prediction!r} would not be the identity "
@@ -148,34 +147,43 @@ def distillation_loss(
     x0 = jax.lax.stop_gradient(model.latents.encode(batch.target))
     frame_mask, loss_mask = frame_masks(batch, x0.shape[1], model.latents.config.hop_length)
     noise, other = (draw_noise(keys[:, part], *x0.shape[1:]) for part in (0, 1))
+    own = conditions_of(model, batch)
 
-    def seen_by(network: MMDiT, guidance: DenoiserGuidance | None = None) -> Denoiser:
-        conditions = conditions_of(side_by_side(network, model.latents), batch)
+    def told(network: MMDiT) -> Conditions:
+        """The same source, the text as this network reads it."""
+        seen = side_by_side(network, model.latents)
+        text = seen.conditions(batch.text_tokens, batch.phones, text_states=batch.text_states)
+        return dataclasses.replace(text, source=own.source, task_tag=own.task_tag)
+
+    def denoiser(network: MMDiT, conditions: Conditions, guidance: DenoiserGuidance | None = None) -> Denoiser:
         return make_denoiser(network, path, conditions, frame_mask, guidance)
 
-    student, teacher = seen_by(model.network), seen_by(model.teacher, config.guidance)
+    def predictor(network: MMDiT, conditions: Conditions) -> Callable[..., Float[Array, "batch time channel"]]:
+        return functools.partial(network, conditions=conditions, frame_mask=frame_mask)
+
+    student = denoiser(model.network, own)
+    teacher = denoiser(model.teacher, told(model.teacher), config.guidance)
     every = jnp.ones(len(x0))
     if config.method == "consistency":
         times = jnp.asarray(time_grid(config.grid, path), jnp.float32)
         index = jax.vmap(lambda row: jax.random.randint(row, (), 0, config.grid.steps))(keys[:, 2])
         t, u = times[index], times[index + 1]
         pair = (path.add_noise(x0, noise, t), t, u)
-        losses = consistency_loss(path, student, seen_by(model.target), teacher, pair, loss_mask)
+        target = denoiser(model.target, told(model.target))
+        losses = consistency_loss(path, student, target, teacher, pair, loss_mask)
         _follow(model.target, model.network, config.target_decay)
         return [row_mean(losses, every)], {}
     t = sample_times(keys[:, 2], diffusion.times, path)
     if config.method == "reflow":
         straight = reflow_pairs(teacher, path, noise, config.grid)
-        losses = diffusion_loss(
-            path, _predictor(model.network, model, batch, frame_mask), straight, noise, t, loss_mask
-        )
+        losses = diffusion_loss(path, predictor(model.network, own), straight, noise, t, loss_mask)
         return [row_mean(losses, every)], {}
     starts = jnp.asarray(time_grid(diffusion.sampler.grid, path)[:-1], jnp.float32)
     chosen = starts[jax.vmap(lambda row: jax.random.randint(row, (), 0, len(starts)))(keys[:, 3])]
     made = student(path.add_noise(x0, noise, chosen), chosen).x0
-    matching = matching_loss(path, made, teacher, seen_by(model.fake), other, t, loss_mask)
-    still = jax.lax.stop_gradient(made)
-    learning = diffusion_loss(path, _predictor(model.fake, model, batch, frame_mask), still, other, t, loss_mask)
+    of_fake, still = told(model.fake), jax.lax.stop_gradient(made)
+    matching = matching_loss(path, made, teacher, denoiser(model.fake, of_fake), other, t, loss_mask)
+    learning = diffusion_loss(path, predictor(model.fake, of_fake), still, other, t, loss_mask)
     parts = [row_mean(matching, every), row_mean(learning, every)]
     return parts, {"matching": parts[0], "fake": parts[1]}
 
@@ -227,16 +235,6 @@ def _teacher_folder(experiment: DistillationExperiment) -> Path:
     if path is not None and path != to_dict(experiment.diffusion.path):
         raise InputError(f"{folder}: trained on another path; give diffusion.path as {path}")
     return folder
-
-
-def _predictor(network: MMDiT, model: Student, batch: SoundBatch, frame_mask: Bool[Array, "batch time"]) -> Any:
-    """The network as `diffusion_loss` calls it."""
-    conditions = conditions_of(side_by_side(network, model.latents), batch)
-
-    def predict(x: Float[Array, "batch time channel"], time: Float[Array, " batch"]) -> Array:
-        return network(x, time, conditions, frame_mask)
-
-    return predict
 
 
 def _follow(target: MMDiT, network: MMDiT, decay: float) -> None:

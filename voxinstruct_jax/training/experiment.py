@@ -26,15 +26,14 @@ from voxinstruct_jax.training.diffusion import (
     diffusion_program,
     diffusion_task,
 )
-from voxinstruct_jax.training.distillation import DistillationExperiment, distillation_task
+from voxinstruct_jax.training.distillation import DistillationExperiment, distillation_program, distillation_task
 from voxinstruct_jax.training.grad_tts import (
     GradTTSExperiment,
-    abstract_phone_batch,
     grad_tts_program,
     grad_tts_task,
 )
 from voxinstruct_jax.training.language_model import abstract_batch
-from voxinstruct_jax.training.masked_latents import MaskedLatentsExperiment, masked_latents_task
+from voxinstruct_jax.training.masked_latents import MaskedLatentsExperiment, masked_latents_program, masked_latents_task
 from voxinstruct_jax.training.mel_vae import MelVAEExperiment, mel_vae_task
 from voxinstruct_jax.training.mel_vocoder import MelVocoderExperiment, mel_vocoder_task
 from voxinstruct_jax.training.nar import NARExperiment, nar_program, nar_task
@@ -54,18 +53,11 @@ __all__ = [
     "with_rows",
 ]
 
-Denoising = DiffusionExperiment | GradTTSExperiment | CodecFlowExperiment
-"""Experiments of denoisers, whose rows are all of one length."""
-Experiment = (
-    CodecExperiment
-    | ARExperiment
-    | NARExperiment
-    | MelVAEExperiment
-    | MelVocoderExperiment
-    | DistillationExperiment
-    | MaskedLatentsExperiment
-    | Denoising
+Denoising = (
+    DiffusionExperiment | GradTTSExperiment | CodecFlowExperiment | DistillationExperiment | MaskedLatentsExperiment
 )
+"""Experiments of denoisers, whose rows are all of one length."""
+Experiment = CodecExperiment | ARExperiment | NARExperiment | MelVAEExperiment | MelVocoderExperiment | Denoising
 Plannable = ARExperiment | NARExperiment | Denoising
 _TASKS: dict[type, Callable[[Any], Task]] = {
     CodecExperiment: codec_task,
@@ -103,17 +95,23 @@ def program_of(experiment: Plannable) -> Program:
             return grad_tts_program(experiment)
         case CodecFlowExperiment():
             return codec_flow_program(experiment)
+        case DistillationExperiment():
+            return distillation_program(experiment)
+        case MaskedLatentsExperiment():
+            return masked_latents_program(experiment)
 
 
 def batch_of(experiment: Plannable, mesh: Mesh) -> Any:
     """Shapes and placement of the experiment's batches."""
-    if isinstance(experiment, DiffusionExperiment):
-        return abstract_sound_batch(experiment, mesh)
-    if isinstance(experiment, GradTTSExperiment):
-        return abstract_phone_batch(experiment, mesh)
-    if isinstance(experiment, CodecFlowExperiment):
-        return abstract_code_batch(experiment, mesh)
-    return abstract_batch(experiment, mesh)
+    match experiment:
+        case DiffusionExperiment() | DistillationExperiment():
+            return abstract_sound_batch(experiment.data, experiment.latents, experiment.model, mesh)
+        case GradTTSExperiment() | MaskedLatentsExperiment():
+            return abstract_sound_batch(experiment.data, experiment.latents, experiment.model.network, mesh)
+        case CodecFlowExperiment():
+            return abstract_code_batch(experiment, mesh)
+        case _:
+            return abstract_batch(experiment, mesh)
 
 
 def step_operations(experiment: Plannable) -> float:

@@ -5,7 +5,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from voxinstruct_jax.audio.latents import LatentConfig
@@ -20,7 +19,6 @@ from voxinstruct_jax.sharding.mesh import MeshConfig
 from voxinstruct_jax.text.phones import NUM_PHONES
 from voxinstruct_jax.training.diffusion import (
     DiffusionExperiment,
-    abstract_sound_batch,
     denoising_loss,
     diffusion_task,
     drop_conditions,
@@ -32,7 +30,7 @@ from voxinstruct_jax.training.optimizer import OptimizerConfig
 from voxinstruct_jax.training.step import Mean, StepConfig, weighted_mean
 from voxinstruct_jax.training.task import Program, Task, TrainConfig
 
-__all__ = ["GradTTSExperiment", "abstract_phone_batch", "grad_tts_loss", "grad_tts_program", "grad_tts_task"]
+__all__ = ["GradTTSExperiment", "grad_tts_loss", "grad_tts_program", "grad_tts_task"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,11 +125,6 @@ def grad_tts_task(experiment: GradTTSExperiment) -> Task:
     task = diffusion_task(_denoiser_of(experiment))
     own = {"kind": "grad_tts", "model": fingerprint(experiment.model)}
     return dataclasses.replace(task, program=grad_tts_program(experiment), identity=task.identity | own)
-
-
-def abstract_phone_batch(experiment: GradTTSExperiment, mesh: Mesh) -> SoundBatch:
-    """As `abstract_sound_batch`."""
-    return abstract_sound_batch(_denoiser_of(experiment), mesh)
 
 
 def _denoiser_of(experiment: GradTTSExperiment) -> DiffusionExperiment:

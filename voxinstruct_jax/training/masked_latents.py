@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from voxinstruct_jax.audio.latents import LatentConfig
-from voxinstruct_jax.config import ConfigError
 from voxinstruct_jax.data.sound_batches import SoundBatch, SoundData
 from voxinstruct_jax.diffusion.masked import MaskingConfig, draw_masks, draw_shares
 from voxinstruct_jax.diffusion.objective import diffusion_loss, trivial_loss
@@ -54,11 +53,7 @@ class MaskedLatentsExperiment:
     mesh: MeshConfig = MeshConfig()
 
     def __post_init__(self) -> None:
-        if self.model.channels != self.latents.channels:
-            raise ConfigError(
-                f"model.network.latent_channels: {self.model.network.latent_channels}, but these latents and their "
-                f"mask have {self.latents.channels + 1}"
-            )
+        self.latents.check_channels("model.network.latent_channels", self.model.network.latent_channels, masked=True)
 
 
 def masked_latent_loss(
