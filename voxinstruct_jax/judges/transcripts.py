@@ -20,6 +20,7 @@ from typing import Any, Literal
 from rapidfuzz.distance import Levenshtein
 
 from voxinstruct_jax.config import InputError
+from voxinstruct_jax.text.normalizer import normalize as spoken_form
 
 __all__ = ["Edit", "ErrorCounts", "Unit", "align", "error_counts", "normalise", "normaliser_name", "tokens"]
 
@@ -119,14 +120,14 @@ def normalise(text: str, unit: Unit) -> str:
     """Returns the text as it is compared: NFKC, plain apostrophes, lower case.
 
     Words go through Whisper's English rules, but for what stands in brackets: the rules leave it out as a remark on the
-    sound, while in a text to be spoken it is spoken. Mandarin is put into simplified characters where OpenCC is
-    installed.
+    sound, while in a text to be spoken it is spoken. Elsewhere numbers are written out, since a recogniser may write
+    digits ("第69名"), and Mandarin is put into simplified characters where OpenCC is installed.
     """
     if unit in ("seed_en", "seed_zh"):
         plain = text.translate(_SEED_REMOVED).replace("  ", " ")
         return plain.lower() if unit == "seed_en" else _simplified()(plain)
     plain = unicodedata.normalize("NFKC", text).replace("’", "'").replace("‘", "'").casefold()
-    return _english_normaliser()(_BRACKETS.sub(" ", plain)) if unit == "word" else _simplified()(plain)
+    return _english_normaliser()(_BRACKETS.sub(" ", plain)) if unit == "word" else _simplified()(spoken_form(plain))
 
 
 def normaliser_name(unit: Unit) -> str:
@@ -135,7 +136,8 @@ def normaliser_name(unit: Unit) -> str:
         return "seed-tts-eval"
     if unit == "word":
         return "whisper-english+brackets" if util.find_spec("whisper_normalizer") else "casefold"
-    return ("seed-tts-eval" if unit == "seed_zh" else "nfkc") + ("+opencc-t2s" if util.find_spec("opencc") else "")
+    rules = "seed-tts-eval" if unit == "seed_zh" else "nfkc+spoken-numbers"
+    return rules + ("+opencc-t2s" if util.find_spec("opencc") else "")
 
 
 def tokens(text: str, unit: Unit) -> list[str]:
