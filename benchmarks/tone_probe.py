@@ -1,7 +1,7 @@
 """Do semantic tokens and first-codebook codes still carry Mandarin tone? A linear probe on held-out clips.
 
 Run: uv run --extra prepare python benchmarks/tone_probe.py
-Set: the Mandarin clips of corpus/v2/train, split by clip (four fifths to fit, one fifth to test). A probe sees
+Set: the Mandarin clips of corpus/train, split by clip (four fifths to fit, one fifth to test). A probe sees
 which units occur while a syllable and its neighbours are spoken, by the durations in the shards; the control sees the
 same with shuffled tones.
 """
@@ -17,7 +17,7 @@ from voxinstruct_jax.data.shards import ShardReader
 from voxinstruct_jax.text.normalizer import HAN, normalize
 from voxinstruct_jax.vocabulary import expand
 
-SHARDS = "corpus/v2/train"
+SHARDS = "corpus/train"
 NUM_UNITS, CODEBOOK_SIZE = 256, 1024
 
 

@@ -26,7 +26,7 @@ experiment = CodecFlowExperiment(
         CodecConfig.small(), PronunciationTokenizer().channel_sizes, num_units=256, first_codebook=True
     ),
     diffusion=SYSTEMS["bridge"],
-    data=CodeData(shards="corpus/v2/train", frames=96, rows=8, text_width=320),
+    data=CodeData(shards="corpus/train", frames=96, rows=8, text_width=320),
     optimizer=OptimizerConfig(
         peak_lr=2e-3, warmup_steps=50, decay="cosine", decay_steps=600, beta2=0.98, weight_decay=0.0, max_grad_norm=1.0
     ),

@@ -26,7 +26,7 @@ from voxinstruct_jax.training.task import TrainConfig
 experiment = CodecFlowExperiment(
     model=CodecFlowConfig.small(CodecConfig.small(), PronunciationTokenizer().channel_sizes, num_units=256),
     diffusion=SYSTEMS["flow_decoder"],
-    data=CodeData(shards="corpus/v2/train", frames=96, rows=8, text_width=320),
+    data=CodeData(shards="corpus/train", frames=96, rows=8, text_width=320),
     optimizer=OptimizerConfig(
         peak_lr=2e-3, warmup_steps=50, decay="cosine", decay_steps=600, beta2=0.98, weight_decay=0.0, max_grad_norm=1.0
     ),

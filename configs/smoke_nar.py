@@ -21,7 +21,7 @@ experiment = NARExperiment(
         vocabulary=Vocabulary(num_semantic=256, codebook_size=1024, num_codebooks=4),
         channel_sizes=PronunciationTokenizer().channel_sizes,
     ),
-    data=TokenData(shards="corpus/v2/dev", batch=BatchConfig(text_width=320, time_width=512, rows=2, max_clips=8)),
+    data=TokenData(shards="corpus/dev", batch=BatchConfig(text_width=320, time_width=512, rows=2, max_clips=8)),
     optimizer=OptimizerConfig(
         peak_lr=3e-3, warmup_steps=20, decay="cosine", decay_steps=100, beta2=0.98, max_grad_norm=1.0
     ),

@@ -5,7 +5,7 @@ the voice draws it, without guidance and never anew; the NAR model fills the oth
 stand beside them. `configs/codec_decoder_small.py` trains the codec's decoder on the result. One of a clip's
 instructions is read, drawn by the seed. Started again it goes on.
 
-Run: uv run python launch/predict_codes.py corpus/v2/dev --voice voice --out predicted.npz
+Run: uv run python launch/predict_codes.py corpus/dev --voice voice --out predicted.npz
 """
 
 import argparse

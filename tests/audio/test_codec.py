@@ -31,7 +31,7 @@ def noise():
 def test_the_small_codec_has_25_frames_a_second():
     config = CodecConfig.small()
     assert (config.sample_rate, config.hop_length, config.frame_rate) == (24_000, 960, 25.0)
-    assert (config.num_codebooks, config.codebook_size, config.num_units) == (4, 1024, 256)
+    assert (config.num_codebooks, config.codebook_size, config.num_units) == (6, 1024, 256)
 
 
 def test_the_small_codec_has_between_five_and_six_million_weights():

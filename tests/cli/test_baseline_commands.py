@@ -283,10 +283,12 @@ def test_the_embedded_voice_took_what_its_configurations_count():
     runs = [(part["config"], part["options"]) for part in parts.values()]
     command = [sys.executable, "-c", COUNT, json.dumps(runs)]
     counted = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    for (name, part), a_step in zip(parts.items(), map(float, counted), strict=True):
+    for part, a_step in zip(parts.values(), map(float, counted), strict=True):
         assert part["options"][:2] == ["--train.steps", str(part["steps"])]
-        assert part["steps"] == json.loads((embedded_release() / name / "config.json").read_text())["step"]
         assert part["operations"] == pytest.approx(part["steps"] * a_step, rel=0.01)
+    last = {name.partition(".")[0]: part["steps"] for name, part in parts.items()}
+    for name, steps in last.items():
+        assert steps == json.loads((embedded_release() / name / "config.json").read_text())["step"]
 
 
 def test_a_comparison_tells_what_the_embedded_voice_took(tmp_path):

@@ -245,7 +245,7 @@ def test_latents_of_real_speech_are_about_standard():
     from voxinstruct_jax.voice_folder import embedded_release, load_codec
 
     codec = load_codec(embedded_release() / "codec")
-    model, reader = nnx.merge(codec.graph, jax.tree.map(jnp.asarray, codec.state)), ShardReader("corpus/v2/dev")
+    model, reader = nnx.merge(codec.graph, jax.tree.map(jnp.asarray, codec.state)), ShardReader("corpus/dev")
     quantizer = model.quantizer
     mean, std = quantizer.statistics()
     codes = np.concatenate([reader[record].codes for record in range(40)], axis=1)

@@ -77,8 +77,8 @@ class CodecConfig:
 
     @classmethod
     def small(cls) -> "CodecConfig":
-        """The embedded voice's codec: about 5 million parameters, 1 kbit/s."""
-        quantizer = QuantizerConfig(num_codebooks=4, codebook_size=1024, dropout=1.0)
+        """The embedded voice's codec: about 6 million parameters, 1.5 kbit/s."""
+        quantizer = QuantizerConfig(num_codebooks=6, codebook_size=1024, dropout=1.0)
         return cls(quantizer=quantizer, num_units=256, reads_units=True)
 
     @classmethod

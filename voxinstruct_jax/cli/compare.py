@@ -129,7 +129,8 @@ def _write_cost(system: "Speaking", folder: Path) -> None:
 
 TRAINING_FILE = "training.json"
 """Of a voice folder: with how many `operations` it was trained, and of its `parts` by which configuration, for how many
-steps and with how many; a codec that lay there before is not among them."""
+steps and with how many; a codec that lay there before is not among them. A part of several stages stands there once a
+stage, as `ar.1`, `ar.2`."""
 
 
 def _named(paths: Sequence[Path]) -> dict[str, Path]:

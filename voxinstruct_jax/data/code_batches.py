@@ -27,7 +27,7 @@ class CodeData:
         ConfigError: A number is out of range.
     """
 
-    shards: str = "corpus/v2/train"
+    shards: str = "corpus/train"
     """Folder or URL that `prepare` wrote."""
     frames: int = 96
     """Codec frames of a row; longer clips are cropped anywhere, shorter ones are followed by padding."""

@@ -26,8 +26,8 @@ __all__ = ["INSTRUCT", "small_ar", "small_data", "small_nar"]
 INSTRUCT = Kinds(transcript=0.4, instruction=0.6)
 """Of the second stage, and of baselines that have no other."""
 
-VOCABULARY = Vocabulary(num_semantic=256, codebook_size=1024, num_codebooks=4)
-SHARDS = "corpus/v2/train"
+VOCABULARY = Vocabulary(num_semantic=256, codebook_size=1024, num_codebooks=6)
+SHARDS = "corpus/train"
 # No dropout: drawing its random bits would take a third of a step on a CPU.
 BACKBONE = LlamaConfig(num_layers=4, model_dim=256, num_heads=4, num_kv_heads=4, head_dim=64, ffn_dim=512, dropout=0.0)
 PEAK_LR = 1e-3
