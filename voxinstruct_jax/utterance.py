@@ -11,6 +11,7 @@ from voxinstruct_jax.audio.waveform import write_audio
 from voxinstruct_jax.config import InputError
 from voxinstruct_jax.guidance import Guidance
 from voxinstruct_jax.text.content import Content, spoken_content
+from voxinstruct_jax.text.emphasis import asks_for_stress
 from voxinstruct_jax.text.unquoted import unquoted_content
 from voxinstruct_jax.text.words import split_words
 
@@ -27,7 +28,6 @@ MAX_CHARACTERS = 2000
 """Of an instruction."""
 _SHOWN_CHARACTERS = 60
 _MARKS = (('"', '"'), ("“", "”"), ("「", "」"), ("«", "»"), ("『", "』"))
-_STRESSING = re.compile(r"stress|emphas|accent|stick out|stand out|强调|重读|重音|加重|突出|读重|要重", re.IGNORECASE)
 _SPEAKING = re.compile(r"(?:\b(?:say|says|said|read|reads|speak|speaks)|[说念读喊])[\s:：,，]*$", re.IGNORECASE)
 """Verbs right before a quote."""
 
@@ -124,8 +124,10 @@ def checked_seed(seed: int) -> int:
 def with_quotes(instruction: str, transcript: str | None, notes: list[str]) -> str:
     """Quotes what is to be spoken, for models that speak nothing else; what is guessed is added to `notes`."""
     quoted = spoken_content(instruction)
-    if quoted.text is not None and (transcript is not None or not _may_be_stressed_word(instruction, quoted)):
-        return instruction
+    if quoted.text is not None:
+        stressed = _may_be_stressed_word(instruction, quoted)
+        if not stressed or (transcript is not None and not _holds(transcript, quoted.text)):
+            return instruction
     if transcript is not None:
         before, there, after = instruction.partition(transcript)
         return _quote(before, transcript, after) if there else _quote(f"{instruction} ", transcript, "")
@@ -147,18 +149,20 @@ def _quote(before: str, content: str, after: str) -> str:
 
 def _may_be_stressed_word(instruction: str, quoted: Content) -> bool:
     """Whether what is quoted may be but a word to be stressed: `stress "my": it was my idea`."""
-    outside = f"{instruction[: quoted.start]} {instruction[quoted.end :]}"
-    spoken = _SPEAKING.search(instruction[: quoted.start - 1])
-    return _STRESSING.search(outside) is not None and spoken is None
+    return _SPEAKING.search(instruction[: quoted.start - 1]) is None and asks_for_stress(instruction)
 
 
 def _is_named_in(content: Content, quoted: Content) -> bool:
     """Whether what is quoted stands in the content as well."""
-    named, words = ([word.text.lower() for word in split_words(each.text or "")] for each in (quoted, content))
     apart = quoted.end < content.start or quoted.start > content.end
+    return apart and _holds(content.text or "", quoted.text or "")
+
+
+def _holds(text: str, part: str) -> bool:
+    """Whether the words of a text are those of the part and more."""
+    words, named = ([word.text.lower() for word in split_words(each)] for each in (text, part))
     length = len(named)
-    runs = (words[at : at + length] for at in range(len(words) - length + 1))
-    return apart and length < len(words) and any(run == named for run in runs)
+    return length < len(words) and any(words[at : at + length] == named for at in range(len(words) - length + 1))
 
 
 def _shortened(text: str) -> str:

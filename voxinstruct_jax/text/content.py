@@ -6,7 +6,7 @@ A user writes the words to be spoken in quotes of any kind, anywhere in the inst
 import dataclasses
 import re
 
-__all__ = ["Content", "spoken_content"]
+__all__ = ["Content", "quoted_spans", "spoken_content"]
 
 _PAIRED = {"“": "”", "「": "」", "『": "』", "«": "»", "‘": "’"}
 _CLOSING = {close: opening for opening, close in _PAIRED.items()}
@@ -40,15 +40,15 @@ def spoken_content(instruction: str) -> Content:
     Returns:
         The content, its text equal to `instruction[start:end]`.
     """
-    spans = [(start, end) for start, end in _quoted_spans(instruction) if instruction[start:end].strip()]
+    spans = [(start, end) for start, end in quoted_spans(instruction) if instruction[start:end].strip()]
     if not spans:
         return Content(text=None, start=0, end=0)
     start, end = max(spans, key=lambda span: (span[1] - span[0], -span[0]))
     return Content(text=instruction[start:end], start=start, end=end)
 
 
-def _quoted_spans(text: str) -> list[tuple[int, int]]:
-    """Insides of all quotes that have both marks; a nested one lies within a longer one, so it never wins."""
+def quoted_spans(text: str) -> list[tuple[int, int]]:
+    """Start and end of the inside of each quote that has both marks, in order of their ends; some lie within others."""
     spans: list[tuple[int, int]] = []
     stack: list[tuple[str, int]] = []
     marks = re.compile(r"[\"“”「」『』«»'‘’]")
@@ -114,6 +114,8 @@ def _is_possessive(text: str, at: int) -> bool:
     if text[at - 1] not in "sS" or text[at + 1 : at + 2] != " ":
         return False
     for later in range(at + 1, len(text)):
+        if text[later] == "‘" and text[at] == "’" and _may_open(text, later):
+            return False
         if text[later] == text[at]:
             if _may_open(text, later):
                 return False

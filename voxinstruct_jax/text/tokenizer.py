@@ -17,6 +17,7 @@ from jaxtyping import Int, Int32
 from voxinstruct_jax.config import InputError, fingerprint
 from voxinstruct_jax.text.alignment import PHONES
 from voxinstruct_jax.text.content import spoken_content
+from voxinstruct_jax.text.emphasis import RULE_VERSION, STRESS_PATTERNS, stressed_spans
 from voxinstruct_jax.text.lexicon import (
     INSTRUCTION_WORDS_FILE,
     LETTER_TO_SOUND_FILE,
@@ -57,6 +58,8 @@ _FIRST_PHONES = {phone: i for i, phone in enumerate(PHONES + INITIALS, start=_SI
 _SECOND_PHONES = {phone: i for i, phone in enumerate(PHONES + FINALS, start=_SILENT + 1)}
 OUTSIDE_QUOTES, INSIDE_QUOTES, _MARK = 1, 2, 3
 _CONCEPT_CHANNEL = 3
+_STRESS_WORD = "stress"
+"""Instruction word whose concept marks stressed words of the content."""
 QUOTE_CHANNEL = 4
 """Channel that says whether a character is outside the quotes, inside (spoken), or a quote mark itself."""
 SILENCE = "silence"
@@ -162,12 +165,14 @@ class PronunciationTokenizer:
     1. first phone of the letter (ARPAbet with stress) or pinyin initial; 1 = silent;
     2. second phone of the letter, or pinyin final with tone; 1 = none;
     3. the concept of its word in the list of instruction words; 0 = not listed. The forms of a word, and its English
-       and Mandarin names where both are listed, share one id;
+       and Mandarin names where both are listed, share one id. Words of the content that are to be stressed
+       (`stressed_spans`) have the concept of "stress", and no other word of the content has it;
     4. quotes: 1 outside, 2 spoken content, 3 the marks around the content.
 
     Attributes:
         channel_sizes: Vocabulary size of each channel.
-        fingerprint: Changes with any table: characters, phones, lexicon, letter-to-sound, instruction words.
+        fingerprint: Changes with any table: characters, phones, lexicon, letter-to-sound, instruction words, and with
+            the rules that find stressed words.
     """
 
     def __init__(self) -> None:
@@ -181,7 +186,7 @@ class PronunciationTokenizer:
         files = (LEXICON_FILE, LETTER_TO_SOUND_FILE, INSTRUCTION_WORDS_FILE)
         tables = [list(_CHARACTERS), list(_FIRST_PHONES), list(_SECOND_PHONES), _NUM_HAN_BUCKETS]
         hashes = [hashlib.sha256(read_data(name)).hexdigest() for name in files]
-        self.fingerprint: str = fingerprint([*tables, *hashes])
+        self.fingerprint: str = fingerprint([*tables, *hashes, list(STRESS_PATTERNS), RULE_VERSION])
 
     def encode(self, text: str) -> Int[np.ndarray, "text channel"]:
         """Turns an instruction into ids.
@@ -200,6 +205,11 @@ class PronunciationTokenizer:
         if content.text is not None:
             quotes[content.start - 1 : content.end + 1] = _MARK
             quotes[content.start : content.end] = INSIDE_QUOTES
+            stress = _instruction_words()[_STRESS_WORD]
+            concepts = columns[content.start : content.end, _CONCEPT_CHANNEL]
+            concepts[concepts == stress] = 0
+            for start, end in stressed_spans(text):
+                columns[start:end, _CONCEPT_CHANNEL] = stress
         return np.concatenate([columns, quotes], axis=1)
 
     def pronounce(self, text: str) -> list[str]:
