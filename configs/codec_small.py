@@ -1,4 +1,4 @@
-"""Codec of the embedded voice: log-mel, ConvNeXt encoder, 4 x 1024 residual codebooks at 25 Hz, Vocos decoder.
+"""Codec of the embedded voice: log-mel, ConvNeXt encoder, 6 x 1024 residual codebooks at 25 Hz, Vocos decoder.
 
 VoxInstruct takes EnCodec (75 Hz, 8 x 1024, section 4.1); a third of the frames is a third of the AR steps.
 
