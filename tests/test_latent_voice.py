@@ -239,13 +239,17 @@ def write_vocoder(random_part, folder, mel):
 def test_a_model_that_knows_references_speaks_with_a_prompt(unison_folder, random_part, tmp_path):
     write_vocoder(random_part, unison_folder, MEL.mel)
     voice = vox.load(unison_folder)
-    soundfile.write(tmp_path / "prompt.wav", 0.1 * np.random.default_rng(0).standard_normal(16_000), 16_000)
+    loud = 0.1 * np.random.default_rng(0).standard_normal(16_000)
+    soundfile.write(tmp_path / "prompt.wav", loud, 16_000, subtype="FLOAT")
     plain = voice.synthesize('Say "go"', seed=1)
     assert 0 < len(plain.samples) <= 2.0 * 16_000 + 512
     asked = {"prompt": tmp_path / "prompt.wav", "seed": 1}
     found = voice.synthesize('Say "go"', **asked)
     assert "rest of the instruction is not read" in found.notes[0]
     assert 0 < len(found.samples) <= 1.0 * 16_000 + 512
+    soundfile.write(tmp_path / "quiet.wav", 0.1 * loud, 16_000, subtype="FLOAT")  # in training all have one level
+    softly = voice.synthesize('Say "go"', prompt=tmp_path / "quiet.wav", seed=1)
+    np.testing.assert_allclose(softly.samples, found.samples, atol=1e-2)
     told = voice.synthesize('Say "go"', prompt_transcript="hello", **asked)
     assert not np.array_equal(told.samples, found.samples)
     assert len(voice.synthesize('Say "go"', max_duration_s=0.5, seed=1).samples) <= 8000

@@ -24,6 +24,7 @@ from voxinstruct_jax.audio.vocos import MelVocoder, MelVocoderConfig
 from voxinstruct_jax.audio.waveform import read_audio
 from voxinstruct_jax.checkpoints.weights import read_settings
 from voxinstruct_jax.config import ConfigError, InputError, VoxError, from_dict
+from voxinstruct_jax.data.sound_tasks import to_level
 from voxinstruct_jax.decoding.stages import Loaded, choose_width
 from voxinstruct_jax.diffusion.phone_speech import phone_durations
 from voxinstruct_jax.diffusion.solvers import evaluations
@@ -363,9 +364,9 @@ class LatentVoice:
     def _read_prompt(
         self, utterance: Utterance, words: str, notes: list[str]
     ) -> tuple[str, Float32[np.ndarray, " sample"]]:
-        """The text that training puts beside a reference, and the reference: whole frames of it."""
+        """The text that training puts beside a reference, and the reference at training's level: whole frames of it."""
         assert utterance.prompt is not None
-        samples, spoken = read_audio(utterance.prompt, self.sample_rate), utterance.prompt_transcript
+        samples, spoken = to_level(read_audio(utterance.prompt, self.sample_rate)), utterance.prompt_transcript
         if len(samples) > PROMPT_S * self.sample_rate:
             notes.append(f"the prompt is {len(samples) / self.sample_rate:.1f} s long; its first 3 s are used")
             samples, spoken = samples[: round(PROMPT_S * self.sample_rate)], None  # no longer what is heard

@@ -77,6 +77,32 @@ def test_added_and_removed_are_mirror_images():
     np.testing.assert_allclose(add.target, remove.source, atol=1e-6)
 
 
+class TwoTones(Pool):
+    """Speech below 200 Hz and sounds above 300 Hz, so that a mix can be taken apart."""
+
+    def speech(self, random, num_samples):
+        return dataclasses.replace(super().speech(random, num_samples), samples=tone(random, 80, 200, num_samples // 2))
+
+    def sound(self, random, num_samples):
+        return dataclasses.replace(make_sound(random, num_samples, RATE), samples=tone(random, 300, 3000, num_samples))
+
+
+def tone(random, lowest, highest, num_samples):
+    return np.sin(2 * np.pi * random.uniform(lowest, highest) * np.arange(num_samples) / RATE).astype(np.float32)
+
+
+@pytest.mark.parametrize(("name", "kept"), [("edit_arsp", "speech"), ("edit_srap", "sound")])
+def test_of_speech_over_a_sound_one_is_replaced_and_the_other_kept(name, kept):
+    for seed in range(4):
+        example = synthesize(name, TwoTones(), np.random.default_rng(seed), ROOM)
+        spectra = [np.abs(np.fft.rfft(samples)) for samples in (example.source, example.target)]
+        low = np.fft.rfftfreq(ROOM, 1 / RATE) < 220
+        apart = [np.abs(spectra[0] - spectra[1])[band].max() / spectra[0][band].max() for band in (low, ~low)]
+        same, other = apart if kept == "speech" else apart[::-1]
+        assert same < 0.1 < 0.3 < other
+        assert example.text.startswith("[Edit] [Audio] Remove" if kept == "speech" else "[Edit] [Speech] Remove the")
+
+
 def test_a_reference_is_the_beginning_of_what_is_said():
     example = made("zeroshotts")
     given = example.prefix_samples
@@ -160,6 +186,7 @@ def test_shares_sum_to_one_and_the_first_stage_only_generates():
     whole, first = (probabilities(names, generation_only=flag) for flag in (False, True))
     assert sum(whole.values()) == pytest.approx(1)
     assert sum(first.values()) == pytest.approx(1)
+    assert sum(TASKS[name].share for name in names) == pytest.approx(1)  # as the release gives them
     assert sum(TASKS[name].share for name in first) == pytest.approx(0.70)
     assert first["zeroshotts"] == pytest.approx(0.357, abs=5e-4)
     assert first["tts"] == pytest.approx(0.214, abs=5e-4)

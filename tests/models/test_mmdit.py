@@ -27,6 +27,9 @@ INSTRUCT = dataclasses.replace(
     num_layers=1, num_heads=2, ffn_dim=8), **SMALL,
 )  # fmt: skip
 
+BOTH, SHARED = (dataclasses.replace(UNISON, text_stream=stream) for stream in ("both", "shared"))
+FORMS = {"unison": UNISON, "instructaudio": INSTRUCT, "both": BOTH, "shared": SHARED}
+
 
 def parameters(config):
     state = nnx.to_flat_state(nnx.state(nnx.eval_shape(lambda: MMDiT(config, rngs=nnx.Rngs(0)))))
@@ -54,6 +57,17 @@ def test_unison_has_the_published_number_of_weights():
     assert sum(wider.values()) / 1e6 == pytest.approx(731.71, abs=0.005)
     narrower_text = sum(wider.values()) - 24 * (3584 - 2048) * 1024  # of a 3B text encoder
     assert narrower_text / 1e6 == pytest.approx(693.96, abs=0.005)
+
+
+def test_unison_s_ablations_have_the_published_number_of_weights():
+    """Of streams carried on but for what nobody reads of the last block's text: the published 974.67M and 1062.78M."""
+    published = {("persistent", 24): 974.67, ("both", 24): 1062.78, ("shared", 32): 685.44}
+    unread = 18_889_984 - 5_248_256  # a whole stream, and one that ends at keys and values
+    for (stream, blocks), count in published.items():
+        config = MMDiTConfig.unison(joint_blocks=blocks, latent_channels=20, text_stream=stream)
+        assert config.text_layer == ("penultimate" if config.carries_text else "last")
+        found = sum(totals(config, blocks).values()) + unread * config.carries_text
+        assert found / 1e6 == pytest.approx(count, abs=0.005)
 
 
 def test_instructaudio_has_the_published_number_of_weights_but_for_its_phone_encoder():
@@ -89,7 +103,7 @@ def test_the_layer_map_rises_from_the_first_layer_to_the_last():
             assert sorted(found) == list(found)
 
 
-@pytest.fixture(scope="module", params=[UNISON, INSTRUCT], ids=["unison", "instructaudio"])
+@pytest.fixture(scope="module", params=FORMS.values(), ids=FORMS)
 def model(request, build):
     return build(MMDiT, request.param)
 
@@ -166,7 +180,7 @@ def test_the_time_tells(model):
     assert np.abs(predict(model, x, t + 100, conditions, mask) - predict(model, x, t, conditions, mask)).max() > 1e-3
 
 
-@pytest.mark.parametrize("config", [UNISON, INSTRUCT], ids=["unison", "instructaudio"])
+@pytest.mark.parametrize("config", FORMS.values(), ids=FORMS)
 @pytest.mark.parametrize("execution", [Execution(scan=True), Execution(remat="names")], ids=["scan", "remat"])
 def test_how_blocks_are_run_changes_nothing(build, config, execution):
     config = dataclasses.replace(config, joint_blocks=3, single_blocks=2 * bool(config.single_blocks))
@@ -236,6 +250,10 @@ def test_text_encoders_in_the_step_give_a_state_a_block(build):
     np.testing.assert_allclose(states[:, -1], model.text_encoder(tokens, mask.astype(jnp.int32)), atol=1e-5)
     single = build(MMDiT, MMDiTConfig.instructaudio_tiny(CHANNELS, (11, 7), 9))
     assert single.encode_text(tokens, mask).shape == (2, 1, 5, 64)
+    both = build(MMDiT, dataclasses.replace(config, text_stream="both", text_layer="penultimate"))
+    found = both.encode_text(tokens, mask)  # of four layers the third, then each
+    assert found.shape == (2, 5, 5, 64)
+    np.testing.assert_array_equal(found[:, 0], found[:, 3])
     with pytest.raises(InputError, match="no text encoder of its own"):
         build(MMDiT, UNISON).encode_text(tokens, mask)
 
@@ -254,6 +272,7 @@ def test_text_of_another_number_of_layers_is_refused(model):
         ({"rotary_dims": 9}, "model.rotary_dims: 9 must be even"),
         ({"kernel_size": 2}, "model.kernel_size: 2 must be odd"),
         ({"phones": INSTRUCT.phones}, "make it 'persistent'"),
+        ({"text_stream": "shared", "kernel_size": 3}, "must be 1 where text goes through the same weights"),
         ({"joint_blocks": 0}, "model.joint_blocks: 0 must be at least 1"),
     ],
 )

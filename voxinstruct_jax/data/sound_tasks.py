@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Float32
 from voxinstruct_jax.config import ConfigError
 from voxinstruct_jax.data.sounds import Sound
 
-__all__ = ["TASKS", "ClipPool", "SoundExample", "SoundTask", "Speech", "mix", "probabilities", "synthesize"]
+__all__ = ["TASKS", "ClipPool", "SoundExample", "SoundTask", "Speech", "to_level", "mix", "probabilities", "synthesize"]
 
 TARGET_RMS = 0.1
 FADE_S = 0.02
@@ -173,12 +173,17 @@ def mix(
     Returns:
         The base at its level, and the event alone in its place; their sum is the mix.
     """
-    base, event = _levelled(_as_long_as(base, event)), _levelled(event) * 10 ** (-ratio_db / 20)
+    base, event = to_level(_as_long_as(base, event)), to_level(event) * 10 ** (-ratio_db / 20)
     event = _faded(event, sample_rate)
     placed = np.zeros(len(base))
     offset = int(random.integers(len(base) - len(event) + 1))
     placed[offset : offset + len(event)] = event
     return base, placed
+
+
+def to_level(samples: Float[np.ndarray, " sample"]) -> Float[np.ndarray, " sample"]:
+    """Brings what is not quiet to the root mean square that all sounds of the tasks have, references included."""
+    return samples * (TARGET_RMS / max(_rms(samples), 1e-9))
 
 
 def _task(name: str) -> SoundTask:
@@ -197,11 +202,6 @@ def _fitted(samples: np.ndarray | None, num_samples: int) -> np.ndarray:
 def _as_long_as(samples: np.ndarray, *others: np.ndarray) -> np.ndarray:
     """Lets silence follow up to the longest of the others."""
     return np.pad(samples, (0, max(0, *(len(other) - len(samples) for other in others))))
-
-
-def _levelled(samples: np.ndarray) -> np.ndarray:
-    """Brings what is not quiet to the root mean square that all sounds have."""
-    return samples * (TARGET_RMS / max(_rms(samples), 1e-9))
 
 
 def _rms(samples: np.ndarray) -> float:
@@ -234,7 +234,7 @@ def _voice(speech: Speech, random: np.random.Generator) -> str:
 
 def _tts(pool: ClipPool, random: np.random.Generator, room: int) -> _Made:
     speech = pool.speech(random, room)
-    return _Made(target=_levelled(speech.samples), text=_voice(speech, random), transcript=speech.transcript)
+    return _Made(target=to_level(speech.samples), text=_voice(speech, random), transcript=speech.transcript)
 
 
 def _instruct_tts(pool: ClipPool, random: np.random.Generator, room: int) -> _Made:
@@ -247,7 +247,7 @@ def _instruct_tts(pool: ClipPool, random: np.random.Generator, room: int) -> _Ma
 def _zero_shot(pool: ClipPool, random: np.random.Generator, room: int) -> _Made:
     """A speaker's clip, then another; the beginning is given and the whole is said."""
     first, second = pool.speaker_pair(random, room // 2)
-    joined = np.concatenate([_levelled(first.samples), _levelled(second.samples)])
+    joined = np.concatenate([to_level(first.samples), to_level(second.samples)])
     given = min(round(REFERENCE_S * pool.sample_rate), len(first.samples))
     return _Made(
         target=joined,
@@ -260,7 +260,7 @@ def _zero_shot(pool: ClipPool, random: np.random.Generator, room: int) -> _Made:
 
 def _sound(pool: ClipPool, random: np.random.Generator, room: int) -> _Made:
     sound = pool.sound(random, room)
-    return _Made(target=_levelled(sound.samples), text=f"[Audio] {sound.caption}")
+    return _Made(target=to_level(sound.samples), text=f"[Audio] {sound.caption}")
 
 
 def _sounds(pool: ClipPool, random: np.random.Generator, room: int) -> _Made:
@@ -289,7 +289,7 @@ def _timeline(pool: ClipPool, random: np.random.Generator, room: int) -> _Made:
         end = round(min(start + length, seconds), 1)
         first, last = round(start * pool.sample_rate), min(round(end * pool.sample_rate), room)
         sound = pool.sound(random, last - first)
-        part = _faded(_levelled(sound.samples), pool.sample_rate)
+        part = _faded(to_level(sound.samples), pool.sample_rate)
         target[first : first + len(part)] += part
         stop = start + len(part) / pool.sample_rate  # before the end where a clip is short
         words.append(f"From {start:.1f}s to {stop:.1f}s, {sound.caption}.")
@@ -342,13 +342,33 @@ def _delete_speech(pool: ClipPool, random: np.random.Generator, room: int) -> _M
 def _rewrite_speech(pool: ClipPool, random: np.random.Generator, room: int) -> _Made:
     """Other words of the same speaker, against the very same background."""
     old, new = pool.speaker_pair(random, room)
+    form = _pick(random, "Change speech to", "Alter the spoken content to")
+    return _respoken(pool, random, room, old, new, f'[Edit] [Speech] {form} "{new.transcript}"')
+
+
+def _respoken(pool: ClipPool, random: np.random.Generator, room: int, old: Speech, new: Speech, text: str) -> _Made:
     background = _as_long_as(pool.sound(random, room).samples, old.samples, new.samples)
     ratio = -random.uniform(5, 15)
     levelled, before = mix(background, old.samples, ratio, random, pool.sample_rate)
     _, after = mix(background, new.samples, ratio, random, pool.sample_rate)
-    form = _pick(random, "Change speech to", "Alter the spoken content to")
-    text = f'[Edit] [Speech] {form} "{new.transcript}"'
     return _Made(source=levelled + before, target=levelled + after, text=text, transcript=new.transcript)
+
+
+def _replace_sound(pool: ClipPool, random: np.random.Generator, room: int) -> _Made:
+    """Another sound behind the very same speech."""
+    speech, old, new = pool.speech(random, room), pool.sound(random, room), pool.sound(random, room)
+    ground, ratio = _as_long_as(speech.samples, old.samples, new.samples), random.uniform(5, 15)
+    levelled, before = mix(ground, old.samples, ratio, random, pool.sample_rate)
+    _, after = mix(ground, new.samples, ratio, random, pool.sample_rate)
+    text = f"[Edit] [Audio] Remove {old.caption}. [Edit] [Audio] Add {new.caption}."
+    return _Made(source=levelled + before, target=levelled + after, text=text, transcript=speech.transcript)
+
+
+def _replace_speech(pool: ClipPool, random: np.random.Generator, room: int) -> _Made:
+    """Other words of whatever speaker, against the very same background."""
+    old, new = pool.speech(random, room), pool.speech(random, room)
+    text = f'[Edit] [Speech] Remove the speech. [Edit] [Speech] Add a voice saying "{new.transcript}"'
+    return _respoken(pool, random, room, old, new, text)
 
 
 def _denoise(pool: ClipPool, random: np.random.Generator, room: int) -> _Made:
@@ -374,6 +394,10 @@ TASKS: dict[str, SoundTask] = {
     "speech_delete": SoundTask(recipe=_delete_speech, tag=EDITING, share=0.03),
     "edit_speech_content": SoundTask(recipe=_rewrite_speech, tag=EDITING, share=0.04),
     "denoise": SoundTask(recipe=_denoise, tag=EDITING, share=0.04),
+    "edit_arsp": SoundTask(recipe=_replace_sound, tag=EDITING, share=0.02),
+    "edit_srap": SoundTask(recipe=_replace_speech, tag=EDITING, share=0.02),
 }
 """By the names of the authors' release, which the shares are from too; `instruct_tts`, which it does not have, weighs
-as `tts`. Shares of the tasks that a run takes are brought to a sum of 1."""
+as `tts`. `edit_arsp` and `edit_srap`, which the release names and does not describe, are read as "audio replaced,
+speech preserved" and "speech replaced, audio preserved". Shares of the tasks that a run takes are brought to a sum of
+1."""

@@ -2,7 +2,8 @@
 
 An audio stream of latent frames and a text stream meet in joint attention. UNISON makes its text stream anew in each
 block, from the layer of a text encoder as deep as the block; InstructAudio carries one stream of instruction and phones
-along, then drops it. The network knows of no path, guidance or solver. Read `MMDiTConfig`, then `MMDiT`.
+along, then drops it. What UNISON's ablations compare it with are settings of the same. The network knows of no path,
+guidance or solver. Read `MMDiTConfig`, then `MMDiT`.
 """
 
 import dataclasses
@@ -32,6 +33,7 @@ __all__ = ["MMDiT", "MMDiTConfig", "layer_map"]
 
 Rotary = tuple[Float[Array, "batch time half"], Float[Array, "batch time half"]]
 TextRotary = tuple[Float[Array, "batch token half"], Float[Array, "batch token half"]]
+TextStream = Literal["fresh", "persistent", "both", "shared"]
 
 FFN_RATIO = 4
 SINUSOIDS = 256
@@ -55,9 +57,12 @@ class MMDiTConfig:
     num_heads: int = 8
     joint_blocks: int = 20
     single_blocks: int = 0
-    text_stream: Literal["fresh", "persistent"] = "fresh"
+    text_stream: TextStream = "fresh"
     """`fresh`: made in each block from a layer of the text encoder, not carried on (UNISON). `persistent`: one stream,
-    with its own feed-forward, up to the last joint block (InstructAudio)."""
+    with its own feed-forward, up to the last joint block (InstructAudio). `both`: the one beside the other. `shared`:
+    as `fresh`, but text and frames go through the same weights."""
+    text_layer: Literal["last", "penultimate"] = "last"
+    """Of the text encoder, that a stream which is carried on begins with."""
     kernel_size: int = 1
     """Of feed-forward and attention output in the audio stream."""
     text_kernel_size: int = 1
@@ -97,8 +102,14 @@ class MMDiTConfig:
             raise ConfigError(
                 f"model.text_dim: {self.text_dim} must be the text encoder's model_dim {self.text_encoder.model_dim}"
             )
-        if self.phones is not None and self.text_stream == "fresh":
-            raise ConfigError("model.phones: a fresh text stream has no place for phones; make it 'persistent'")
+        if self.phones is not None and self.text_stream != "persistent":
+            raise ConfigError(
+                f"model.phones: text_stream {self.text_stream!r} has no place for phones; make it 'persistent'"
+            )
+        if self.text_stream == "shared" and self.kernel_size > 1:
+            raise ConfigError(
+                f"model.kernel_size: {self.kernel_size} must be 1 where text goes through the same weights"
+            )
 
     @property
     def head_dim(self) -> int:
@@ -106,14 +117,30 @@ class MMDiTConfig:
         return self.model_dim // self.num_heads
 
     @property
+    def carries_text(self) -> bool:
+        """Whether a text stream goes from block to block."""
+        return self.text_stream in ("persistent", "both")
+
+    @property
     def text_layers(self) -> int:
-        """Layers of the text encoder that the network reads."""
-        return self.joint_blocks if self.text_stream == "fresh" else 1
+        """Layers of the text encoder that the network reads: that of a stream carried on, then those of the blocks."""
+        return self.carries_text + (self.text_stream != "persistent") * self.joint_blocks
 
     @classmethod
-    def unison(cls, *, joint_blocks: int, latent_channels: int) -> "MMDiTConfig":
-        """UNISON D20 (20 blocks, 40 channels: 620.78M weights) and D24 (24, 20: 731.71M)."""
-        return cls(latent_channels=latent_channels, source=True, joint_blocks=joint_blocks)
+    def unison(cls, *, joint_blocks: int, latent_channels: int, text_stream: TextStream = "fresh") -> "MMDiTConfig":
+        """UNISON D20 (20 blocks, 40 channels: 620.78M weights) and D24 (24, 20: 731.71M).
+
+        Of its ablations D24-L is `persistent`, D24-OL `both`, and S32-O `shared` with 32 blocks (685.44M). The former
+        two have 13.64M weights less than published: the last block's text, which nothing reads, ends at its keys and
+        values.
+        """
+        return cls(
+            latent_channels=latent_channels,
+            source=True,
+            joint_blocks=joint_blocks,
+            text_stream=text_stream,
+            text_layer="penultimate" if text_stream in ("persistent", "both") else "last",
+        )
 
     @classmethod
     def instructaudio(cls) -> "MMDiTConfig":
@@ -281,19 +308,20 @@ class _Stream(nnx.Module):
         return constrain(x + _gated(parts[:, 5], y), "batch", None, None)
 
 
+def _text_projection(config: MMDiTConfig, rngs: nnx.Rngs) -> Affine:
+    return Affine((config.text_dim,), (config.model_dim,), (None, "embed"), init=xavier, dtype=config.dtype, rngs=rngs)
+
+
 class _JointBlock(nnx.Module):
-    """Audio and text attend to both. The text is given anew (`fresh`), or carried on behind the frames."""
+    """Audio and text attend to both. Text is carried on behind the frames, given anew, or both."""
 
     def __init__(self, config: MMDiTConfig, *, last: bool, execution: Execution, rngs: nnx.Rngs) -> None:
-        self.fresh = config.text_stream == "fresh"
         options: dict[str, Any] = {"execution": execution, "rngs": rngs}
         self.audio = _Stream(config, config.kernel_size, full=True, **options)
-        self.text = _Stream(config, config.text_kernel_size, full=not (self.fresh or last), **options)
+        self.text = _Stream(config, config.text_kernel_size, full=config.carries_text and not last, **options)
         self.execution = execution
-        if self.fresh:
-            self.projection = Affine(
-                (config.text_dim,), (config.model_dim,), (None, "embed"), init=xavier, dtype=config.dtype, rngs=rngs
-            )
+        if config.text_stream != "persistent":
+            self.projection = _text_projection(config, rngs)
 
     def __call__(
         self, x: Float[Array, "batch time dim"], given: Float[Array, "batch token text_dim"] | None, context: _Context
@@ -301,27 +329,60 @@ class _JointBlock(nnx.Module):
         """Runs the block.
 
         Args:
-            x: The frames; with a persistent text stream also its tokens, behind them.
-            given: Of a fresh stream: the text encoder's states.
+            x: The frames; behind them the tokens of a text stream that is carried on.
+            given: The text encoder's states, for the tokens that are made anew.
             context: What all blocks read.
         """
         frames = context.frame_mask.shape[1]
         audio, text = x[:, :frames], x[:, frames:]
+        carried = text.shape[1]
         if given is not None:
-            text = self.projection(given)
+            text = jnp.concatenate([text, self.projection(given)], axis=1)
         parts, text_parts = self.audio.modulations(context.audio_time), self.text.modulations(context.text_time)
         own = self.audio.project(audio, parts, context.rotary)
         other = self.text.project(text, text_parts, context.text_rotary)
         joined = [jnp.concatenate(pair, axis=1) for pair in zip(own, other, strict=True)]
         mask = jnp.concatenate([context.frame_mask, context.text_mask], axis=1)
-        wanted = frames + text.shape[1] if self.text.full else frames
+        wanted = frames + carried if self.text.full else frames
         attended = _attend(joined, mask, wanted, self.execution)
         audio = self.audio.finish(audio, attended[:, :frames], parts, context.frame_mask)
-        if self.fresh:
+        if not carried:
             return audio
+        text = text[:, :carried]
         if self.text.full:
-            text = self.text.finish(text, attended[:, frames:], text_parts, context.text_mask, context.seam)
+            text_mask = context.text_mask[:, :carried]
+            text = self.text.finish(text, attended[:, frames:], text_parts, text_mask, context.seam)
         return jnp.concatenate([audio, text], axis=1)
+
+
+class _SharedBlock(nnx.Module):
+    """Text, made anew, and frames through the same weights; attention and feed-forward side by side.
+
+    Source:
+        UNISON, section 4.4 (S32-O), whose single-stream blocks are those of FLUX.
+    """
+
+    def __init__(self, config: MMDiTConfig, *, execution: Execution, rngs: nnx.Rngs) -> None:
+        dim, options = config.model_dim, {"init": xavier, "dtype": config.dtype, "rngs": rngs}
+        self.execution = execution
+        self.projection = _text_projection(config, rngs)
+        self.stream = _Stream(config, 1, full=False, execution=execution, rngs=rngs)
+        self.gate = Affine((dim,), (dim,), ("embed", None), init=zeros, rngs=rngs)
+        self.up = Conv((1, dim, FFN_RATIO * dim), ("embed", "mlp"), **options)
+        self.down = Conv((1, (1 + FFN_RATIO) * dim, dim), ("mlp", "embed"), **options)
+
+    def __call__(
+        self, x: Float[Array, "batch time dim"], given: Float[Array, "batch token text_dim"], context: _Context
+    ) -> Float[Array, "batch time dim"]:
+        parts = self.stream.modulations(context.audio_time)
+        own = self.stream.project(x, parts, context.rotary)
+        other = self.stream.project(self.projection(given), parts, None)
+        joined = [jnp.concatenate(pair, axis=1) for pair in zip(own, other, strict=True)]
+        mask = jnp.concatenate([context.frame_mask, context.text_mask], axis=1)
+        attended = _attend(joined, mask, x.shape[1], self.execution).reshape(x.shape)
+        inner = jax.nn.gelu(self.up(modulate(x, parts[:, 0], parts[:, 1])), approximate=True)
+        y = keep(self.down(jnp.concatenate([attended, inner], axis=-1)), "ffn")
+        return constrain(x + _gated(self.gate(jax.nn.silu(context.audio_time)), y), "batch", None, None)
 
 
 class _SingleBlock(nnx.Module):
@@ -423,16 +484,21 @@ class MMDiT(nnx.Module):
         dim, options = config.model_dim, {"execution": execution, "rngs": rngs}
         if config.text_encoder is not None:
             self.text_encoder = TextEncoder(config.text_encoder, dtype=config.dtype, **options)
-        if config.text_stream == "persistent":
-            self.text_projection = Affine(
-                (config.text_dim,), (dim,), (None, "embed"), init=xavier, dtype=config.dtype, rngs=rngs
-            )
+        if config.carries_text:
+            self.text_projection = _text_projection(config, rngs)
         if config.phones is not None:
             self.phone_encoder = PhoneEncoder(config.phones, dim, dtype=config.dtype, rngs=rngs)
         self.embedder = _Embedder(config, rngs=rngs)
         self.time = _Time(config, rngs=rngs)
         last = config.joint_blocks - 1
-        self.joint_blocks = nnx.List([_JointBlock(config, last=k == last, **options) for k in range(last + 1)])
+        self.joint_blocks = nnx.List(
+            [
+                _SharedBlock(config, **options)
+                if config.text_stream == "shared"
+                else _JointBlock(config, last=k == last, **options)
+                for k in range(last + 1)
+            ]
+        )
         self.single_blocks = nnx.List([_SingleBlock(config, **options) for _ in range(config.single_blocks)])
         self.head_modulation = Affine((dim,), (2, dim), ("embed", None, None), init=zeros, rngs=rngs)
         outputs = config.output_channels or config.latent_channels
@@ -459,13 +525,15 @@ class MMDiT(nnx.Module):
             raise InputError("this network has no text encoder of its own; give the states of one (`Conditions.text`)")
         embedded = self.text_encoder.embedding(tokens)
         seen = mask[:, :, None] & mask[:, None]
-        if self.config.text_stream == "persistent":
+        if self.config.text_stream == "persistent" and self.config.text_layer == "last":
             return self.text_encoder.encode(embedded, seen, key=key)[:, None]
-        states: list[Array] = []
-        final = self.text_encoder.encode(embedded, seen, key=key, observed=states)
-        after = [*states[1:], final]  # the input of block k + 1 is the output of block k
-        chosen = layer_map(self.config.text_encoder.num_layers, self.config.joint_blocks)
-        return jnp.stack([after[layer - 1] for layer in chosen], axis=1)
+        inputs: list[Array] = []
+        final = self.text_encoder.encode(embedded, seen, key=key, observed=inputs)
+        states = [*inputs, final]  # the input of block k + 1 is the output of block k
+        chosen = [-2 if self.config.text_layer == "penultimate" else -1] if self.config.carries_text else []
+        if self.config.text_stream != "persistent":
+            chosen += layer_map(self.config.text_encoder.num_layers, self.config.joint_blocks)
+        return jnp.stack([states[layer] for layer in chosen], axis=1)
 
     def __call__(
         self,
@@ -479,13 +547,13 @@ class MMDiT(nnx.Module):
         Args:
             x: Noisy latents.
             t: What the sinusoids read, as `Path.time_input` gives it.
-            conditions: Text of one layer, or of one a joint block; phones and source where the network reads them.
+            conditions: Text of `MMDiTConfig.text_layers`; phones and source where the network reads them.
             frame_mask: True = a real frame.
         """
         config = self.config
         audio_time, text_time = self.time(t)
         y = self.embedder(self._inputs(x, conditions), frame_mask)
-        text, text_mask, seam = self._text(conditions, x.shape[0])
+        text, given, text_mask, seam = self._text(conditions, x.shape[0])
         context = _Context(
             audio_time=audio_time,
             text_time=text_time,
@@ -495,7 +563,7 @@ class MMDiT(nnx.Module):
             text_mask=text_mask,
             seam=seam,
         )
-        y = self._run_joint(y, text, context)
+        y = self._run_joint(y, text, given, context)
 
         def single(block: Any, y: Array, _: jax.Array | None) -> Array:
             return block(y, context)
@@ -508,20 +576,23 @@ class MMDiT(nnx.Module):
         return _masked(self.head, y, frame_mask)
 
     def _run_joint(
-        self, y: Float[Array, "batch time dim"], text: Float[Array, "batch layer token width"], context: _Context
+        self,
+        y: Float[Array, "batch time dim"],
+        text: Float[Array, "batch carried dim"] | None,
+        given: list[Float[Array, "batch token text_dim"]] | list[None],
+        context: _Context,
     ) -> Float[Array, "batch time dim"]:
         config, frames = self.config, y.shape[1]
 
         def joint(block: Any, y: Array, given: jax.Array | None) -> Array:
             return block(y, given, context)
 
-        if config.text_stream == "fresh":
-            layers = [text[:, k] for k in range(config.joint_blocks)]
-            return run_blocks(self.joint_blocks, y, layers, joint, self.execution, dtype=config.dtype)
-        y = jnp.concatenate([y, text[:, 0]], axis=1)
-        nothing = [None] * (config.joint_blocks - 1)
-        y = run_blocks(self.joint_blocks[:-1], y, nothing, joint, self.execution, dtype=config.dtype) if nothing else y
-        return self.joint_blocks[-1](y, None, context)[:, :frames]
+        if text is None:
+            return run_blocks(self.joint_blocks, y, given, joint, self.execution, dtype=config.dtype)
+        y = jnp.concatenate([y, text], axis=1)
+        if config.joint_blocks > 1:
+            y = run_blocks(self.joint_blocks[:-1], y, given[:-1], joint, self.execution, dtype=config.dtype)
+        return joint(self.joint_blocks[-1], y, given[-1])[:, :frames]
 
     def _inputs(
         self, x: Float[Array, "batch time channel"], conditions: Conditions
@@ -532,22 +603,25 @@ class MMDiT(nnx.Module):
         tag = jnp.zeros(x.shape[:2], x.dtype) if conditions.task_tag is None else conditions.task_tag
         return jnp.concatenate([x, source, tag[..., None]], axis=-1)
 
-    def _text(self, conditions: Conditions, batch: int) -> tuple[Array, Array, int]:
-        """Text of each layer, who of it may be seen, and where the phones begin."""
-        text, mask = conditions.text, conditions.text_mask
+    def _text(self, conditions: Conditions, batch: int) -> tuple[Array | None, list[Array] | list[None], Array, int]:
+        """Text to carry on, states that each block is given, who of both may be seen, and where the phones begin."""
+        config, text, mask = self.config, conditions.text, conditions.text_mask
         if text is None or mask is None:
-            text = jnp.zeros((batch, self.config.text_layers, 1, self.config.text_dim), self.config.dtype)
+            text = jnp.zeros((batch, config.text_layers, 1, config.text_dim), config.dtype)
             mask = jnp.zeros((batch, 1), bool)
-        if text.shape[1] != self.config.text_layers:
-            raise InputError(f"{text.shape[1]} layers of text states; this network reads {self.config.text_layers}")
-        if self.config.text_stream == "fresh":
-            return text, mask, 0
+        if text.shape[1] != config.text_layers:
+            raise InputError(f"{text.shape[1]} layers of text states; this network reads {config.text_layers}")
+        given = [text[:, k] for k in range(config.carries_text, config.text_layers)]
+        if not config.carries_text:
+            return None, given, mask, 0
         tokens, seam = self.text_projection(text[:, 0]), text.shape[2]
-        if self.config.phones is not None and conditions.content is not None and conditions.content_mask is not None:
+        if given:
+            return tokens, given, jnp.concatenate([mask, mask], axis=1), seam
+        if config.phones is not None and conditions.content is not None and conditions.content_mask is not None:
             phones = self.phone_encoder(conditions.content, conditions.content_mask)
             tokens = jnp.concatenate([tokens, phones], axis=1)
             mask = jnp.concatenate([mask, conditions.content_mask], axis=1)
-        return tokens[:, None], mask, seam
+        return tokens, [None] * config.joint_blocks, mask, seam
 
     def _rotary(self, positions: Num[Array, "batch time"]) -> Rotary:
         return rotary_tables(positions, self.config.rotary_dims, 10000.0)
@@ -556,10 +630,10 @@ class MMDiT(nnx.Module):
         self, conditions: Conditions, frame_mask: Bool[Array, "batch time"], seam: int
     ) -> TextRotary | None:
         """Phones are spread over the frames; the instruction is not turned at all, which is position 0."""
-        if self.config.text_stream == "fresh":
+        if self.config.phones is None:  # nothing of it is turned
             return None
         positions = jnp.zeros((frame_mask.shape[0], seam))
-        if self.config.phones is not None and conditions.content is not None:
+        if conditions.content is not None:
             # Of the ids, not of the mask: a dropped content keeps its places.
             count = jnp.maximum((conditions.content > 0).sum(1, keepdims=True), 1)
             spread = jnp.arange(conditions.content.shape[1]) * frame_mask.sum(1, keepdims=True) / count
