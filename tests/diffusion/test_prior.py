@@ -198,5 +198,9 @@ def test_hooks_and_networks_see_values_not_differences():
             denoiser, path, draw_noise(keys, 3, 1), SamplerConfig(grid=Grid(steps=3)), keys=keys,
             before_step=lambda x, t, own: x, after_x0=lambda x0, t: jnp.minimum(x0, 5.5),
         )  # fmt: skip
+        limited = sample(
+            denoiser, path, draw_noise(keys, 3, 1), SamplerConfig(grid=Grid(steps=2), limit=4.5), keys=keys
+        )
+    np.testing.assert_allclose(limited, 4.5, atol=1e-5)
     np.testing.assert_allclose(seen[0], prior, atol=0.02)
     np.testing.assert_allclose(found, 5.5, atol=1e-5)

@@ -9,7 +9,7 @@ import pytest
 from targets import covariance, gaussian, ring, sequence
 
 from voxinstruct_jax.config import ConfigError, InputError
-from voxinstruct_jax.diffusion.path import Path, PathConfig
+from voxinstruct_jax.diffusion.path import Path, PathConfig, Prediction
 from voxinstruct_jax.diffusion.solvers import SOLVERS, SamplerConfig, draw_noise, evaluations, sample
 from voxinstruct_jax.diffusion.times import Grid
 
@@ -150,6 +150,19 @@ def test_a_projection_holds_for_every_sample():
     assert bound[..., 0].min() >= 0.3 - 1e-5
 
 
+def test_a_limit_tames_a_network_that_underrates_the_noise():
+    exact = gaussian(VP, 0.2, 0.5)
+
+    def erring(x, t):
+        epsilon = 0.7 * exact(x, t).epsilon
+        return Prediction((x - VP.sigma(t)[:, None, None] * epsilon) / VP.alpha(t)[:, None, None], epsilon)
+
+    assert np.abs(run(erring, VP, (4, 5, 2), steps=30)).max() > 6
+    assert np.abs(run(erring, VP, (4, 5, 2), steps=30, limit=3.0)).max() <= 3
+    plain, limited = (run(exact, VP, (4, 5, 2), steps=30, limit=limit) for limit in (0.0, 4.0))
+    np.testing.assert_allclose(limited, plain, atol=1e-3)  # what is true is within it
+
+
 def test_a_change_before_each_step_is_made_with_keys_of_its_own():
     keys, seen = jax.random.split(jax.random.key(0), 3), []
 
@@ -186,3 +199,5 @@ def test_evaluations_are_what_is_run():
 def test_settings_out_of_range_are_refused():
     with pytest.raises(ConfigError, match=r"eta 1.5 must lie in \[0, 1\]"):
         SamplerConfig(eta=1.5)
+    with pytest.raises(ConfigError, match=r"limit -1.0 be at least 0"):
+        SamplerConfig(limit=-1.0)

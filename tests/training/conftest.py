@@ -3,8 +3,31 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from voxinstruct_jax.audio.spectrogram import istft, mel_filters, stft
 from voxinstruct_jax.data.packing import Clip, pack
 from voxinstruct_jax.vocabulary import Vocabulary, build_layout
+
+
+@pytest.fixture(scope="session")
+def heard():
+    """Turns natural-log mel spectrograms into sound by Griffin and Lim's method: no vocoder has to be trained."""
+
+    def hear(log_mels, config, rounds=16):
+        bounded = np.clip(log_mels, -12, 3)  # a network that has learnt nothing may say anything
+        magnitude = np.maximum(np.exp(bounded) @ np.linalg.pinv(mel_filters(config)), 0)
+        phase = jnp.exp(2j * np.pi * np.random.default_rng(0).random(magnitude.shape))
+
+        def turn(phase, _):
+            samples = istft(magnitude * phase, config.n_fft, config.hop_length)
+            found = stft(samples, config.n_fft, config.hop_length)
+            return found / jnp.maximum(jnp.abs(found), 1e-8), None
+
+        found = jax.jit(lambda phase: istft(
+            magnitude * jax.lax.scan(turn, phase, length=rounds)[0], config.n_fft, config.hop_length
+        ))(phase)  # fmt: skip
+        return np.asarray(found)
+
+    return hear
 
 
 @pytest.fixture(scope="session")

@@ -11,13 +11,15 @@ import pytest
 from flax import nnx
 
 from voxinstruct_jax.audio.latents import LatentConfig
-from voxinstruct_jax.audio.spectrogram import MelConfig
+from voxinstruct_jax.audio.spectrogram import MEL_MEAN, MEL_STD, MelConfig
 from voxinstruct_jax.config import ConfigError, from_dict, to_dict
 from voxinstruct_jax.data.manifest import write_manifest
 from voxinstruct_jax.data.sound_batches import SoundData
+from voxinstruct_jax.diffusion.alignment import gaussian_log_likelihood, monotonic_alignment
 from voxinstruct_jax.diffusion.phone_speech import phone_durations, phone_latents
 from voxinstruct_jax.diffusion.systems import SYSTEMS
 from voxinstruct_jax.diffusion.times import Grid
+from voxinstruct_jax.evaluation.reconstruction import compare_reconstruction
 from voxinstruct_jax.models.grad_tts import GradTTSConfig
 from voxinstruct_jax.models.mmdit import MMDiTConfig
 from voxinstruct_jax.models.phone_encoder import PhoneEncoderConfig
@@ -67,6 +69,7 @@ def trained(tone_speech, tmp_path_factory):
     task = build_task(experiment)
     state = train(task, experiment, folder / "run", report=lambda *_: None).state
     graph, params, rest = nnx.split(task.program.build_model(nnx.Rngs(0)), nnx.Param, ...)
+    untrained = nnx.merge(graph, *jax.tree.map(jnp.copy, (params, rest)))
     nnx.replace_by_pure_dict(params, state.params)
     nnx.replace_by_pure_dict(rest, state.rest)
     held = build_task(experiment_of(folder / "held/manifest.jsonl"))
@@ -74,6 +77,7 @@ def trained(tone_speech, tmp_path_factory):
     return SimpleNamespace(
         experiment=experiment,
         model=model,
+        untrained=untrained,
         objective=jax.jit(functools.partial(grad_tts_loss, experiment.diffusion, model)),
         held=jax.tree.map(jnp.asarray, held.batches[0]),
         task=task,
@@ -112,6 +116,42 @@ def test_speech_is_drawn_as_long_as_told(trained):
     assert (phone_durations(log_durations, phones > 0, 1.5).sum(1) > 1.2 * durations.sum(1)).all()
     turned, _ = draw(means[::-1], durations[::-1], batch.text_tokens[::-1], keys[::-1])
     np.testing.assert_allclose(turned[::-1], latents, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_samples_beat_noise_by_the_metrics_of_the_evaluator(trained, heard):
+    """Held-out clips at their own rhythm; the same model before training, and plain noise, stay behind."""
+    pytest.importorskip("pystoi")
+    batch, keys = trained.held, jax.random.split(jax.random.key(0), 8)
+    x0, phones = trained.model.latents.encode(batch.target), batch.phones[:, 1:]
+    num_frames = x0.shape[1]
+
+    @jax.jit
+    def speak(state):
+        model = nnx.merge(nnx.graphdef(trained.model), state)
+        means, _ = model.encode(phones, phones > 0)
+        counts = (phones > 0).sum(1), batch.num_samples // LATENTS.hop_length
+        durations = monotonic_alignment(gaussian_log_likelihood(means, x0), *counts)
+        return phone_latents(
+            model, SYSTEMS["grad_tts"], means, durations, batch.text_tokens, keys, num_frames=num_frames
+        )[0]
+
+    noise = np.random.default_rng(0).standard_normal(x0.shape)
+    drawn = [speak(nnx.state(model)) for model in (trained.model, trained.untrained)]
+    latents = np.stack([x0, *drawn, noise])
+    sounds = heard(latents.reshape(-1, *x0.shape[1:]) * MEL_STD + MEL_MEAN, LATENTS.mel).reshape(4, 8, -1)
+    scores = np.full((4, 8, 2), np.nan)
+    for way, row in np.ndindex(4, 8):
+        length = int(batch.num_samples[row])
+        parts = compare_reconstruction(sounds[way, row, :length], np.asarray(batch.target[row, :length]))
+        if isinstance(parts, dict):  # else there was too little sound to compare
+            scores[way, row] = parts["mel_l1"], parts["lsd"]
+    compared = np.isfinite(scores).all((0, 2))
+    assert compared.sum() >= 3
+    ceiling, samples, untrained, noisy = scores[:, compared].mean(1)
+    assert (ceiling < samples).all(), scores
+    assert (samples < 0.6 * noisy).all(), scores
+    assert (noisy < 1.1 * untrained).all(), scores
 
 
 def test_clips_with_more_phones_than_frames_count_for_nothing(trained):

@@ -43,6 +43,8 @@ class DiffusionConfig:
 _COSINE_V = PathConfig(schedule="cosine", prediction="v")
 _EDM = PathConfig(schedule="edm", prediction="edm")
 _NORMAL = TimeDensity(kind="logit_normal")
+_FURTHEST = 4.0
+"""Latents of unit variance are hardly ever further from 0."""
 
 SYSTEMS: dict[str, DiffusionConfig] = {
     "instructaudio": DiffusionConfig(
@@ -78,17 +80,18 @@ SYSTEMS: dict[str, DiffusionConfig] = {
     "e3_tts": DiffusionConfig(
         path=PathConfig(schedule="cosine", prediction="epsilon"),
         guidance=single(3.0, ("text",)),
-        sampler=SamplerConfig(solver="ancestral"),
+        sampler=SamplerConfig(solver="ancestral", limit=_FURTHEST),
     ),
     "voice_ldm": DiffusionConfig(
         path=PathConfig(schedule="cosine", prediction="epsilon"),
         drop=((("text",), 0.1), (("content",), 0.1), (("text", "content"), 0.1)),
         guidance=dual(1.0, 9.0),
+        sampler=SamplerConfig(limit=_FURTHEST),
     ),
     "grad_tts": DiffusionConfig(
         path=PathConfig(schedule="vp_linear", prediction="epsilon", beta_min=0.05, beta_max=20.0),
         drop=(),
-        sampler=SamplerConfig(grid=Grid(steps=50), temperature=1.5),
+        sampler=SamplerConfig(grid=Grid(steps=50), temperature=1.5, limit=_FURTHEST),
     ),
     "bridge": DiffusionConfig(
         path=PathConfig(schedule="bridge", prediction="x0", beta_min=0.01, beta_max=20.0),
