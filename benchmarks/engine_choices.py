@@ -32,7 +32,7 @@ from voxinstruct_jax.decoding.speculation import count_draft, step_with_draft
 from voxinstruct_jax.guidance import Branch
 from voxinstruct_jax.vocabulary import expand
 
-CORPUS = Path(__file__).parents[1] / "corpus" / "v2" / "train"
+CORPUS = Path(__file__).parents[1] / "corpus" / "train"
 CONTEXT, FRAMES = 1024, 400
 
 

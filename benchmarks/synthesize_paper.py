@@ -41,7 +41,7 @@ from voxinstruct_jax.text.encoder import TextEncoderConfig
 from voxinstruct_jax.vocabulary import Vocabulary, build_prompt
 from voxinstruct_jax.voice_folder import VoiceConfig
 
-CORPUS = Path(__file__).parents[1] / "corpus" / "v2" / "train"
+CORPUS = Path(__file__).parents[1] / "corpus" / "train"
 CORPUS_RATE, SEMANTIC_RATE, FRAME_RATE = 25, 30, 75
 TEXT_TOKENS = 60
 

@@ -186,7 +186,7 @@ def test_no_path_is_wrong_use(capsys):
     assert "path" in line
 
 
-CORPUS = Path(__file__).parents[2] / "corpus" / "v2" / "dev"
+CORPUS = Path(__file__).parents[2] / "corpus" / "dev"
 
 
 class Page(HTMLParser):

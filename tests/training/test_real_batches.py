@@ -20,7 +20,7 @@ from voxinstruct_jax.training.language_model import clip_uniform, row_keys
 from voxinstruct_jax.training.nar import NARObjective, draw_masks
 from voxinstruct_jax.vocabulary import Vocabulary
 
-DEV = Path(__file__).parents[2] / "corpus" / "v2" / "dev"
+DEV = Path(__file__).parents[2] / "corpus" / "dev"
 VOCABULARY = Vocabulary(num_semantic=256, codebook_size=1024, num_codebooks=4)
 CONFIG = BatchConfig(text_width=320, time_width=512, rows=8, prompt_ratio=1.0, max_prompt_frames=20)
 
