@@ -214,11 +214,11 @@ class Page(HTMLParser):
 
 def test_histograms_and_token_use_of_shards(inspect):
     found = inspect(CORPUS)
-    assert found["counted_records"] == found["records"] == 66
+    assert found["counted_records"] == found["records"] == 168
     for histogram in found["histograms"].values():
-        assert {language: sum(counts) for language, counts in histogram["counts"].items()} == {"en": 41, "zh": 25}
+        assert {language: sum(counts) for language, counts in histogram["counts"].items()} == {"en": 79, "zh": 89}
         assert all(len(counts) == len(histogram["edges"]) - 1 for counts in histogram["counts"].values())
-    assert len(found["codebooks"]) == 4
+    assert len(found["codebooks"]) == 6
     for used in (found["semantic_tokens"], *found["codebooks"]):
         assert 1 < used["perplexity"] <= used["used"]
         counts = [count for _, count in used["commonest"]]
