@@ -39,6 +39,7 @@ from voxinstruct_jax.training.mel_vocoder import MelVocoderExperiment, mel_vocod
 from voxinstruct_jax.training.nar import NARExperiment, nar_program, nar_task
 from voxinstruct_jax.training.optimizer import make_optimizer
 from voxinstruct_jax.training.step import build_trainer
+from voxinstruct_jax.training.style import StyleExperiment, style_task
 from voxinstruct_jax.training.task import Program, Task
 
 __all__ = [
@@ -57,12 +58,21 @@ Denoising = (
     DiffusionExperiment | GradTTSExperiment | CodecFlowExperiment | DistillationExperiment | MaskedLatentsExperiment
 )
 """Experiments of denoisers, whose rows are all of one length."""
-Experiment = CodecExperiment | ARExperiment | NARExperiment | MelVAEExperiment | MelVocoderExperiment | Denoising
+Experiment = (
+    CodecExperiment
+    | ARExperiment
+    | NARExperiment
+    | StyleExperiment
+    | MelVAEExperiment
+    | MelVocoderExperiment
+    | Denoising
+)
 Plannable = ARExperiment | NARExperiment | Denoising
 _TASKS: dict[type, Callable[[Any], Task]] = {
     CodecExperiment: codec_task,
     ARExperiment: ar_task,
     NARExperiment: nar_task,
+    StyleExperiment: style_task,
     DiffusionExperiment: diffusion_task,
     GradTTSExperiment: grad_tts_task,
     CodecFlowExperiment: codec_flow_task,
