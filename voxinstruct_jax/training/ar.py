@@ -45,14 +45,18 @@ class ARObjective:
     """Of the cross-entropy of text durations, in aligned models."""
     style_weight: float = 0.3
     """Of the cross-entropy of the attributes read, summed over them, in models with a style reader."""
+    told_style: float = 0.5
+    """Share of clips that such a model is told the attributes of, read or not: it learns what each sounds like from all
+    clips, also from those whose instruction does not say it."""
 
     def __post_init__(self) -> None:
         if min(self.drop_text, self.drop_semantic) < 0 or self.drop_text + self.drop_semantic > 1:
             raise ConfigError(
                 f"drop_text {self.drop_text} and drop_semantic {self.drop_semantic} must sum to at most 1"
             )
-        if not 0 <= self.drop_acoustic <= 1:
-            raise ConfigError(f"drop_acoustic: {self.drop_acoustic} is not within [0, 1]")
+        for name in ("drop_acoustic", "told_style"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name}: {getattr(self, name)} is not within [0, 1]")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,6 +93,8 @@ def ar_loss(
     text_key, backbone_key = split_key(jax.random.fold_in(dropout_key, batch.clip_ids[0]), 2)
     text_rows = model.embed_text(batch.text_tokens, batch.text_segment_ids, key=text_key)
     shown = _hide_acoustic(config.drop_acoustic, model.config.vocabulary, batch, jax.random.fold_in(drop_key, 1))
+    known = _told_attributes(config.told_style, batch, jax.random.fold_in(drop_key, 2))
+    shown = dataclasses.replace(shown, text_attributes=known)
     hidden = model.hidden(shown, text_rows, drop_text, drop_semantic, key=backbone_key)
     targets, target_part = ar_targets(batch)
     loss, hit = token_losses(model.logits, hidden, targets, chunk=model.execution.loss_chunk)
@@ -99,7 +105,8 @@ def ar_loss(
     style = model.read_style(text_rows, batch.text_tokens, batch.text_segment_ids)
     parts, told = [weighted_mean(loss, semantic | acoustic)], {}
     if model.config.timing == "aligned":
-        told["loss_duration"] = duration_loss(model, batch, text_rows, style)
+        given = model.read_style(text_rows, batch.text_tokens, batch.text_segment_ids, known)
+        told["loss_duration"] = duration_loss(model, batch, text_rows, given)
         parts.append(told["loss_duration"].scaled(config.duration_weight))
     if style is not None:
         read = style_loss(style, batch)
@@ -126,6 +133,14 @@ def _hide_acoustic(share: float, vocabulary: Vocabulary, batch: PackedBatch, key
     first = batch.tokens[:, 0]
     hidden = chosen & (draw < part) & (batch.part_ids == ACOUSTIC) & (first != vocabulary.eos2)
     return dataclasses.replace(batch, tokens=batch.tokens.at[:, 0].set(jnp.where(hidden, vocabulary.pad, first)))
+
+
+def _told_attributes(share: float, batch: PackedBatch, key: jax.Array) -> Int[Array, "batch text attribute"] | None:
+    """The attributes of this share of clips; 0, as if not known, of the others."""
+    if batch.text_attributes is None:
+        return None
+    told = clip_uniform(row_keys(key, batch), batch.text_segment_ids) < share
+    return jnp.where(told[..., None], batch.text_attributes, 0)
 
 
 def style_loss(style: Style, batch: PackedBatch) -> dict[str, Mean]:

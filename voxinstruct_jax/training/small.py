@@ -65,7 +65,7 @@ def small_ar(
 
 def small_style(*, steps: int) -> StyleExperiment:
     """The stage in which the AR model of the embedded voice learns what descriptions ask for."""
-    optimizer, train = _schedule(steps, PEAK_LR)
+    optimizer, train = _schedule(steps, 10 * PEAK_LR)
     return StyleExperiment(
         model=_reading(_model(ARConfig, "instruction", semantic=True)),
         data=DescriptionData(shards=SHARDS),

@@ -27,7 +27,7 @@ __all__ = ["StyleExperiment", "description_loss", "style_task"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StyleExperiment:
-    """Trains text encoder and style reader of an AR model; all else stays as it is.
+    """Trains the style reader of an AR model; all else stays as it is.
 
     Raises:
         ConfigError: The model has no style reader.
@@ -54,7 +54,7 @@ def description_loss(model: ARModel, batch: DescriptionBatch, key: jax.Array) ->
     Source:
         PromptTTS (Guo et al. 2022), section 2.2: the style encoder is taught with the classes of its descriptions.
     """
-    text_rows = model.embed_text(batch.text_tokens, batch.text_segment_ids, key=key)
+    text_rows = jax.lax.stop_gradient(model.embed_text(batch.text_tokens, batch.text_segment_ids, key=key))
     style = model.read_style(text_rows, batch.text_tokens, batch.text_segment_ids)
     assert style is not None  # as `StyleExperiment` has made sure
     found = style_losses(style.logits[:, :1], batch.attributes[:, None])
