@@ -4,22 +4,27 @@
 """
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import jax
 import numpy as np
 from jaxtyping import Int32
 
-from voxinstruct_jax.attributes import class_numbers
+from voxinstruct_jax.attributes import STYLE_CLASSES, class_numbers
 from voxinstruct_jax.config import ConfigError, InputError, fingerprint
-from voxinstruct_jax.data.shards import ShardReader
+from voxinstruct_jax.data.instructions import write_instructions
+from voxinstruct_jax.data.shards import Example, ShardReader
 from voxinstruct_jax.text.tokenizer import TextTokenizer
 from voxinstruct_jax.vocabulary import HostOrDevice
 
 __all__ = ["DescriptionBatch", "DescriptionBatches", "DescriptionData"]
 
 DRAWS = 20
+NAMED_SHARE = 0.5
+"""Of the attributes, in a description that is written anew."""
+AGES = ("child", "teenager", "young", "middle-aged", "elderly")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +40,15 @@ class DescriptionData:
     rows: int = 64
     text_width: int = 160
     """Tokens of an instruction; longer ones are left out."""
+    written: float = 0.5
+    """Share of rows whose instruction is written anew, by the grammar, for attributes that are drawn: so words are met
+    that no clip is described with, such as those of age."""
 
     def __post_init__(self) -> None:
         if min(self.rows, self.text_width) < 1:
             raise ConfigError(f"data: rows {self.rows} and text_width {self.text_width} must be at least 1")
+        if not 0 <= self.written <= 1:
+            raise ConfigError(f"data.written: {self.written} is not within [0, 1]")
 
 
 @jax.tree_util.register_dataclass
@@ -102,7 +112,8 @@ class DescriptionBatches:
         for attempt in range(DRAWS):
             random = np.random.default_rng((self._seed, step, row, attempt))
             example = self._reader[int(random.integers(len(self._reader)))]
-            text = self._tokenizer.encode(example.instructions[int(random.integers(len(example.instructions)))])
+            attributes, instruction = self._describe(example, random)
+            text = self._tokenizer.encode(instruction)
             if len(text) <= width:
                 break
         else:
@@ -112,5 +123,23 @@ class DescriptionBatches:
         return {
             "text_tokens": np.pad(text, ((0, width - len(text)), (0, 0))),
             "text_segment_ids": (np.arange(width) < len(text)).astype(np.int32),
-            "attributes": class_numbers(example.attributes),
+            "attributes": class_numbers(attributes),
         }
+
+    def _describe(self, example: Example, random: np.random.Generator) -> tuple[Mapping[str, Any], str]:
+        """An instruction, and what is known of whom it describes."""
+        if random.random() < self._data.written:
+            drawn = _draw_attributes(random)
+            options: dict[str, Any] = {"count": 1, "generator": random}
+            return drawn, write_instructions(drawn, example.transcript, example.language, **options)[0].text
+        return example.attributes, example.instructions[int(random.integers(len(example.instructions)))]
+
+
+def _draw_attributes(random: np.random.Generator) -> dict[str, str | list[int]]:
+    """Some of the attributes, each with one of its classes."""
+    classes = {**STYLE_CLASSES, "age": AGES}
+    return {
+        name: values[int(random.integers(len(values)))]
+        for name, values in classes.items()
+        if random.random() < NAMED_SHARE
+    }
