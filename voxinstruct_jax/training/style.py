@@ -5,9 +5,12 @@ dozens of instructions and costs less. The weights are an AR model's, and the ne
 """
 
 import dataclasses
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from voxinstruct_jax.attributes import STYLE_CLASSES
 from voxinstruct_jax.config import ConfigError
@@ -16,13 +19,13 @@ from voxinstruct_jax.data.shards import ShardReader
 from voxinstruct_jax.layers.execution import Execution
 from voxinstruct_jax.models.ar import ARConfig, ARModel
 from voxinstruct_jax.models.style import style_losses
-from voxinstruct_jax.sharding.mesh import MeshConfig, build_mesh, row_shares
+from voxinstruct_jax.sharding.mesh import BATCH_AXES, MeshConfig, build_mesh, row_shares
 from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
 from voxinstruct_jax.training.optimizer import OptimizerConfig
 from voxinstruct_jax.training.step import Mean, StepConfig, weighted_mean
 from voxinstruct_jax.training.task import Program, Task, TrainConfig, identity
 
-__all__ = ["StyleExperiment", "description_loss", "style_task"]
+__all__ = ["StyleExperiment", "abstract_description_batch", "description_loss", "style_program", "style_task"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,6 +66,30 @@ def description_loss(model: ARModel, batch: DescriptionBatch, key: jax.Array) ->
     return list(losses.values()), losses | hits
 
 
+def style_program(experiment: StyleExperiment) -> Program:
+    """Model and objective of the experiment."""
+    return Program(
+        build_model=lambda rngs: ARModel(experiment.model, execution=experiment.execution, rngs=rngs),
+        objective=description_loss,
+    )
+
+
+def abstract_description_batch(experiment: StyleExperiment, mesh: Mesh) -> DescriptionBatch:
+    """Returns shapes and placement of the batches of an experiment: enough to compile its step, without data."""
+    data, channels = experiment.data, len(experiment.model.text_encoder.channel_sizes)
+    sharding = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+    def rows(*shape: int) -> Any:
+        return jax.ShapeDtypeStruct((data.rows, *shape), jnp.int32, sharding=sharding)
+
+    return DescriptionBatch(
+        text_tokens=rows(data.text_width, channels),
+        text_segment_ids=rows(data.text_width),
+        attributes=rows(len(STYLE_CLASSES)),
+        row_ids=rows(),
+    )
+
+
 def style_task(experiment: StyleExperiment) -> Task:
     """Opens the data and makes the experiment ready.
 
@@ -74,10 +101,7 @@ def style_task(experiment: StyleExperiment) -> Task:
     shares = row_shares(build_mesh(experiment.mesh), rows)
     batches = DescriptionBatches(reader, PronunciationTokenizer(), data, experiment.train.seed, host_rows=shares)
     return Task(
-        program=Program(
-            build_model=lambda rngs: ARModel(experiment.model, execution=experiment.execution, rngs=rngs),
-            objective=description_loss,
-        ),
+        program=style_program(experiment),
         batches=batches,
         count_tokens=lambda batch: int(np.count_nonzero(batch.text_segment_ids)),
         count_audio_s=lambda _: 0.0,
