@@ -55,6 +55,7 @@ EXAMPLE = """examples:
 MODELS_OF_RUNS = {"style": "ar"}
 """What a run's weights are, where its kind does not say."""
 
+
 def run(arguments: list[str]) -> int:
     """Converts what is named."""
     kind = arguments[0] if arguments else None
