@@ -46,7 +46,7 @@ def main() -> int:
     parser.add_argument("shards", type=Path, help="folder that `prepare` wrote with this voice's codec")
     parser.add_argument("--voice", type=Path, help="folder (default: the embedded voice)")
     parser.add_argument("--out", type=Path, required=True, help="file to be written (.npz)")
-    parser.add_argument("--clips", type=int, help="the first N clips only (default: all)")
+    parser.add_argument("--clips", type=int, help="so many, drawn by the seed (default: all)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     try:
@@ -64,14 +64,14 @@ def _predict_all(options: argparse.Namespace) -> None:
         raise InputError(
             f"{options.shards}: codes of another codec than that of {voice.name}; give the --voice of these"
         )
-    count = len(reader) if options.clips is None else min(options.clips, len(reader))
+    order = np.random.default_rng(options.seed).permutation(len(reader))[: options.clips]
     options.out.parent.mkdir(parents=True, exist_ok=True)
     # of the same work: what another voice, other shards or another seed left is not gone on with
     work = fingerprint([voice.name, reader.fingerprint, options.seed])
     partial = options.out.with_suffix(f".{work}.partial.npz")
     done = list(read_codes(str(partial), voice.codec.config).items()) if partial.exists() else []
-    with progress_bar("clips", count, done=len(done)) as advance:
-        for record in range(len(done), count):
+    with progress_bar("clips", len(order), done=len(done)) as advance:
+        for record in order[len(done) :].tolist():
             example = reader[record]
             done.append((example.id, predict(voice, example, (options.seed, record))))
             if len(done) % CLIPS_A_CHECKPOINT == 0:

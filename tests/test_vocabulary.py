@@ -199,7 +199,7 @@ def test_impossible_vocabularies_are_refused(settings):
 def test_packed_batch_is_a_pytree_of_its_arrays():
     fields = [field.name for field in dataclasses.fields(PackedBatch)]
     widths = {"text_tokens": (1, 2, 1), "tokens": (1, 3, 4), "clip_ids": (1,)}
-    widths |= dict.fromkeys(("text_segment_ids", "text_durations"), (1, 2))
+    widths |= dict.fromkeys(("text_segment_ids", "text_durations"), (1, 2)) | {"text_attributes": (1, 2, 4)}
     dtypes = {"times": np.float32}
     batch = PackedBatch(
         **{name: np.full(widths.get(name, (1, 4)), i, dtypes.get(name, np.int32)) for i, name in enumerate(fields)}

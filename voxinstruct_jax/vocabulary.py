@@ -201,6 +201,8 @@ class PackedBatch:
     None = not known, and of no use to other models."""
     text_durations: Int32[HostOrDevice, "batch text"] | None = None
     """How long each text token is spoken, in half frames: what aligned models learn to tell. None as above."""
+    text_attributes: Int32[HostOrDevice, "batch text attribute"] | None = None
+    """At each text slot what is known of its clip (`attributes.class_numbers`); None = of no use to the model."""
 
 
 def deduplicate(units: Int[np.ndarray, " frame"]) -> tuple[Int32[np.ndarray, " time"], Int32[np.ndarray, " time"]]:

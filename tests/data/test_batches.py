@@ -98,7 +98,7 @@ from voxinstruct_jax.vocabulary import Vocabulary
 def host(out, first, last, start, count):
     config = BatchConfig(text_width=160, time_width=400, rows=8, seed=5, max_clips=5, prompt_ratio=0.5)
     vocabulary = Vocabulary(num_semantic=20, codebook_size=64, num_codebooks=3)
-    reader, rows, form = ShardReader(sys.argv[1]), (first, last), ClipForm(aligned=True)
+    reader, rows, form = ShardReader(sys.argv[1]), (first, last), ClipForm(aligned=True, attributes=True)
     batches = TokenBatches(reader, PronunciationTokenizer(), vocabulary, config, form=form, host_rows=rows)
     for step, batch in enumerate(token_batches(batches, start_step=start, num_steps=count), start):
         arrays = {item.name: getattr(batch, item.name) for item in dataclasses.fields(batch)}

@@ -43,7 +43,17 @@ def ar_model(vocabulary):
 @pytest.fixture(scope="session")
 def aligned_model(vocabulary):
     """Its text tokens last some half frames: of its durations the short ones are likelier, to a text of any kind."""
-    config = ARConfig.tiny(vocabulary=vocabulary, channel_sizes=CHANNELS)
+    return make_aligned(ARConfig.tiny(vocabulary=vocabulary, channel_sizes=CHANNELS))
+
+
+@pytest.fixture(scope="session")
+def reading_model(vocabulary):
+    """As `aligned_model`, with a style reader; the last channel of its text tells what is in quotes."""
+    config = ARConfig.tiny(vocabulary=vocabulary, channel_sizes=(*CHANNELS, 2, 2, 4))
+    return make_aligned(dataclasses.replace(config, style_reader=True))
+
+
+def make_aligned(config):
     model = make_sharp(ARModel, dataclasses.replace(config, timing="aligned"), 2)
     leaning = -0.02 * jnp.sign(model.text.bias[...])[:, None] * jnp.arange(NUM_DURATIONS)
     model.duration_head.kernel[...] = model.duration_head.kernel[...] + leaning

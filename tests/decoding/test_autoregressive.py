@@ -104,8 +104,9 @@ def next_logits(model, text, tokens, part_ids, times=None, width=32):
 
 @functools.partial(jax.jit, static_argnames="graph")
 def text_duration_logits(graph, state, text):
-    model = nnx.merge(graph, state)
-    return model.duration_logits(model.embed_text(text, jnp.ones(text.shape[:2], jnp.int32)))
+    model, segments = nnx.merge(graph, state), jnp.ones(text.shape[:2], jnp.int32)
+    rows = model.embed_text(text, segments)
+    return model.duration_logits(rows, model.read_style(rows, text, segments))
 
 
 def plain_durations(model, request):
@@ -244,6 +245,23 @@ def test_an_aligned_loop_equals_a_plain_one_and_ends_where_the_text_does(aligned
         assert result.durations[row].sum() == pytest.approx(2 * frames, abs=1e-3)
     assert len(set(result.code_lengths.tolist())) > 1
     assert any(LIMITS.min_acoustic < length < LIMITS.max_acoustic for length in result.code_lengths)
+
+
+def test_a_loop_that_reads_style_equals_a_plain_one_and_hears_the_description(reading_model, aligned_requests):
+    quotes = ([1, 2, 1], [1, 1, 2, 2, 1], [1, 1])
+    asked = [
+        dataclasses.replace(
+            request, text_tokens=np.c_[request.text_tokens, np.ones((len(marks), 2), int), marks].astype(np.int32)
+        )
+        for request, marks in zip(aligned_requests, quotes, strict=True)
+    ]
+    got = decode_aligned(reading_model, asked, sampling=GREEDY)
+    found = [tokens_of(got, row) for row in range(3)]
+    assert found == [plain_greedy(reading_model, request) for request in asked]
+    reading_model.style_reader.table[...] *= -1
+    other = decode_aligned(reading_model, asked, sampling=GREEDY)
+    reading_model.style_reader.table[...] *= -1
+    assert [tokens_of(other, row) for row in range(3)] != found
 
 
 def test_draws_change_tokens_and_not_how_long_they_last(aligned_model, aligned_requests):

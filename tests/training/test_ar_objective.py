@@ -41,7 +41,7 @@ class Oracle(ARModel):
     def embed_text(self, text_tokens, text_segment_ids, *, key=None):
         return jnp.zeros((*text_segment_ids.shape, 32))
 
-    def duration_logits(self, text_rows):
+    def duration_logits(self, text_rows, style=None):
         return jnp.zeros((*text_rows.shape[:2], NUM_DURATIONS)).at[..., 4].set(100.0)
 
     def hidden(self, batch, text_rows, drop_text, drop_semantic, *, key=None):
@@ -59,10 +59,10 @@ class Indifferent(Oracle):
     """Finds all of ten ids equally likely."""
 
     def hidden(self, batch, text_rows, drop_text, drop_semantic, *, key=None):
-        self.drops[:] = drop_text, drop_semantic
+        self.drops[:] = drop_text, drop_semantic, batch.tokens
         return jnp.zeros((*drop_text.shape, 10))
 
-    def duration_logits(self, text_rows):
+    def duration_logits(self, text_rows, style=None):
         return jnp.zeros((*text_rows.shape[:2], NUM_DURATIONS))
 
 
@@ -136,7 +136,8 @@ def test_clips_lose_text_or_semantic_tokens_with_their_probability_and_never_bot
     batch = make_batch(vocabulary, [[clip, clip, clip]] * 400, time_width=24, text_width=6)
 
     _, _, drops = evaluate(ARObjective(drop_text=0.3, drop_semantic=0.1), Indifferent(), batch)
-    drop_text, drop_semantic = (np.asarray(drop) for drop in drops)
+    np.testing.assert_array_equal(drops[2], batch.tokens)
+    drop_text, drop_semantic = (np.asarray(drop) for drop in drops[:2])
     assert not (drop_text & drop_semantic).any()
     for drop, probability in ((drop_text, 0.3), (drop_semantic, 0.1)):
         rows = zip(drop, batch.segment_ids, strict=True)
@@ -144,6 +145,30 @@ def test_clips_lose_text_or_semantic_tokens_with_their_probability_and_never_bot
         assert (clips == clips[..., :1]).all()  # all slots of a clip alike
         assert clips[..., 0].mean() == pytest.approx(probability, abs=0.05)  # 4 sigma of 1200 draws
         assert np.mean(clips[:, 0, 0] != clips[:, 1, 0]) > 0  # and clips of a row differ
+
+
+def test_clips_lose_some_or_all_acoustic_tokens_and_are_asked_for_them_all_the_same(make_batch):
+    vocabulary = Vocabulary(num_semantic=2, codebook_size=2, num_codebooks=2)
+    clip = (np.array([1]), np.tile(np.arange(2), (2, 12)))
+    batch = make_batch(vocabulary, [[clip, clip]] * 400, time_width=64, text_width=6)
+    model = Indifferent()
+    model.config = dataclasses.replace(model.config, vocabulary=vocabulary)
+    loss, metrics, (*_, shown) = evaluate(dataclasses.replace(NO_DROPS, drop_acoustic=0.4), model, batch)
+    assert float(loss) == pytest.approx(math.log(10), rel=1e-5)
+    assert float(metrics["accuracy_acoustic"]) < 1
+    shown, whole, clips = np.asarray(shown), np.asarray(batch.tokens), np.asarray(batch.segment_ids)
+    np.testing.assert_array_equal(shown[:, 1], whole[:, 1])
+    is_code = (np.asarray(batch.part_ids) == ACOUSTIC) & (whole[:, 0] != vocabulary.eos2)
+    np.testing.assert_array_equal(shown[:, 0][~is_code], whole[:, 0][~is_code])
+    hidden = is_code & (shown[:, 0] == vocabulary.pad)
+    np.testing.assert_array_equal(shown[:, 0][~hidden], whole[:, 0][~hidden])
+    shares = np.array([[hidden[row][is_code[row] & (clips[row] == c)].mean() for c in (1, 2)] for row in range(400)])
+    assert np.mean(shares > 0) == pytest.approx(0.4, abs=0.06)
+    assert np.mean(shares == 1) == pytest.approx(0.2, abs=0.06)
+    some = shares[(shares > 0) & (shares < 1)]
+    assert some.mean() == pytest.approx(0.5, abs=0.08)
+    assert some.std() > 0.2
+    assert np.mean((shares[:, 0] > 0) != (shares[:, 1] > 0)) > 0.2  # clips of a row differ
 
 
 def test_draws_follow_from_the_number_of_the_row_whatever_its_place(make_batch):
@@ -167,6 +192,8 @@ def test_a_mean_over_nothing_is_zero():
 
 
 def test_probabilities_that_leave_nothing_whole_are_refused():
+    with pytest.raises(ConfigError, match=r"drop_acoustic: 1\.2 is not within \[0, 1\]"):
+        ARObjective(drop_acoustic=1.2)
     with pytest.raises(ConfigError, match=r"drop_text 0\.6 and drop_semantic 0\.6 must sum to at most 1"):
         ARObjective(drop_text=0.6, drop_semantic=0.6)
 
@@ -198,7 +225,7 @@ def test_the_duration_loss_is_a_mean_over_text_and_its_last_class_takes_all_that
     assert float(duration_loss(Indifferent("aligned"), batch, text_rows).value) == pytest.approx(math.log(64), rel=1e-5)
 
     class Long(Indifferent):
-        def duration_logits(self, text_rows):
+        def duration_logits(self, text_rows, style=None):
             return super().duration_logits(text_rows).at[..., 63].set(math.log(63))  # half of all probability
 
     found = float(duration_loss(Long("aligned"), batch, text_rows).value)

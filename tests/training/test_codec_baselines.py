@@ -19,7 +19,7 @@ from voxinstruct_jax.models.nar import NARConfig
 from voxinstruct_jax.sharding.mesh import MeshConfig, build_mesh
 from voxinstruct_jax.text.encoder import TextEncoderConfig
 from voxinstruct_jax.text.tokenizer import QUOTE_CHANNEL, PronunciationTokenizer, arrange_text
-from voxinstruct_jax.training.ar import ARObjective, ar_program
+from voxinstruct_jax.training.ar import ar_program
 from voxinstruct_jax.training.language_model import open_batches
 from voxinstruct_jax.training.nar import NARExperiment, nar_program
 from voxinstruct_jax.training.optimizer import OptimizerConfig, make_optimizer
@@ -40,14 +40,16 @@ SAD_AND_GLAD = 'A sad old man: "Well, well"', '"Well, well" shouts a happy girl'
 def test_a_baseline_differs_from_ours_in_its_text_in_semantic_tokens_and_in_its_length_alone(name, kind):
     files = f"{name}_small_{kind}.py", f"instruct_{kind}_small.py"
     found, ours = (load_experiment(str(CONFIGS / file)) for file in files)
+    model = ours.model if kind == "nar" else dataclasses.replace(ours.model, style_reader=False)
     expected = dataclasses.replace(
         ours,
-        model=dataclasses.replace(ours.model, text_form=FORMS[name], semantic=False),
+        model=dataclasses.replace(model, text_form=FORMS[name], semantic=False),
         train=dataclasses.replace(ours.train, steps=found.train.steps),
         optimizer=dataclasses.replace(ours.optimizer, decay_steps=found.train.steps),
     )
     if kind == "ar":
-        expected = dataclasses.replace(expected, objective=ARObjective(drop_semantic=0.0))
+        objective = dataclasses.replace(ours.objective, drop_semantic=0.0)
+        expected = dataclasses.replace(expected, objective=objective)
     if name == "valle":  # no descriptions, and the voice comes from a prompt
         batch = dataclasses.replace(ours.data.batch, prompt_ratio=0.8)
         data = dataclasses.replace(ours.data, mixture=Mixture(kinds=Kinds(transcript=1.0)), batch=batch)

@@ -52,6 +52,9 @@ EXAMPLE = """examples:
     voxinstruct convert voice/ar --to safetensors --out ar_tensors
     voxinstruct convert voice/hubert --to original --out hubert_folder"""
 
+MODELS_OF_RUNS = {"style": "ar"}
+"""What a run's weights are, where its kind does not say."""
+
 
 def run(arguments: list[str]) -> int:
     """Converts what is named."""
@@ -171,6 +174,7 @@ def export_run(source: Path, out: Path, *, dtype: str, card: Path | None = None)
         raise InputError(f"{source}: no whole state saved yet; train on")
     state = store.restore_arrays(steps[0])
     store.close()
+    kind = MODELS_OF_RUNS.get(kind, kind)
     text = card.read_text() if card else f"# {kind}\n\nExported from step {steps[0]} of a training run.\n"
     weights: Any = merge_trees(state.get("ema") or state["params"], state["rest"])
     for part in TRAINED_AGAINST:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from voxinstruct_jax.attributes import class_numbers
 from voxinstruct_jax.config import ConfigError, InputError, fingerprint
 from voxinstruct_jax.data.mixture import Mixture
 from voxinstruct_jax.data.packing import Clip, pack
@@ -143,7 +144,10 @@ class TokenBatches:
         if not self._form.semantic:
             semantic = semantic[:0]
         layout = build_layout(self._vocabulary, example.language, semantic, codes[: self._vocabulary.num_codebooks])
-        return Clip(text_tokens=text_tokens, layout=layout, prompt_frames=frames, durations=durations)
+        attributes = class_numbers(example.attributes) if self._form.attributes else None
+        return Clip(
+            text_tokens=text_tokens, layout=layout, prompt_frames=frames, durations=durations, attributes=attributes
+        )
 
 
 def token_batches(batches: TokenBatches, *, start_step: int, num_steps: int, workers: int = 0) -> Iterator[PackedBatch]:

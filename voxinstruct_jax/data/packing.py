@@ -53,6 +53,8 @@ class Clip:
     """Leading acoustic tokens that are a voice prompt from another clip."""
     durations: Int32[np.ndarray, " text"] | None = None
     """Half frames that each text token is spoken; None = not known. If known, semantic tokens are not de-duplicated."""
+    attributes: Int32[np.ndarray, " attribute"] | None = None
+    """As of `attributes.class_numbers`; None = of no use to the model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +188,8 @@ def pack(
     if first.durations is not None:
         arrays["times"] = np.zeros((len(rows), time_width), np.float32)
         arrays["text_durations"] = np.zeros((len(rows), text_width), np.int32)
+    if first.attributes is not None:
+        arrays["text_attributes"] = np.zeros((len(rows), text_width, len(first.attributes)), np.int32)
     for index, row in enumerate(rows):
         if _text_slots(row) > text_width or _text_slots(row) + _audio_slots(row) > time_width:
             raise InputError(f"row {index}: its clips need more than {text_width} text or {time_width} time slots")
@@ -206,12 +210,21 @@ def unpack(batch: PackedBatch) -> list[list[Clip]]:
                 tokens=np.asarray(batch.tokens[index])[:, audio], part_ids=np.asarray(batch.part_ids[index])[audio]
             )
             prompt_frames = int(np.asarray(batch.prompted)[index][audio].sum()) if batch.prompted is not None else 0
-            durations = None
+            of_text = np.asarray(batch.text_segment_ids[index]) == segment
+            durations, attributes = None, None
             if batch.text_durations is not None:
-                durations = np.asarray(batch.text_durations[index])[
-                    np.asarray(batch.text_segment_ids[index]) == segment
-                ]
-            clips.append(Clip(text_tokens=text, layout=layout, prompt_frames=prompt_frames, durations=durations))
+                durations = np.asarray(batch.text_durations[index])[of_text]
+            if batch.text_attributes is not None:
+                attributes = np.asarray(batch.text_attributes[index])[of_text][0]
+            clips.append(
+                Clip(
+                    text_tokens=text,
+                    layout=layout,
+                    prompt_frames=prompt_frames,
+                    durations=durations,
+                    attributes=attributes,
+                )
+            )
         rows.append(clips)
     return rows
 
@@ -232,6 +245,8 @@ def _fill_row(arrays: dict[str, Num[np.ndarray, "..."]], row: Sequence[Clip]) ->
         first_acoustic = audio_slots.start + int(np.argmax(clip.layout.part_ids == ACOUSTIC))
         arrays["prompted"][first_acoustic : first_acoustic + clip.prompt_frames] = 1
         arrays["positions"][at : audio_slots.stop] = np.arange(num_text + num_audio)
+        if clip.attributes is not None:
+            arrays["text_attributes"][text] = clip.attributes
         if clip.durations is not None:
             arrays["text_durations"][text] = clip.durations
             arrays["times"][text_slots] = text_times(clip.durations)

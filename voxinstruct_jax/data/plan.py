@@ -74,6 +74,8 @@ class ClipForm:
     text: TextForm = "instruction"
     semantic: bool = True
     """False = no semantic tokens: EOS1 follows the language."""
+    attributes: bool = False
+    """With what is known of each clip."""
 
 
 @dataclass(frozen=True, kw_only=True)

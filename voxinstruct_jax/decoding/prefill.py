@@ -19,6 +19,7 @@ from voxinstruct_jax.guidance import Branch
 from voxinstruct_jax.models.ar import ARModel
 from voxinstruct_jax.models.conditioning import expected_durations
 from voxinstruct_jax.models.llama import KVCache, init_cache
+from voxinstruct_jax.models.style import Style
 from voxinstruct_jax.vocabulary import SEMANTIC, TEXT, text_times
 
 __all__ = ["BOS_TIME", "Prefilled", "embed_audio", "prefill"]
@@ -42,6 +43,8 @@ class Prefilled:
     """Half frames of each text token; 0 if the model is not aligned."""
     limits: Limits
     """Those of the batch; of an aligned model settled by the durations; without semantic tokens 0 of them."""
+    style: Float[Array, "row dim"]
+    """What every audio slot is given of the description; 0 where a branch goes without text."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,6 +57,7 @@ class _Run:
     rules: DecodingRules
     text_rows: Float[Array, "batch text dim"]
     durations: Float[Array, "batch text"]
+    style: Float[Array, "row dim"]
     valid: Bool[Array, "row slot"]
     """Which cache slots are real: text slots, then those of the prefix."""
 
@@ -76,10 +80,12 @@ def prefill(model: ARModel, batch: ARBatch, branches: tuple[Branch, ...], rules:
         branches: Static; `Branch.COND` among them.
         rules: Static.
     """
-    text_rows = _embed_text(model, batch)
+    has_text = _has_text(batch).astype(jnp.int32)
+    text_rows = model.embed_text(batch.text_tokens, has_text)
+    read = model.read_style(text_rows, batch.text_tokens, has_text)
     durations, limits = jnp.zeros(batch.text_tokens.shape[:2]), batch.limits
     if model.config.timing == "aligned":
-        durations, limits = _fit_durations(expected_durations(model.duration_logits(text_rows)), batch)
+        durations, limits = _fit_durations(expected_durations(model.duration_logits(text_rows, read)), batch)
     if not model.config.semantic:
         none = jnp.zeros_like(batch.text_lengths)
         limits = dataclasses.replace(limits, min_semantic=none, max_semantic=none)
@@ -90,6 +96,7 @@ def prefill(model: ARModel, batch: ARBatch, branches: tuple[Branch, ...], rules:
         rules=rules,
         text_rows=text_rows,
         durations=durations,
+        style=_style_of_rows(model, batch, branches, read),
         valid=jnp.repeat(_real_slots(batch), len(branches), axis=0),
     )
     hidden, cache = _feed_bos(run, _feed_text(run))
@@ -104,6 +111,7 @@ def prefill(model: ARModel, batch: ARBatch, branches: tuple[Branch, ...], rules:
         language=language,
         durations=durations,
         limits=limits,
+        style=run.style,
     )
 
 
@@ -112,6 +120,7 @@ def embed_audio(
     tokens: Int[Array, "row time"],
     part_ids: Int[Array, "row time"],
     without_semantic: Bool[Array, " row"],
+    style: Float[Array, "row dim"],
     rules: DecodingRules,
 ) -> Float[Array, "row time dim"]:
     """Embeds tokens where there is no text; rows without semantic tokens get blanks in their place."""
@@ -120,13 +129,23 @@ def embed_audio(
         semantic = part_ids == SEMANTIC
     tokens = jnp.where(without_semantic[:, None] & semantic, 0, tokens)
     no_text = jnp.zeros((*tokens.shape, model.config.backbone.model_dim), model.config.dtype)
-    return model.embed(tokens, part_ids, no_text)
+    return model.embed(tokens, part_ids, no_text, style[:, None] if model.config.style_reader else None)
 
 
-def _embed_text(model: ARModel, batch: ARBatch) -> Float[Array, "batch text dim"]:
+def _has_text(batch: ARBatch) -> Bool[Array, "batch text"]:
     in_text = jnp.arange(batch.text_tokens.shape[1]) < batch.text_lengths[:, None]
-    has_text = jnp.any(batch.text_tokens != 0, axis=-1) & in_text
-    return model.embed_text(batch.text_tokens, has_text.astype(jnp.int32))
+    return jnp.any(batch.text_tokens != 0, axis=-1) & in_text
+
+
+def _style_of_rows(
+    model: ARModel, batch: ARBatch, branches: tuple[Branch, ...], read: Style | None
+) -> Float[Array, "row dim"]:
+    """The vector of each request, which all its branches get that see text."""
+    if read is None:
+        return jnp.zeros((len(batch.text_tokens) * len(branches), model.config.backbone.model_dim))
+    sees_text = jnp.array([branch != Branch.TEXT_FREE for branch in branches])
+    vectors = read.vectors[:, :1] * sees_text[:, None]
+    return vectors.reshape(-1, vectors.shape[-1])
 
 
 def _fit_durations(durations: Float[Array, "batch text"], batch: ARBatch) -> tuple[Float[Array, "batch text"], Limits]:
@@ -209,7 +228,7 @@ def _feed_prefix(
 def _embed_prefix(run: _Run, tokens: Int[Array, "batch time"]) -> Float[Array, "row time dim"]:
     tokens = run.by_branch(tokens)
     blank = jnp.tile(jnp.array([branch == Branch.SEMANTIC_FREE for branch in run.branches]), len(run.batch.prefix))
-    return embed_audio(run.model, tokens, jnp.full(tokens.shape, SEMANTIC), blank, run.rules)
+    return embed_audio(run.model, tokens, jnp.full(tokens.shape, SEMANTIC), blank, run.style, run.rules)
 
 
 def _without_gap(run: _Run, cache: KVCache) -> KVCache:

@@ -94,6 +94,8 @@ class SlotState:
     row_of_branch: Int32[Array, "slot 3"]
     """The number of rows = the branch is not run."""
     cache: KVCache
+    style: Float32[Array, "row dim"]
+    """What every audio slot of the row is given of the description."""
     logits: Float32[Array, "row vocab"]
     """Of the next token."""
     stage: Int32[Array, " slot"]
@@ -132,6 +134,7 @@ def empty_slots(
         branch_of_row=jnp.zeros(rows, jnp.int32),
         row_of_branch=jnp.full((slots, len(Branch)), rows, jnp.int32),
         cache=init_cache(config.backbone, rows, sizes.context, dtype=cache_dtype or config.dtype),
+        style=jnp.zeros((rows, config.backbone.model_dim)),
         logits=jnp.zeros((rows, config.vocabulary.size)),
         stage=zero + DONE,
         index=zero,
@@ -211,6 +214,7 @@ def fill_slots(
         branch_of_row=state.branch_of_row.at[flat_rows].set(jnp.tile(places, len(slots)), mode="drop"),
         row_of_branch=put(state.row_of_branch, own_rows),
         cache=jax.tree.map(put_rows, state.cache, filled.cache),
+        style=state.style.at[flat_rows].set(filled.style, mode="drop"),
         logits=state.logits.at[flat_rows].set(filled.logits.reshape(len(flat_rows), -1), mode="drop"),
         stage=put(state.stage, none + SEMANTIC),
         index=put(state.index, batch.prefix_lengths),
@@ -307,7 +311,7 @@ def feed_tokens(
         first = _times(model.config.vocabulary, tokens[:, 0], state, after.result)
     part_ids = jnp.where(time == 0, state.stage[:, None], after.stage[:, None])
     blank = state.branch_of_row == Branch.SEMANTIC_FREE
-    x = embed_audio(model, by_row(tokens), by_row(part_ids), blank, rules)
+    x = embed_audio(model, by_row(tokens), by_row(part_ids), blank, state.style, rules)
     hidden, cache = model.decode(x, by_row(first)[:, None] + time, state.cache, cache_slot)
     return model.logits(hidden), cache
 

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from voxinstruct_jax.attributes import STYLE_CLASSES
 from voxinstruct_jax.config import ConfigError, InputError, fingerprint, from_dict, to_dict
 
 __all__ = [
@@ -34,11 +35,7 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 1
-CLASSES = {
-    "pitch": ("low", "normal", "high"),
-    "energy": ("low", "normal", "high"),
-    "speed": ("slow", "normal", "fast"),
-}
+CLASSES = {name: STYLE_CLASSES[name] for name in ("pitch", "energy", "speed")}
 """Attributes that have boundaries, and their classes from the lowest value up."""
 UNKNOWN = "unknown"
 NEAR_SHARE = 0.05

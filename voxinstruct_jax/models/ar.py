@@ -21,11 +21,13 @@ from voxinstruct_jax.models.conditioning import (
     check_text_form,
     place_text,
     slot_positions,
+    tells_quotes,
 )
 from voxinstruct_jax.models.llama import STDDEV, ComputeType, KVCache, Llama, LlamaConfig
+from voxinstruct_jax.models.style import Style, StyleReader, give_style
 from voxinstruct_jax.sharding.mesh import constrain
 from voxinstruct_jax.text.encoder import TextEncoderConfig
-from voxinstruct_jax.text.tokenizer import TextForm
+from voxinstruct_jax.text.tokenizer import CONCEPT_CHANNEL, OUTSIDE_QUOTES, QUOTE_CHANNEL, TextForm
 from voxinstruct_jax.vocabulary import NUM_PARTS, TEXT, PackedBatch, Vocabulary
 
 __all__ = ["ARConfig", "ARModel"]
@@ -49,6 +51,8 @@ class ARConfig:
     """As `semantic`, for the baselines of the paper."""
     semantic: bool = True
     """False = no semantic tokens: the acoustic ones follow the language."""
+    style_reader: bool = False
+    """Whether the attributes that the instruction asks for are read off it and given to every slot (`StyleReader`)."""
     dtype: ComputeType = "float32"
     """Of the computation."""
 
@@ -56,6 +60,11 @@ class ARConfig:
         if self.text_attention not in ("bidirectional", "causal"):
             raise ConfigError(f"text_attention: {self.text_attention!r} is neither 'bidirectional' nor 'causal'")
         check_text_form(self.text_form, self.text_encoder)
+        if self.style_reader and (self.text_form != "instruction" or not tells_quotes(self.text_encoder)):
+            raise ConfigError(
+                f"style_reader: needs text_form 'instruction', here {self.text_form!r}, and the text tokenizer of this "
+                "package, which tells what is in quotes"
+            )
         if self.dtype not in ("float32", "bfloat16"):
             raise ConfigError(f"dtype: {self.dtype!r} is neither 'float32' nor 'bfloat16'")
 
@@ -101,6 +110,9 @@ class ARModel(nnx.Module):
         if config.timing == "aligned":
             init = normal(STDDEV)
             self.duration_head = Dense((dim,), (NUM_DURATIONS,), ("embed", None), init=init, rngs=rngs)
+        if config.style_reader:
+            num_concepts = config.text_encoder.channel_sizes[CONCEPT_CHANNEL]
+            self.style_reader = StyleReader(num_concepts, dim, rngs=rngs)
         if config.backbone.lora_rank:
             freeze(self)
 
@@ -114,11 +126,33 @@ class ARModel(nnx.Module):
         """Encodes and projects instructions; rows of padding are zero."""
         return self.text(text_tokens, text_segment_ids, key=key)
 
+    def read_style(
+        self,
+        text_rows: Float[Array, "batch text dim"],
+        text_tokens: Int[Array, "batch text channel"],
+        text_segment_ids: Int[Array, "batch text"],
+        known: Int[Array, "batch text attribute"] | None = None,
+    ) -> Style | None:
+        """Reads the attributes that are asked for; None without `style_reader`.
+
+        Args:
+            text_rows: From `embed_text`.
+            text_tokens: As there.
+            text_segment_ids: As there.
+            known: As of `StyleReader`.
+        """
+        if not self.config.style_reader:
+            return None
+        described = text_tokens[..., QUOTE_CHANNEL] == OUTSIDE_QUOTES
+        concepts = text_tokens[..., CONCEPT_CHANNEL]
+        return self.style_reader(text_rows.astype(jnp.float32), concepts, described, text_segment_ids, known)
+
     def embed(
         self,
         tokens: Int[Array, "batch time"],
         part_ids: Int[Array, "batch time"],
         text_rows: Float[Array, "batch time dim"],
+        style: Float[Array, "batch ... dim"] | None = None,
     ) -> Float[Array, "batch time dim"]:
         """Returns the input of the blocks.
 
@@ -126,8 +160,12 @@ class ARModel(nnx.Module):
             tokens: Ids; 0 = empty.
             part_ids: `TEXT`, `SEMANTIC` or `ACOUSTIC`.
             text_rows: At text slots, the row of `embed_text` (`place_text`); not read elsewhere.
+            style: Of each slot (`give_style`) or of the clip; not read at text slots.
         """
-        rows = jnp.where(part_ids[..., None] == TEXT, text_rows, self.token_embedding(tokens[..., None]))
+        audio_rows = self.token_embedding(tokens[..., None])
+        if style is not None:
+            audio_rows += style
+        rows = jnp.where(part_ids[..., None] == TEXT, text_rows, audio_rows)
         return (rows + self.part_embedding[...][part_ids]).astype(self.config.dtype)
 
     def __call__(
@@ -177,16 +215,24 @@ class ARModel(nnx.Module):
         """What `predict` makes its logits from: a loss in chunks never holds the logits of all slots."""
         vocabulary, tokens = self.config.vocabulary, batch.tokens[:, 0]
         tokens = jnp.where(drop_semantic & vocabulary.is_semantic(tokens), vocabulary.pad, tokens)
-        x = self.embed(tokens, batch.part_ids, place_text(text_rows, batch, drop_text))
+        read = self.read_style(text_rows, batch.text_tokens, batch.text_segment_ids, batch.text_attributes)
+        style = None
+        if read is not None:
+            style = give_style(read.vectors, batch.text_segment_ids, jnp.where(drop_text, 0, batch.segment_ids))
+        x = self.embed(tokens, batch.part_ids, place_text(text_rows, batch, drop_text), style)
         return self.backbone(x, slot_positions(batch, self.config.timing), self.visibility(batch), key=key)
 
-    def duration_logits(self, text_rows: Float[Array, "batch text dim"]) -> Float32[Array, "batch text duration"]:
+    def duration_logits(
+        self, text_rows: Float[Array, "batch text dim"], style: Style | None = None
+    ) -> Float32[Array, "batch text duration"]:
         """Predicts how long each text token is spoken, in half frames; aligned models only.
 
         Args:
             text_rows: From `embed_text`.
+            style: From `read_style`.
         """
-        return self.duration_head(text_rows.astype(jnp.float32))
+        rows = text_rows.astype(jnp.float32)
+        return self.duration_head(rows if style is None else rows + style.vectors)
 
     def visibility(self, batch: PackedBatch) -> Visibility:
         """Audio sees the text and the audio before it; text sees text, both ways unless the config says causal."""

@@ -24,6 +24,7 @@ __all__ = [
     "expected_durations",
     "place_text",
     "slot_positions",
+    "tells_quotes",
 ]
 
 Timing = Literal["sequence", "aligned"]
@@ -103,11 +104,16 @@ def check_text_form(form: TextForm, config: TextEncoderConfig) -> None:
     """
     if form not in get_args(TextForm):
         raise ConfigError(f"text_form: {form!r} is none of {', '.join(map(repr, get_args(TextForm)))}")
-    if form != "instruction" and len(config.channel_sizes) <= QUOTE_CHANNEL:
+    if form != "instruction" and not tells_quotes(config):
         raise ConfigError(
             f"text_form: {form!r} needs the text tokenizer of this package, which tells what is in quotes and how it "
             "is pronounced; subwords can be read as 'instruction' alone"
         )
+
+
+def tells_quotes(config: TextEncoderConfig) -> bool:
+    """Whether a channel of the text tells what is in quotes."""
+    return len(config.channel_sizes) > QUOTE_CHANNEL
 
 
 def expected_durations(logits: Float[Array, "*batch duration"]) -> Float[Array, "*batch"]:

@@ -31,6 +31,7 @@ from voxinstruct_jax.text.words import listed_runs
 
 __all__ = [
     "INSIDE_QUOTES",
+    "CONCEPT_CHANNEL",
     "OUTSIDE_QUOTES",
     "QUOTE_CHANNEL",
     "SILENCE",
@@ -57,7 +58,7 @@ _SILENT = 1
 _FIRST_PHONES = {phone: i for i, phone in enumerate(PHONES + INITIALS, start=_SILENT + 1)}
 _SECOND_PHONES = {phone: i for i, phone in enumerate(PHONES + FINALS, start=_SILENT + 1)}
 OUTSIDE_QUOTES, INSIDE_QUOTES, _MARK = 1, 2, 3
-_CONCEPT_CHANNEL = 3
+CONCEPT_CHANNEL = 3
 _STRESS_WORD = "stress"
 """Instruction word whose concept marks stressed words of the content."""
 QUOTE_CHANNEL = 4
@@ -132,7 +133,7 @@ def arrange_text(rows: Int[np.ndarray, "text channel"], form: TextForm) -> Int[n
     if not len(content):
         raise InputError("the instruction quotes nothing; this model reads the words to be spoken apart from it")
     letter = (content[:, 0] >= _FIRST_HAN) | np.isin(content[:, 0], _LETTERS)
-    content[letter, 0], content[:, _CONCEPT_CHANNEL] = _UNKNOWN, 0
+    content[letter, 0], content[:, CONCEPT_CHANNEL] = _UNKNOWN, 0
     return np.concatenate([style[-1:] if form == "content" else style, content])
 
 
@@ -206,10 +207,10 @@ class PronunciationTokenizer:
             quotes[content.start - 1 : content.end + 1] = _MARK
             quotes[content.start : content.end] = INSIDE_QUOTES
             stress = _instruction_words()[_STRESS_WORD]
-            concepts = columns[content.start : content.end, _CONCEPT_CHANNEL]
+            concepts = columns[content.start : content.end, CONCEPT_CHANNEL]
             concepts[concepts == stress] = 0
             for start, end in stressed_spans(text):
-                columns[start:end, _CONCEPT_CHANNEL] = stress
+                columns[start:end, CONCEPT_CHANNEL] = stress
         return np.concatenate([columns, quotes], axis=1)
 
     def pronounce(self, text: str) -> list[str]:

@@ -13,6 +13,7 @@ from voxinstruct_jax.layers.dropout import split_key
 from voxinstruct_jax.layers.execution import Execution
 from voxinstruct_jax.models.ar import ARConfig, ARModel
 from voxinstruct_jax.models.conditioning import NUM_DURATIONS
+from voxinstruct_jax.models.style import Style, style_losses
 from voxinstruct_jax.sharding.mesh import MeshConfig
 from voxinstruct_jax.training.language_model import (
     TokenData,
@@ -25,7 +26,7 @@ from voxinstruct_jax.training.language_model import (
 from voxinstruct_jax.training.optimizer import OptimizerConfig
 from voxinstruct_jax.training.step import Mean, StepConfig, weighted_mean
 from voxinstruct_jax.training.task import Program, Task, TrainConfig
-from voxinstruct_jax.vocabulary import ACOUSTIC, SEMANTIC, TEXT, PackedBatch
+from voxinstruct_jax.vocabulary import ACOUSTIC, SEMANTIC, TEXT, PackedBatch, Vocabulary
 
 __all__ = ["ARExperiment", "ARObjective", "ar_loss", "ar_program", "ar_targets", "ar_task", "duration_loss"]
 
@@ -36,14 +37,26 @@ class ARObjective:
 
     drop_text: float = 0.1
     drop_semantic: float = 0.1
+    drop_acoustic: float = 0.0
+    """Share of clips that lose the acoustic tokens before each one, half of them all and half a part drawn from
+    U(0, 1). Those tell the voice from their second on, so that a small model never learns to read it off the
+    instruction."""
     duration_weight: float = 0.3
     """Of the cross-entropy of text durations, in aligned models."""
+    style_weight: float = 0.3
+    """Of the cross-entropy of the attributes read, summed over them, in models with a style reader."""
+    told_style: float = 0.5
+    """Share of clips that such a model is told the attributes of, read or not: it learns what each sounds like from all
+    clips, also from those whose instruction does not say it."""
 
     def __post_init__(self) -> None:
         if min(self.drop_text, self.drop_semantic) < 0 or self.drop_text + self.drop_semantic > 1:
             raise ConfigError(
                 f"drop_text {self.drop_text} and drop_semantic {self.drop_semantic} must sum to at most 1"
             )
+        for name in ("drop_acoustic", "told_style"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name}: {getattr(self, name)} is not within [0, 1]")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,7 +83,8 @@ def ar_loss(
 
     Source:
         VoxInstruct, sections 4.2 (equations 1 and 2) and 4.3 (empty conditions, each with probability .1 in the
-        release).
+        release). Words dropped from a decoder's past: Bowman et al. 2016, "Generating Sentences from a Continuous
+        Space", section 3.1.
     """
     drop_key, dropout_key = jax.random.split(key)
     draw = clip_uniform(row_keys(drop_key, batch), batch.segment_ids)
@@ -78,19 +92,28 @@ def ar_loss(
     drop_semantic = (draw >= config.drop_text) & (draw < config.drop_text + config.drop_semantic)
     text_key, backbone_key = split_key(jax.random.fold_in(dropout_key, batch.clip_ids[0]), 2)
     text_rows = model.embed_text(batch.text_tokens, batch.text_segment_ids, key=text_key)
-    hidden = model.hidden(batch, text_rows, drop_text, drop_semantic, key=backbone_key)
+    shown = _hide_acoustic(config.drop_acoustic, model.config.vocabulary, batch, jax.random.fold_in(drop_key, 1))
+    known = _told_attributes(config.told_style, batch, jax.random.fold_in(drop_key, 2))
+    shown = dataclasses.replace(shown, text_attributes=known)
+    hidden = model.hidden(shown, text_rows, drop_text, drop_semantic, key=backbone_key)
     targets, target_part = ar_targets(batch)
     loss, hit = token_losses(model.logits, hidden, targets, chunk=model.execution.loss_chunk)
     semantic = (target_part == SEMANTIC) & ~drop_semantic
     acoustic = target_part == ACOUSTIC
     vocabulary = model.config.vocabulary
     language = semantic & (targets >= vocabulary.language_offset) & (targets < vocabulary.semantic_offset)
-    parts, durations = [weighted_mean(loss, semantic | acoustic)], {}
+    style = model.read_style(text_rows, batch.text_tokens, batch.text_segment_ids)
+    parts, told = [weighted_mean(loss, semantic | acoustic)], {}
     if model.config.timing == "aligned":
-        durations["loss_duration"] = duration_loss(model, batch, text_rows)
-        parts.append(durations["loss_duration"].scaled(config.duration_weight))
+        given = model.read_style(text_rows, batch.text_tokens, batch.text_segment_ids, known)
+        told["loss_duration"] = duration_loss(model, batch, text_rows, given)
+        parts.append(told["loss_duration"].scaled(config.duration_weight))
+    if style is not None:
+        read = style_loss(style, batch)
+        parts += [mean.scaled(config.style_weight) for mean in read.values()]
+        told |= {f"loss_{name}": mean for name, mean in read.items()}
     return parts, {
-        **durations,
+        **told,
         "loss_language": weighted_mean(loss, language),
         "loss_semantic": weighted_mean(loss, semantic),
         "loss_acoustic": weighted_mean(loss, acoustic),
@@ -99,7 +122,40 @@ def ar_loss(
     }
 
 
-def duration_loss(model: ARModel, batch: PackedBatch, text_rows: Float[Array, "batch text dim"]) -> Mean:
+def _hide_acoustic(share: float, vocabulary: Vocabulary, batch: PackedBatch, key: jax.Array) -> PackedBatch:
+    """The batch in which this share of clips has lost acoustic tokens."""
+    if not share:
+        return batch
+    clip_key, part_key, slot_key = jax.random.split(key, 3)
+    chosen = clip_uniform(row_keys(clip_key, batch), batch.segment_ids) < share
+    part = 2 * clip_uniform(row_keys(part_key, batch), batch.segment_ids)
+    draw = jax.vmap(lambda row: jax.random.uniform(row, batch.segment_ids.shape[1:]))(row_keys(slot_key, batch))
+    first = batch.tokens[:, 0]
+    hidden = chosen & (draw < part) & (batch.part_ids == ACOUSTIC) & (first != vocabulary.eos2)
+    return dataclasses.replace(batch, tokens=batch.tokens.at[:, 0].set(jnp.where(hidden, vocabulary.pad, first)))
+
+
+def _told_attributes(share: float, batch: PackedBatch, key: jax.Array) -> Int[Array, "batch text attribute"] | None:
+    """The attributes of this share of clips; 0, as if not known, of the others."""
+    if batch.text_attributes is None:
+        return None
+    told = clip_uniform(row_keys(key, batch), batch.text_segment_ids) < share
+    return jnp.where(told[..., None], batch.text_attributes, 0)
+
+
+def style_loss(style: Style, batch: PackedBatch) -> dict[str, Mean]:
+    """Cross-entropy of each attribute over the clips of which it is known."""
+    if batch.text_attributes is None:
+        raise InputError("a style reader needs the clips' attributes; pack them with their numbers")
+    ids = batch.text_segment_ids
+    first = (ids > 0) & (ids != jnp.pad(ids, ((0, 0), (1, 0)))[:, :-1])
+    readings = style_losses(style.logits, batch.text_attributes)
+    return {name: weighted_mean(reading.loss, reading.known & first) for name, reading in readings.items()}
+
+
+def duration_loss(
+    model: ARModel, batch: PackedBatch, text_rows: Float[Array, "batch text dim"], style: Style | None = None
+) -> Mean:
     """Cross-entropy of how long each text token is spoken; most last no time, which also tells what is content.
 
     Source:
@@ -108,7 +164,7 @@ def duration_loss(model: ARModel, batch: PackedBatch, text_rows: Float[Array, "b
     if batch.text_durations is None:
         raise InputError("an aligned model needs durations; prepare the data with units that know phones")
     targets = jnp.minimum(batch.text_durations, NUM_DURATIONS - 1)
-    loss = optax.softmax_cross_entropy_with_integer_labels(model.duration_logits(text_rows), targets)
+    loss = optax.softmax_cross_entropy_with_integer_labels(model.duration_logits(text_rows, style), targets)
     return weighted_mean(loss, batch.text_segment_ids > 0)
 
 

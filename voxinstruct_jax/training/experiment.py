@@ -39,6 +39,7 @@ from voxinstruct_jax.training.mel_vocoder import MelVocoderExperiment, mel_vocod
 from voxinstruct_jax.training.nar import NARExperiment, nar_program, nar_task
 from voxinstruct_jax.training.optimizer import make_optimizer
 from voxinstruct_jax.training.step import build_trainer
+from voxinstruct_jax.training.style import StyleExperiment, abstract_description_batch, style_program, style_task
 from voxinstruct_jax.training.task import Program, Task
 
 __all__ = [
@@ -57,12 +58,21 @@ Denoising = (
     DiffusionExperiment | GradTTSExperiment | CodecFlowExperiment | DistillationExperiment | MaskedLatentsExperiment
 )
 """Experiments of denoisers, whose rows are all of one length."""
-Experiment = CodecExperiment | ARExperiment | NARExperiment | MelVAEExperiment | MelVocoderExperiment | Denoising
+Experiment = (
+    CodecExperiment
+    | ARExperiment
+    | NARExperiment
+    | StyleExperiment
+    | MelVAEExperiment
+    | MelVocoderExperiment
+    | Denoising
+)
 Plannable = ARExperiment | NARExperiment | Denoising
 _TASKS: dict[type, Callable[[Any], Task]] = {
     CodecExperiment: codec_task,
     ARExperiment: ar_task,
     NARExperiment: nar_task,
+    StyleExperiment: style_task,
     DiffusionExperiment: diffusion_task,
     GradTTSExperiment: grad_tts_task,
     CodecFlowExperiment: codec_flow_task,
@@ -82,13 +92,15 @@ def build_task(experiment: Experiment) -> Task:
     return _TASKS[type(experiment)](experiment)
 
 
-def program_of(experiment: Plannable) -> Program:
+def program_of(experiment: Plannable | StyleExperiment) -> Program:
     """What the experiment computes in a step, without its data."""
     match experiment:
         case ARExperiment():
             return ar_program(experiment)
         case NARExperiment():
             return nar_program(experiment)
+        case StyleExperiment():
+            return style_program(experiment)
         case DiffusionExperiment():
             return diffusion_program(experiment)
         case GradTTSExperiment():
@@ -101,7 +113,7 @@ def program_of(experiment: Plannable) -> Program:
             return masked_latents_program(experiment)
 
 
-def batch_of(experiment: Plannable, mesh: Mesh) -> Any:
+def batch_of(experiment: Plannable | StyleExperiment, mesh: Mesh) -> Any:
     """Shapes and placement of the experiment's batches."""
     match experiment:
         case DiffusionExperiment() | DistillationExperiment():
@@ -110,11 +122,13 @@ def batch_of(experiment: Plannable, mesh: Mesh) -> Any:
             return abstract_sound_batch(experiment.data, experiment.latents, experiment.model.network, mesh)
         case CodecFlowExperiment():
             return abstract_code_batch(experiment, mesh)
+        case StyleExperiment():
+            return abstract_description_batch(experiment, mesh)
         case _:
             return abstract_batch(experiment, mesh)
 
 
-def step_operations(experiment: Plannable) -> float:
+def step_operations(experiment: Plannable | StyleExperiment) -> float:
     """Multiplications and additions of the products in a training step, padding included, counted from its program."""
     program, mesh = program_of(experiment), build_mesh(experiment.mesh)
     optimizer = make_optimizer(experiment.optimizer)

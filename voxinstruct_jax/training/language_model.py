@@ -13,6 +13,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
+from voxinstruct_jax.attributes import STYLE_CLASSES
 from voxinstruct_jax.config import ConfigError, InputError
 from voxinstruct_jax.data.batches import TokenBatches
 from voxinstruct_jax.data.mixture import Mixture
@@ -161,12 +162,14 @@ def abstract_batch(experiment: TokenExperiment, mesh: Mesh) -> PackedBatch:
 
     channels = len(model.text_encoder.channel_sizes)
     timed = {"times": rows(batch.time_width, dtype=jnp.float32), "text_durations": rows(batch.text_width)}
+    told = {"text_attributes": rows(batch.text_width, len(STYLE_CLASSES))} if _reads_style(experiment) else {}
     return PackedBatch(
         text_tokens=rows(batch.text_width, channels),
         text_segment_ids=rows(batch.text_width),
         tokens=rows(model.vocabulary.num_codebooks, batch.time_width),
         **{name: rows(batch.time_width) for name in TIME_FIELDS},
         **(timed if model.timing == "aligned" else {}),
+        **told,
         clip_ids=rows(),
     )
 
@@ -195,9 +198,19 @@ def open_batches(experiment: TokenExperiment, *, host_rows: tuple[int, int] | No
         model.vocabulary,
         dataclasses.replace(data.batch, seed=experiment.train.seed),
         mixture=data.mixture,
-        form=ClipForm(aligned=model.timing == "aligned", text=model.text_form, semantic=model.semantic),
+        form=ClipForm(
+            aligned=model.timing == "aligned",
+            text=model.text_form,
+            semantic=model.semantic,
+            attributes=_reads_style(experiment),
+        ),
         host_rows=host_rows,
     )
+
+
+def _reads_style(experiment: TokenExperiment) -> bool:
+    """Whether the model is taught attributes; a NAR model never is."""
+    return getattr(experiment.model, "style_reader", False)
 
 
 def describe_packing(summary: PackingSummary) -> str:

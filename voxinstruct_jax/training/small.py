@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import TypeVar
 
+from voxinstruct_jax.data.description_batches import DescriptionData
 from voxinstruct_jax.data.mixture import Kinds, Mixture
 from voxinstruct_jax.data.plan import BatchConfig
 from voxinstruct_jax.models.ar import ARConfig
@@ -18,10 +19,11 @@ from voxinstruct_jax.training.ar import ARExperiment, ARObjective
 from voxinstruct_jax.training.language_model import TokenData
 from voxinstruct_jax.training.nar import NARExperiment
 from voxinstruct_jax.training.optimizer import OptimizerConfig
+from voxinstruct_jax.training.style import StyleExperiment
 from voxinstruct_jax.training.task import TrainConfig
 from voxinstruct_jax.vocabulary import Vocabulary
 
-__all__ = ["INSTRUCT", "small_ar", "small_data", "small_nar"]
+__all__ = ["INSTRUCT", "small_ar", "small_data", "small_nar", "small_style"]
 
 INSTRUCT = Kinds(transcript=0.4, instruction=0.6)
 """Of the second stage, and of baselines that have no other."""
@@ -31,6 +33,7 @@ SHARDS = "corpus/train"
 # No dropout: drawing its random bits would take a third of a step on a CPU.
 BACKBONE = LlamaConfig(num_layers=4, model_dim=256, num_heads=4, num_kv_heads=4, head_dim=64, ffn_dim=512, dropout=0.0)
 PEAK_LR = 1e-3
+DROP_ACOUSTIC = 0.3
 T = TypeVar("T")
 _WARMUP_STEPS = 100
 
@@ -53,9 +56,23 @@ def small_ar(
         semantic: Whether it predicts semantic tokens, and the first codebook given them; else the first codebook alone.
     """
     model = _model(ARConfig, text_form, semantic)
-    objective = ARObjective() if semantic else ARObjective(drop_semantic=0.0)
+    if text_form == "instruction":
+        model = _reading(model)
+    objective = ARObjective(drop_semantic=0.1 if semantic else 0.0, drop_acoustic=DROP_ACOUSTIC)
     optimizer, train = _schedule(steps, peak_lr)
     return ARExperiment(model=model, objective=objective, data=data, optimizer=optimizer, train=train)
+
+
+def small_style(*, steps: int) -> StyleExperiment:
+    """The stage in which the AR model of the embedded voice learns what descriptions ask for."""
+    optimizer, train = _schedule(steps, 10 * PEAK_LR)
+    return StyleExperiment(
+        model=_reading(_model(ARConfig, "instruction", semantic=True)),
+        data=DescriptionData(shards=SHARDS),
+        # Decay would wear away the weights that this stage gives no gradient.
+        optimizer=dataclasses.replace(optimizer, weight_decay=0.0),
+        train=train,
+    )
 
 
 def small_nar(
@@ -100,6 +117,10 @@ def _model(config: Callable[..., T], text_form: TextForm, semantic: bool) -> T:
         text_form=text_form,
         semantic=semantic,
     )
+
+
+def _reading(model: ARConfig) -> ARConfig:
+    return dataclasses.replace(model, style_reader=True)
 
 
 def _schedule(steps: int, peak_lr: float) -> tuple[OptimizerConfig, TrainConfig]:

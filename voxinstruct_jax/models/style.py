@@ -1,0 +1,135 @@
+"""Reads off a description which voice is asked for: gender, pitch, energy and speed as probabilities, and one vector.
+
+A small model that has heard a few hours finds the words of its content in the instruction and ignores the description:
+of some hundred bits that a clip's tokens hold, the description saves one or two, and the tokens before tell the same
+from the second frame on. So it is told what each description means (`StyleReader`'s classes are known for every clip),
+and is given that at every slot.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from voxinstruct_jax.attributes import STYLE_CLASSES
+from voxinstruct_jax.layers.dense import Dense
+from voxinstruct_jax.layers.parameter import make_param, zeros
+
+__all__ = ["Reading", "Style", "StyleReader", "give_style", "style_losses"]
+
+_SIZES = tuple(len(classes) for classes in STYLE_CLASSES.values())
+_BOUNDS = np.cumsum(_SIZES)[:-1].tolist()
+MOST_EVIDENCE = 10.0
+"""Of one word for a class, in nats: keeps sums of exponentials in range."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Style:
+    """What was read, at each text slot that of its clip."""
+
+    logits: Float[Array, "batch text class"]
+    """Classes of all attributes, one attribute after another."""
+    vectors: Float[Array, "batch text dim"]
+    """Mean of the classes' vectors under their probabilities, summed over attributes; 0 at padding."""
+
+
+class StyleReader(nnx.Module):
+    """Classes of the attributes from the words outside the quotes.
+
+    Each word is evidence for each class: by its concept, which a few hundred instructions suffice to learn, and by the
+    row that the encoder made of it, which knows its context. A class has as logit the log of the sum of exponentials of
+    its evidence, so that one clear word decides, wherever it stands. It starts as zero: weights that lack it go on as
+    they were.
+
+    Source:
+        A style encoder taught with the classes of its descriptions: PromptTTS (Guo et al. 2022), section 2.2. Pooling
+        by log-sum-exp: Pinheiro and Collobert 2015, "From Image-level to Pixel-level Labeling", equation 1.
+    """
+
+    def __init__(self, num_concepts: int, dim: int, *, rngs: nnx.Rngs) -> None:
+        self.concepts = make_param(zeros(rngs.params(), (num_concepts, sum(_SIZES))), (None, None))
+        self.evidence = Dense((dim,), (sum(_SIZES),), ("embed", None), init=zeros, rngs=rngs)
+        self.table = make_param(zeros(rngs.params(), (sum(_SIZES), dim)), (None, "embed"))
+
+    def __call__(
+        self,
+        text_rows: Float[Array, "batch text dim"],
+        concepts: Int[Array, "batch text"],
+        described: Bool[Array, "batch text"],
+        text_segment_ids: Int[Array, "batch text"],
+        known: Int[Array, "batch text attribute"] | None = None,
+    ) -> Style:
+        """Reads packed texts.
+
+        Args:
+            text_rows: Of the model's text condition.
+            concepts: Channel of the text tokens that tells concepts.
+            described: True at words of the description, False in the content.
+            text_segment_ids: Clip of each text slot, from 1; 0 = padding.
+            known: Classes that count as read (`attributes.class_numbers`); 0 = as it reads them.
+        """
+        same = (text_segment_ids[:, :, None] == text_segment_ids[:, None, :]).astype(jnp.float32)
+        # What all rows of a text have in common outweighs what tells its words apart.
+        x = text_rows - same @ text_rows / same.sum(axis=-1, keepdims=True)
+        x *= jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
+        evidence = self.evidence(x) / MOST_EVIDENCE + self.concepts[...][concepts]
+        weights = jnp.exp(MOST_EVIDENCE * jnp.tanh(evidence))
+        # A text without description, such as a bare transcript, asks for nothing: all classes alike.
+        logits = jnp.log(same * described[:, None, :] @ weights + math.exp(-2 * MOST_EVIDENCE))
+        probabilities = [jax.nn.softmax(part, axis=-1) for part in jnp.split(logits, _BOUNDS, axis=-1)]
+        if known is not None:
+            probabilities = [
+                jnp.where(known[..., index, None] > 0, jax.nn.one_hot(known[..., index] - 1, size), part)
+                for index, (size, part) in enumerate(zip(_SIZES, probabilities, strict=True))
+            ]
+        vectors = jnp.concatenate(probabilities, axis=-1) @ self.table[...]
+        return Style(logits=logits, vectors=jnp.where(text_segment_ids[..., None] > 0, vectors, 0))
+
+
+def give_style(
+    vectors: Float[Array, "batch text dim"],
+    text_segment_ids: Int[Array, "batch text"],
+    segment_ids: Int[Array, "batch time"],
+) -> Float[Array, "batch time dim"]:
+    """Brings each clip's vector to all its slots in the sequence; 0 at padding."""
+    own = jnp.argmax(text_segment_ids[:, None, :] == segment_ids[:, :, None], axis=-1)
+    placed = jnp.take_along_axis(vectors, own[..., None], axis=1)
+    return jnp.where(segment_ids[..., None] > 0, placed, 0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How one attribute was read, at each text slot."""
+
+    loss: Float[Array, "batch text"]
+    """Cross-entropy."""
+    hit: Bool[Array, "batch text"]
+    """Whether the likeliest class is the right one."""
+    known: Bool[Array, "batch text"]
+    """Whether there is a right one."""
+
+
+def style_losses(
+    logits: Float[Array, "batch text class"], attributes: Int[Array, "batch text attribute"]
+) -> dict[str, Reading]:
+    """Compares what was read with what is known, attribute by attribute.
+
+    Args:
+        logits: From a `StyleReader`.
+        attributes: Numbers as of `attributes.class_numbers`; 0 = not known.
+    """
+    readings = {}
+    for index, (name, part) in enumerate(zip(STYLE_CLASSES, jnp.split(logits, _BOUNDS, axis=-1), strict=True)):
+        right = jnp.maximum(attributes[..., index] - 1, 0)
+        readings[name] = Reading(
+            loss=optax.softmax_cross_entropy_with_integer_labels(part, right),
+            hit=part.argmax(axis=-1) == right,
+            known=attributes[..., index] > 0,
+        )
+    return readings
