@@ -3,17 +3,15 @@
 `batches[step]` follows from (data, seed, step). Read `CodeBatch`.
 """
 
-import dataclasses
 from dataclasses import dataclass
-from typing import cast
 
 import jax
 import numpy as np
 from jaxtyping import Int, Int32
 
-from voxinstruct_jax.config import ConfigError, InputError, fingerprint
-from voxinstruct_jax.data.shards import Example, ShardReader
-from voxinstruct_jax.text.tokenizer import TextTokenizer
+from voxinstruct_jax.config import ConfigError, InputError
+from voxinstruct_jax.data.row_batches import RowBatches, draw_instruction
+from voxinstruct_jax.data.shards import Example
 from voxinstruct_jax.vocabulary import HostOrDevice, expand
 
 __all__ = ["CodeBatch", "CodeBatches", "CodeData", "units_of_frames"]
@@ -86,66 +84,22 @@ def units_of_frames(
     return units[np.minimum(middles, len(units) - 1)] + 1
 
 
-class CodeBatches:
-    """Rows by step, each drawn by a generator of its own."""
+class CodeBatches(RowBatches[CodeBatch]):
+    """A stretch of a clip a row, and one of its instructions."""
 
-    def __init__(
-        self,
-        reader: ShardReader,
-        tokenizer: TextTokenizer,
-        data: CodeData,
-        seed: int,
-        *,
-        host_rows: tuple[int, int] | None = None,
-    ) -> None:
-        """Prepares the draw.
-
-        Args:
-            reader: Of the clips.
-            tokenizer: Of instructions.
-            data: Shapes.
-            seed: Of all draws.
-            host_rows: First and last (exclusive) row that this host makes; all by default.
-        """
-        self._reader, self._tokenizer, self._data, self._seed = reader, tokenizer, data, seed
-        self._host_rows = host_rows or (0, data.rows)
+    batch_class = CodeBatch
+    _data: CodeData
 
     @property
     def frame_rate(self) -> float:
         """Codec frames a second (Hz)."""
         return self._reader.index.frame_rate
 
-    @property
-    def fingerprint(self) -> str:
-        """Changes when any batch could change; the folder's place and the hosts do not matter."""
-        shapes = dataclasses.replace(self._data, shards="")
-        return fingerprint([self._reader.fingerprint, self._tokenizer.fingerprint, shapes])
-
-    def __getitem__(self, step: int) -> CodeBatch:
-        rows = [self._row(step, row) for row in range(*self._host_rows)]
-        columns = {name: np.stack([row[name] for row in rows]).astype(np.int32) for name in rows[0]}
-        columns["row_ids"] = (step * self._data.rows + np.arange(*self._host_rows)).astype(np.int32)
-        # JAX arrays to an objective, NumPy arrays until they are put on a device
-        return CodeBatch(**{name: cast("jax.Array", column) for name, column in columns.items()})
-
     def _row(self, step: int, row: int) -> dict[str, np.ndarray]:
-        """Draws a clip, an instruction of it and a stretch; again where the instruction is too long.
-
-        Raises:
-            InputError: Nothing that is drawn fits.
-        """
         data = self._data
-        for attempt in range(20):
-            random = np.random.default_rng((self._seed, step, row, attempt))
-            example = self._reader[int(random.integers(len(self._reader)))]
-            text = self._tokenizer.encode(example.instructions[int(random.integers(len(example.instructions)))])
-            if len(text) <= data.text_width:
-                break
-        else:
-            raise InputError(
-                f"step {step}: 20 drawn instructions are longer than {data.text_width} tokens; give a larger "
-                "data.text_width"
-            )
+        example, text, random = self._draw(
+            step, row, lambda example, random: (example, draw_instruction(example, random))
+        )
         total = example.codes.shape[1]
         count = min(total, data.frames)
         start = int(random.integers(total - count + 1))
@@ -154,7 +108,7 @@ class CodeBatches:
             "codes": np.pad(example.codes[:, start : start + count], ((0, 0), padding)),
             "units": np.pad(self._units(example)[start : start + count], padding),
             "num_frames": np.array(count),
-            "text_tokens": np.pad(text, ((0, data.text_width - len(text)), (0, 0))),
+            "text_tokens": self._padded(text),
         }
 
     def _units(self, example: Example) -> Int32[np.ndarray, " frame"]:

@@ -102,11 +102,10 @@ def ar_loss(
     acoustic = target_part == ACOUSTIC
     vocabulary = model.config.vocabulary
     language = semantic & (targets >= vocabulary.language_offset) & (targets < vocabulary.semantic_offset)
-    style = model.read_style(text_rows, batch.text_tokens, batch.text_segment_ids)
+    style = model.read_style(text_rows, batch.text_tokens, batch.text_segment_ids, known)
     parts, told = [weighted_mean(loss, semantic | acoustic)], {}
     if model.config.timing == "aligned":
-        given = model.read_style(text_rows, batch.text_tokens, batch.text_segment_ids, known)
-        told["loss_duration"] = duration_loss(model, batch, text_rows, given)
+        told["loss_duration"] = duration_loss(model, batch, text_rows, style)
         parts.append(told["loss_duration"].scaled(config.duration_weight))
     if style is not None:
         read = style_loss(style, batch)
