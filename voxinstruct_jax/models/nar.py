@@ -21,7 +21,7 @@ from voxinstruct_jax.text.encoder import TextEncoderConfig
 from voxinstruct_jax.text.tokenizer import TextForm
 from voxinstruct_jax.vocabulary import ACOUSTIC, NUM_PARTS, SEMANTIC, TEXT, PackedBatch, Vocabulary
 
-__all__ = ["NARConfig", "NARModel"]
+__all__ = ["NARConfig", "NARModel", "nearby_weights"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -240,6 +240,11 @@ class NearbyFrames(nnx.Module):
         said = jnp.where(known[..., None], jnp.take_along_axis(rows, slots[..., None], axis=1), 0)
         read = jnp.stack([*neighbours, said], axis=-2)
         return jnp.where(acoustic, self.down(jax.nn.gelu(self.up(read))), 0)
+
+
+def nearby_weights(frames: int, backbone: LlamaConfig) -> int:
+    """Weights of `NearbyFrames` that a slot is multiplied with."""
+    return (2 * frames + 3) * backbone.model_dim * backbone.ffn_dim
 
 
 def _semantic_slots(

@@ -11,7 +11,7 @@ from voxinstruct_jax.config import ConfigError
 from voxinstruct_jax.layers.dropout import split_key
 from voxinstruct_jax.layers.execution import Execution
 from voxinstruct_jax.models.conditioning import place_text
-from voxinstruct_jax.models.nar import NARConfig, NARModel
+from voxinstruct_jax.models.nar import NARConfig, NARModel, nearby_weights
 from voxinstruct_jax.sharding.mesh import MeshConfig
 from voxinstruct_jax.training.language_model import (
     TokenData,
@@ -140,8 +140,11 @@ def draw_masks(config: NARObjective, model: NARConfig, batch: PackedBatch, key: 
 
 def nar_program(experiment: NARExperiment) -> Program:
     """Model, objective and operations of the experiment."""
+    config = experiment.model
     objective = functools.partial(nar_loss, experiment.objective)
-    return token_program(experiment, NARModel, objective, experiment.model.vocabulary.nar_head_size, causal=False)
+    nearby = nearby_weights(config.nearby_frames, config.backbone) if config.nearby_frames else 0
+    head_size = config.vocabulary.nar_head_size
+    return token_program(experiment, NARModel, objective, head_size, causal=False, further_weights=nearby)
 
 
 def nar_task(experiment: NARExperiment) -> Task:
