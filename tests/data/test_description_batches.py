@@ -7,7 +7,7 @@ import pytest
 from voxinstruct_jax.attributes import class_numbers
 from voxinstruct_jax.config import ConfigError, InputError
 from voxinstruct_jax.data.description_batches import DescriptionBatches, DescriptionData
-from voxinstruct_jax.data.shards import ShardReader
+from voxinstruct_jax.data.shards import ShardReader, is_stressed
 from voxinstruct_jax.text.tokenizer import (
     CONCEPT_CHANNEL,
     OUTSIDE_QUOTES,
@@ -51,7 +51,17 @@ def test_durations_stand_at_the_words_of_a_clip_and_nowhere_in_what_is_written_a
         candidates = spoken[text[:length].tobytes()]
         assert any((spread_durations(text[:length], each) == durations[:length]).all() for each in candidates)
         assert durations[:length].max() > 0
-    assert (make(dataclasses.replace(DATA, written=1.0))[5].durations == -1).all()
+
+
+def test_what_is_written_anew_has_durations_for_clips_with_stressed_words_alone():
+    """Their instructions say what was spoken; the others describe somebody who was not."""
+    stressed = [READER[record] for record in range(len(READER)) if is_stressed(READER[record])]
+    batches, known = make(dataclasses.replace(DATA, rows=40, text_width=200, written=1.0)), 0
+    for durations in np.concatenate([batches[step].durations for step in range(3)]):
+        if (durations >= 0).any():
+            known += 1
+            assert any(durations[durations >= 0].sum() == example.durations.sum() for example in stressed)
+    assert 0 < known < 40
 
 
 def test_descriptions_are_written_for_people_whom_no_clip_has():

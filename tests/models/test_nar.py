@@ -153,9 +153,9 @@ def test_nearby_frames_hold_for_packed_clips_too(build, separate, packed, clips)
     np.testing.assert_allclose(together[0, first : first + second], alone[1, :second], atol=1e-4)
 
 
-@pytest.mark.parametrize("changes", [{"timing": "sequence"}, {"semantic": False}, {"nearby_frames": -1}])
-def test_nearby_frames_need_aligned_semantic_tokens(changes):
-    with pytest.raises(ConfigError, match=r"nearby_frames: .*timing 'aligned' and semantic tokens"):
+@pytest.mark.parametrize("changes", [{"timing": "sequence"}, {"nearby_frames": -1}])
+def test_nearby_frames_need_aligned_timing(changes):
+    with pytest.raises(ConfigError, match=r"nearby_frames: .*timing 'aligned'"):
         dataclasses.replace(NEARBY, **changes)
 
 

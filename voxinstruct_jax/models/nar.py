@@ -42,7 +42,7 @@ class NARConfig:
     semantic: bool = True
     nearby_frames: int = 0
     """Frames on each side that an acoustic slot reads besides by attention (`NearbyFrames`); 0 = by attention alone, as
-    in the paper. For aligned models with semantic tokens."""
+    in the paper. For aligned models, whose semantic tokens stand at the frame rate."""
     dtype: ComputeType = "float32"
     """Of the computation."""
 
@@ -52,10 +52,8 @@ class NARConfig:
                 f"vocabulary.num_codebooks: {self.vocabulary.num_codebooks}; the NAR model needs at least 2"
             )
         check_text_form(self.text_form, self.text_encoder)
-        if self.nearby_frames < 0 or (self.nearby_frames and (self.timing != "aligned" or not self.semantic)):
-            raise ConfigError(
-                f"nearby_frames: {self.nearby_frames}; give 0, or more with timing 'aligned' and semantic tokens"
-            )
+        if self.nearby_frames < 0 or (self.nearby_frames and self.timing != "aligned"):
+            raise ConfigError(f"nearby_frames: {self.nearby_frames}; give 0, or more with timing 'aligned'")
         if self.dtype not in ("float32", "bfloat16"):
             raise ConfigError(f"dtype: {self.dtype!r} is neither 'float32' nor 'bfloat16'")
 

@@ -88,7 +88,7 @@ def small_nar(
     model = dataclasses.replace(
         _model(NARConfig, text_form, semantic),
         backbone=dataclasses.replace(BACKBONE, num_layers=2),
-        nearby_frames=NEARBY_FRAMES if semantic else 0,
+        nearby_frames=NEARBY_FRAMES,
     )
     optimizer, train = _schedule(steps, peak_lr)
     objective = NARObjective(drop_prompt=0.9, codebook_decay=1.0)
