@@ -13,4 +13,4 @@ Measured: see voxinstruct_jax/release/MODEL_CARD.md.
 
 from voxinstruct_jax.training.small import INSTRUCT, small_data, small_nar
 
-experiment = small_nar(small_data(INSTRUCT, row_slots=512), steps=8500, peak_lr=1.5e-3)
+experiment = small_nar(small_data(INSTRUCT, row_slots=512), steps=8500)

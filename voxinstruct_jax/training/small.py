@@ -32,7 +32,7 @@ VOCABULARY = Vocabulary(num_semantic=256, codebook_size=1024, num_codebooks=6)
 SHARDS = "corpus/train"
 # No dropout: drawing its random bits would take a third of a step on a CPU.
 BACKBONE = LlamaConfig(num_layers=4, model_dim=256, num_heads=4, num_kv_heads=4, head_dim=64, ffn_dim=512, dropout=0.0)
-PEAK_LR = 1e-3
+PEAK_LR, NAR_PEAK_LR = 1e-3, 1.5e-3
 DROP_ACOUSTIC = 0.3
 NEARBY_FRAMES = 4
 T = TypeVar("T")
@@ -80,7 +80,7 @@ def small_nar(
     data: TokenData,
     *,
     steps: int,
-    peak_lr: float = PEAK_LR,
+    peak_lr: float = NAR_PEAK_LR,
     text_form: TextForm = "instruction",
     semantic: bool = True,
 ) -> NARExperiment:
