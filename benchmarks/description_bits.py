@@ -108,7 +108,7 @@ def _losses(graph: Any, state: Any, batch: Any) -> tuple[jax.Array, jax.Array, j
     whole = jnp.zeros(batch.segment_ids.shape, bool)
     targets, parts = ar_targets(batch)
     logits = model.logits(model.hidden(batch, rows, whole, whole))
-    durations = expected_durations(model.duration_logits(rows, style)) * (batch.text_segment_ids > 0)
+    durations = expected_durations(model.duration_logits(rows, batch.text_tokens, style)) * (batch.text_segment_ids > 0)
     return optax.softmax_cross_entropy_with_integer_labels(logits, targets), parts, durations.sum()
 
 

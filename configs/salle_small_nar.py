@@ -12,4 +12,4 @@ Measured: not yet; the tests train it in miniature.
 
 from voxinstruct_jax.training.small import INSTRUCT, small_data, small_nar
 
-experiment = small_nar(small_data(INSTRUCT), steps=3000, text_form="style_and_content", semantic=False)
+experiment = small_nar(small_data(INSTRUCT, row_slots=512), steps=3000, text_form="style_and_content", semantic=False)

@@ -14,5 +14,5 @@ from voxinstruct_jax.data.mixture import Kinds
 from voxinstruct_jax.training.small import small_data, small_nar
 
 experiment = small_nar(
-    small_data(Kinds(transcript=1.0), prompt_ratio=0.8), steps=3000, text_form="content", semantic=False
+    small_data(Kinds(transcript=1.0), prompt_ratio=0.8, row_slots=512), steps=3000, text_form="content", semantic=False
 )

@@ -98,3 +98,13 @@ def build():
         return nnx.merge(graph, jax.tree.map(fill, state))
 
     return build_model
+
+
+@pytest.fixture(scope="session")
+def row_of():
+    """A batch of one row: (number of clips, units, frames), each clip with four text slots."""
+
+    def row_of(count, num_units, num_frames):
+        return put_in_rows([[make_clip(3, num_text=4, num_units=num_units, num_frames=num_frames)] * count])
+
+    return row_of

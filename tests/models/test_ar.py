@@ -183,7 +183,7 @@ def test_places_do_not_matter_to_aligned_models(aligned_forward, forward, separa
 
 def test_durations_are_read_off_the_text_rows(aligned, model, separate):
     rows = jnp.asarray(np.random.default_rng(0).standard_normal((2, 3, 32)), jnp.float32)
-    logits = aligned.duration_logits(rows)
+    logits = aligned.duration_logits(rows, jnp.zeros((2, 3, 2), jnp.int32))
     np.testing.assert_allclose(logits, np.asarray(rows) @ aligned.duration_head.kernel[...], atol=1e-4)
     assert logits.shape == (2, 3, NUM_DURATIONS)
     assert not hasattr(model, "duration_head")

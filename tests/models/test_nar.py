@@ -101,6 +101,64 @@ def test_aligned_models_go_by_times(aligned_forward, separate, packed, clips):
     np.testing.assert_array_equal(turned, alone)
 
 
+NEARBY = dataclasses.replace(CONFIG, timing="aligned", nearby_frames=2)
+
+
+@pytest.fixture(scope="module")
+def nearby(build):
+    """The module alone, with weights large enough to show."""
+    model = build(NARModel, NEARBY)
+    part = model.nearby
+    for kernel in (part.up.kernel, part.down.kernel):
+        kernel.set_value(20 * kernel[...])
+    return lambda x, batch: np.asarray(part(x, batch.part_ids, batch.segment_ids))
+
+
+def test_frames_read_those_nearby_and_their_own_semantic_token(nearby, row_of):
+    """Clips of 4 text, 6 semantic (BOS, LANG, 3 units, EOS1) and 4 acoustic slots (3 frames, EOS2)."""
+    batch = row_of(2, 3, 3)
+    x = jax.random.normal(jax.random.key(0), (1, batch.part_ids.shape[1], 32))
+    before = nearby(x, batch)
+    acoustic = np.asarray(batch.part_ids == ACOUSTIC)
+    assert (before[~acoustic] == 0).all()
+    assert (np.abs(before[acoustic]).max(-1) > 0).all()
+    for slot, reached in {
+        6: {10}, 7: {11}, 8: {12}, 9: {13},  # three units, then EOS1 with EOS2
+        5: set(), 4: set(), 0: set(),  # language, BOS, text
+        10: {10, 11, 12}, 13: {11, 12, 13}, 24: {24, 25, 26}, 20: {24},
+    }.items():  # fmt: skip
+        moved = np.abs(nearby(x.at[0, slot].add(1.0), batch) - before)[0].max(-1) > 1e-6
+        assert set(np.flatnonzero(moved)) == reached, slot
+
+
+def test_a_voice_prompt_without_semantic_tokens_does_not_shift_those_of_the_clip(nearby, row_of):
+    """Two prompt frames ahead of three own ones: the units belong to the last three."""
+    batch = row_of(1, 3, 5)
+    x = jax.random.normal(jax.random.key(0), (1, batch.part_ids.shape[1], 32))
+    for slot, reached in {6: {12}, 7: {13}, 8: {14}}.items():
+        moved = np.abs(nearby(x.at[0, slot].add(1.0), batch) - nearby(x, batch))[0].max(-1) > 1e-6
+        assert set(np.flatnonzero(moved)) == reached
+
+
+def test_nearby_frames_hold_for_packed_clips_too(build, separate, packed, clips):
+    model = build(NARModel, NEARBY)
+
+    def forward(batch):
+        nowhere = jnp.zeros(batch.segment_ids.shape, bool)
+        return np.asarray(run(*nnx.split(model), batch, jnp.array((2, 2)), nowhere, None))
+
+    alone, together = forward(separate), forward(packed)
+    first, second = (clip.length for clip in clips)
+    np.testing.assert_allclose(together[0, :first], alone[0, :first], atol=1e-4)
+    np.testing.assert_allclose(together[0, first : first + second], alone[1, :second], atol=1e-4)
+
+
+@pytest.mark.parametrize("changes", [{"timing": "sequence"}, {"nearby_frames": -1}])
+def test_nearby_frames_need_aligned_timing(changes):
+    with pytest.raises(ConfigError, match=r"nearby_frames: .*timing 'aligned'"):
+        dataclasses.replace(NEARBY, **changes)
+
+
 def test_every_codebook_is_read(forward, separate):
     for codebook in range(3):
         edited = edit(separate, "tokens", (0, codebook, 10), VOCABULARY.eos1)

@@ -149,6 +149,29 @@ def test_what_instructions_ask_for_is_learnt_from_their_classes():
     assert losses[-1] < 0.1 * losses[0]
 
 
+def test_attributes_and_the_mark_of_stress_shift_how_long_words_last():
+    model, text = ARModel(tiny(timing="aligned"), rngs=nnx.Rngs(0)), 'Stress "not" slowly: "Do not go"'
+    row = TOKENIZER.encode(text)
+    start = text.rindex("not")
+    model.duration_shift[8, 7] = 100.0  # slow speech: seven half frames
+    model.duration_shift[-1, 20] = 300.0  # a stressed word: twenty
+    tokens, segments = jnp.asarray(row)[None], jnp.ones((1, len(row)), jnp.int32)
+    rows, none = model.embed_text(tokens, segments), jnp.zeros((1, len(row), len(STYLE_CLASSES)), jnp.int32)
+    slow = none.at[..., list(STYLE_CLASSES).index("speed")].set(STYLE_CLASSES["speed"].index("slow") + 1)
+
+    def lasts(known):
+        style = model.read_style(rows, tokens, segments, known)
+        return np.asarray(model.duration_logits(rows, tokens, style).argmax(-1))[0]
+
+    stressed = (np.arange(len(row)) >= start) & (np.arange(len(row)) < start + 3)
+    found = lasts(slow)
+    assert (found[stressed] == 20).all()
+    assert (found[~stressed] == 7).all()
+    plain = np.asarray(model.duration_head(rows.astype(jnp.float32)).argmax(-1))[0]
+    others = lasts(none.at[..., -1].set(2))
+    np.testing.assert_array_equal(others[~stressed], plain[~stressed])
+
+
 def tiny(**settings):
     config = ARConfig.tiny(vocabulary=Vocabulary(num_codebooks=2), channel_sizes=TOKENIZER.channel_sizes)
     return dataclasses.replace(config, style_reader=True, **settings)

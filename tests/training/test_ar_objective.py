@@ -41,7 +41,7 @@ class Oracle(ARModel):
     def embed_text(self, text_tokens, text_segment_ids, *, key=None):
         return jnp.zeros((*text_segment_ids.shape, 32))
 
-    def duration_logits(self, text_rows, style=None):
+    def duration_logits(self, text_rows, text_tokens, style=None):
         return jnp.zeros((*text_rows.shape[:2], NUM_DURATIONS)).at[..., 4].set(100.0)
 
     def hidden(self, batch, text_rows, drop_text, drop_semantic, *, key=None):
@@ -62,7 +62,7 @@ class Indifferent(Oracle):
         self.drops[:] = drop_text, drop_semantic, batch.tokens
         return jnp.zeros((*drop_text.shape, 10))
 
-    def duration_logits(self, text_rows, style=None):
+    def duration_logits(self, text_rows, text_tokens, style=None):
         return jnp.zeros((*text_rows.shape[:2], NUM_DURATIONS))
 
 
@@ -225,8 +225,10 @@ def test_the_duration_loss_is_a_mean_over_text_and_its_last_class_takes_all_that
     assert float(duration_loss(Indifferent("aligned"), batch, text_rows).value) == pytest.approx(math.log(64), rel=1e-5)
 
     class Long(Indifferent):
-        def duration_logits(self, text_rows, style=None):
-            return super().duration_logits(text_rows).at[..., 63].set(math.log(63))  # half of all probability
+        def duration_logits(self, text_rows, text_tokens, style=None):
+            return (
+                super().duration_logits(text_rows, text_tokens).at[..., 63].set(math.log(63))
+            )  # half of all probability
 
     found = float(duration_loss(Long("aligned"), batch, text_rows).value)
     assert found == pytest.approx((math.log(2) + math.log(126)) / 2, rel=1e-5)

@@ -38,9 +38,10 @@ class Copier(MelCodec):
     def __init__(self, scale, unit_logits=None):
         self.config, self.scale, self.unit_logits = CodecConfig.tiny(), scale, unit_logits
 
-    def reconstruct(self, samples, key):
+    def reconstruct(self, samples, key, pitch):
         return CodecTraining(
             samples=self.scale * samples,
+            pitch_logits=None,
             commitment=jnp.asarray(0.8),
             perplexity=jnp.asarray([5.0, 4.0, 3.0, 2.0]),
             unit_logits=None if self.unit_logits is None else jnp.asarray(self.unit_logits, jnp.float32),
@@ -59,6 +60,7 @@ def as_batch(samples, units=None):
         samples=jnp.asarray(samples, jnp.float32),
         units=jnp.asarray(units, jnp.int32),
         codes=jnp.zeros((len(samples), 0, 0), jnp.int32),
+        pitch=jnp.zeros((len(samples), 0), jnp.float32),
     )
 
 
@@ -88,7 +90,7 @@ def test_what_is_heard_differs_with_the_noise_and_adds_to_the_loss():
 
     def run(batch, noise):
         model = Copier(1.0)
-        model.reconstruct = lambda samples, key: Copier(1.0).reconstruct(samples + noise, key)
+        model.reconstruct = lambda samples, key, pitch: Copier(1.0).reconstruct(samples + noise, key, pitch)
         return values(codec_loss(objective, model, batch, jax.random.key(0), ear=ear))
 
     step = jax.jit(jax.value_and_grad(lambda noise, batch: run(batch, noise), has_aux=True))
@@ -210,6 +212,67 @@ def test_the_task_gives_each_crop_the_units_of_its_frames_and_reads_them_once(da
             nearest = np.abs(crop[480::960, None] - centroids[:, 0]).argmin(axis=1)
             np.testing.assert_array_equal(units, nearest)
             assert any((said[start : start + 3] == units).all() for start in range(8))
+
+
+SOURCED = dataclasses.replace(
+    CodecConfig.tiny(), vocos=dataclasses.replace(CodecConfig.tiny().vocos, source_rate=24_000)
+)
+
+
+def test_the_task_gives_a_codec_with_a_source_the_pitch_of_its_crops_and_tracks_it_once(data, tmp_path, monkeypatch):
+    """Ten pulses' harmonics at 200 Hz, then silence: of .12 s crops some are voiced throughout."""
+    time = np.arange(24_000) / 24_000
+    voiced = sum(np.cos(2 * np.pi * 200 * k * time) / k for k in range(1, 20)) * (time < 0.5) * 0.1
+    for name in ("a", "b"):
+        soundfile.write(tmp_path / f"{name}.wav", voiced, 24_000)
+    experiment = CodecExperiment(model=SOURCED, data=dataclasses.replace(data, rows=8))
+    batch = codec_task(experiment).batches[0]
+    assert batch.pitch.shape == (8, 12)
+    for crop, pitch in zip(batch.samples, batch.pitch, strict=True):
+        if np.abs(crop[-480:]).max() > 0.01:
+            np.testing.assert_allclose(pitch[1:-1], 200, rtol=0.02)
+        if np.abs(crop).max() == 0:
+            assert (pitch[1:] == 0).all()
+    assert (batch.pitch > 0).any(1).any()
+    assert (batch.pitch == 0).any(1).any()
+    monkeypatch.setattr(codec, "pitch_track", lambda *_: pytest.fail("tracked again"))
+    np.testing.assert_array_equal(codec_task(experiment).batches[0].pitch, batch.pitch)
+
+
+def test_a_codec_with_a_source_learns_the_pitch_it_is_given_and_speaks_it():
+    """Of two codes one is said at 120 Hz, the other at 240; then the model is left to its own pitch."""
+    time = np.arange(9600) / 24_000
+    tones = [0.1 * sum(np.cos(2 * np.pi * hz * k * time) / k for k in range(1, 12)) for hz in (120, 240)]
+    pitch = np.repeat([[120.0], [240.0]], 40, axis=1).astype(np.float32)
+    batch = dataclasses.replace(as_batch(np.stack(tones)), pitch=jnp.asarray(pitch))
+    objective = CodecObjective(stft_windows=(512,), pitch_weight=1.0)
+    trainer = build_trainer(
+        lambda rngs: MelCodec(SOURCED, rngs=rngs),
+        lambda model, batch, key: codec_loss(objective, model, batch, key),
+        make_optimizer(OptimizerConfig(peak_lr=5e-3, warmup_steps=5, weight_decay=0.0, max_grad_norm=1.0)),
+        build_mesh(MeshConfig()),
+        seed=0,
+    )
+    state, losses = trainer.init(), []
+    for _ in range(80):
+        state, metrics = trainer.step(state, batch)
+        losses.append({name: float(metrics[name]) for name in ("pitch_loss", "mel_l1")})
+    assert losses[-1]["pitch_loss"] < 0.5 < 4 < losses[0]["pitch_loss"]
+    assert losses[-1]["mel_l1"] < 0.5 * losses[0]["mel_l1"]
+    graph, params, rest = nnx.split(MelCodec(SOURCED, rngs=nnx.Rngs(0)), nnx.Param, ...)
+    nnx.replace_by_pure_dict(params, state.params)
+    nnx.replace_by_pure_dict(rest, state.rest)
+    model = nnx.merge(graph, params, rest)
+    spoken = np.asarray(model.decode(model.encode(batch.samples)))
+    for hz, samples in zip((120, 240), spoken, strict=True):
+        spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples))))
+        strongest = np.argmax(spectrum) * 24_000 / len(samples)
+        assert min(abs(strongest - k * hz) for k in (1, 2, 3)) < 5
+
+
+def test_a_source_of_another_rate_than_the_spectrogram_is_refused():
+    with pytest.raises(ConfigError, match=r"vocos\.source_rate 16000 must be 0 or mel\.sample_rate 24000"):
+        dataclasses.replace(CodecConfig.tiny(), vocos=dataclasses.replace(CodecConfig.tiny().vocos, source_rate=16_000))
 
 
 @pytest.mark.parametrize(

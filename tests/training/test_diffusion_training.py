@@ -207,7 +207,10 @@ def test_a_mel_vae_learns_tones_and_knows_its_latents():
     seconds = np.arange(8192) / RATE
     tones = np.stack([0.3 * np.sin(2 * np.pi * hz * seconds) for hz in (220, 440, 880, 1760)]).astype(np.float32)
     batch = SegmentBatch(
-        samples=jnp.asarray(tones), units=jnp.zeros((4, 0), jnp.int32), codes=jnp.zeros((4, 0, 0), jnp.int32)
+        samples=jnp.asarray(tones),
+        units=jnp.zeros((4, 0), jnp.int32),
+        codes=jnp.zeros((4, 0, 0), jnp.int32),
+        pitch=jnp.zeros((4, 0), jnp.float32),
     )
     optimizer = make_optimizer(OptimizerConfig(peak_lr=1e-2, warmup_steps=5, weight_decay=0.0, max_grad_norm=1.0))
 
@@ -231,7 +234,10 @@ def test_a_vocoder_learns_tones():
     seconds = np.arange(8192) / RATE
     tones = np.stack([0.3 * np.sin(2 * np.pi * hz * seconds) for hz in (220, 440, 880, 1760)]).astype(np.float32)
     batch = SegmentBatch(
-        samples=jnp.asarray(tones), units=jnp.zeros((4, 0), jnp.int32), codes=jnp.zeros((4, 0, 0), jnp.int32)
+        samples=jnp.asarray(tones),
+        units=jnp.zeros((4, 0), jnp.int32),
+        codes=jnp.zeros((4, 0, 0), jnp.int32),
+        pitch=jnp.zeros((4, 0), jnp.float32),
     )
     trainer = build_trainer(
         lambda rngs: MelVocoder(config, rngs=rngs), functools.partial(mel_vocoder_loss, MelVocoderObjective()),

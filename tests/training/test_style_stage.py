@@ -20,9 +20,12 @@ from voxinstruct_jax.training.style import StyleExperiment
 from voxinstruct_jax.vocabulary import Vocabulary
 
 SHARDS = str(Path(__file__).parents[2] / "corpus" / "dev")
-MODEL = ARConfig.tiny(
-    vocabulary=Vocabulary(num_semantic=8, codebook_size=8, num_codebooks=2),
-    channel_sizes=PronunciationTokenizer().channel_sizes,
+MODEL = dataclasses.replace(
+    ARConfig.tiny(
+        vocabulary=Vocabulary(num_semantic=8, codebook_size=8, num_codebooks=2),
+        channel_sizes=PronunciationTokenizer().channel_sizes,
+    ),
+    timing="aligned",
 )
 
 
@@ -44,13 +47,19 @@ def test_descriptions_are_learnt_and_what_speaks_is_left_alone():
     before, found = jax.tree.map(np.asarray, state.params), []
     for number in range(40):
         state, metrics = trainer.step(state, jax.tree.map(jnp.asarray, task.batches[number]))
-        found.append({name: float(metrics[name]) for name in ("loss_gender", "loss_speed", "accuracy_gender")})
+        found.append(
+            {name: float(metrics[name]) for name in ("loss_gender", "loss_speed", "accuracy_gender", "loss_duration")}
+        )
     assert found[0]["loss_gender"] == pytest.approx(np.log(2), rel=1e-3)
     assert found[0]["loss_speed"] == pytest.approx(np.log(3), rel=1e-3)
     assert np.mean([step["loss_gender"] for step in found[-10:]]) < 0.6
     assert np.mean([step["accuracy_gender"] for step in found[-10:]]) > 0.65
+    assert found[0]["loss_duration"] == pytest.approx(np.log(64), rel=0.01)
+    assert found[-1]["loss_duration"] < 2.5
     after = jax.tree.map(np.asarray, state.params)
-    for part in before.keys() - {"style_reader"}:
+    slow, normal, fast = np.asarray(after["duration_shift"])[-4:-1] @ np.arange(64)
+    assert slow > normal > fast
+    for part in before.keys() - {"style_reader", "duration_head", "duration_shift"}:
         jax.tree.map(np.testing.assert_array_equal, before[part], after[part])
 
 

@@ -49,6 +49,10 @@ class CodecConfig:
             raise ConfigError(
                 f"vocos.hop_length {self.vocos.hop_length} must equal mel.hop_length {self.mel.hop_length}"
             )
+        if self.vocos.source_rate not in (0, self.mel.sample_rate):
+            raise ConfigError(
+                f"vocos.source_rate {self.vocos.source_rate} must be 0 or mel.sample_rate {self.mel.sample_rate}"
+            )
 
     @property
     def sample_rate(self) -> int:
@@ -79,7 +83,8 @@ class CodecConfig:
     def small(cls) -> "CodecConfig":
         """The embedded voice's codec: about 6 million parameters, 1.5 kbit/s."""
         quantizer = QuantizerConfig(num_codebooks=6, codebook_size=1024, dropout=1.0)
-        return cls(quantizer=quantizer, num_units=256, reads_units=True)
+        vocos = VocosConfig(source_rate=MelConfig().sample_rate)
+        return cls(quantizer=quantizer, vocos=vocos, num_units=256, reads_units=True)
 
     @classmethod
     def tiny(cls) -> "CodecConfig":
@@ -164,6 +169,52 @@ class MelCodec(nnx.Module):
         self, latents: Float[Array, "batch frame latent"], units: Int[Array | np.ndarray, "batch frame"] | None = None
     ) -> Float[Array, "batch sample"]:
         """Decodes latents, quantised or not; `units` as in `decode`."""
+        return self.vocos(self._features(latents, units))
+
+    def sound(
+        self,
+        latents: Float[Array, "batch frame latent"],
+        units: Int[Array | np.ndarray, "batch frame"] | None = None,
+        pitch: Float[Array, "batch mel_frame"] | None = None,
+    ) -> tuple[Float[Array, "batch sample"], Float[Array, "batch mel_frame pitch_class"] | None]:
+        """Decodes latents, at a given pitch in training; returns what the decoder takes the pitch for, too.
+
+        Args:
+            latents: As of `waveform`.
+            units: As of `decode`.
+            pitch: Of each mel frame (Hz); 0 = unvoiced. None = as the decoder tells it. Not read without a source.
+        """
+        hidden = self.vocos.hidden(self._features(latents, units))
+        logits = self.vocos.pitch_head(hidden) if self.config.vocos.source_rate else None
+        return self.vocos.sound(hidden, pitch), logits
+
+    def reconstruct(
+        self,
+        samples: Float[Array, "batch sample"],
+        key: jax.Array,
+        pitch: Float[Array, "batch mel_frame"] | None = None,
+    ) -> "CodecTraining":
+        """One training pass: straight-through quantisation, codebooks moved (a side effect on their state).
+
+        Args:
+            samples: At `config.sample_rate`.
+            key: Draws how many codebooks are used.
+            pitch: As of `sound`.
+        """
+        quantised = self.quantizer.train_step(self.latents(samples), key)
+        made, pitch_logits = self.sound(quantised.latents, None, pitch)
+        return CodecTraining(
+            samples=made,
+            pitch_logits=pitch_logits,
+            commitment=quantised.commitment,
+            perplexity=quantised.perplexity,
+            unit_logits=self.unit_head(quantised.first) if self.config.num_units else None,
+        )
+
+    def _features(
+        self, latents: Float[Array, "batch frame latent"], units: Int[Array | np.ndarray, "batch frame"] | None
+    ) -> Float[Array, "batch mel_frame dim"]:
+        """What Vocos makes the waveform from."""
         x = self.from_latent(latents)
         if self.config.reads_units and units is not None:
             known = jnp.asarray(units)[..., None] >= 0
@@ -171,17 +222,7 @@ class MelCodec(nnx.Module):
         for block in self.decoder:
             x = block(x)
         batch, frames, _ = x.shape
-        return self.vocos(self.upsample(x).reshape(batch, frames * self.config.downsample, -1))
-
-    def reconstruct(self, samples: Float[Array, "batch sample"], key: jax.Array) -> "CodecTraining":
-        """One training pass: straight-through quantisation, codebooks moved (a side effect on their state)."""
-        quantised = self.quantizer.train_step(self.latents(samples), key)
-        return CodecTraining(
-            samples=self.waveform(quantised.latents),
-            commitment=quantised.commitment,
-            perplexity=quantised.perplexity,
-            unit_logits=self.unit_head(quantised.first) if self.config.num_units else None,
-        )
+        return self.upsample(x).reshape(batch, frames * self.config.downsample, -1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -189,6 +230,8 @@ class CodecTraining:
     """What the codec's objective reads."""
 
     samples: Float[Array, "batch sample"]
+    pitch_logits: Float[Array, "batch mel_frame pitch_class"] | None
+    """Of a decoder with a harmonic source."""
     commitment: Float[Array, ""]
     perplexity: Float[Array, " codebook"]
     unit_logits: Float[Array, "batch frame unit"] | None

@@ -9,13 +9,14 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Int, Int32
 
 from voxinstruct_jax.attributes import STYLE_CLASSES, class_numbers
 from voxinstruct_jax.config import ConfigError
 from voxinstruct_jax.data.instructions import write_instructions
 from voxinstruct_jax.data.row_batches import RowBatches, draw_instruction
-from voxinstruct_jax.data.shards import Example
+from voxinstruct_jax.data.shards import Example, is_stressed
+from voxinstruct_jax.text.tokenizer import spread_durations
 from voxinstruct_jax.vocabulary import HostOrDevice
 
 __all__ = ["DescriptionBatch", "DescriptionBatches", "DescriptionData"]
@@ -40,7 +41,7 @@ class DescriptionData:
     """Tokens of an instruction; longer ones are left out."""
     written: float = 0.5
     """Share of rows whose instruction is written anew, by the grammar, for attributes that are drawn: so words are met
-    that no clip is described with, such as those of age."""
+    that no clip is described with, such as those of age. Of clips with stressed words it always is, for their own."""
 
     def __post_init__(self) -> None:
         if min(self.rows, self.text_width) < 1:
@@ -59,6 +60,8 @@ class DescriptionBatch:
     """1 at text; 0 = padding."""
     attributes: Int32[HostOrDevice, "batch attribute"]
     """As of `attributes.class_numbers`; 0 = not known."""
+    durations: Int32[HostOrDevice, "batch text"]
+    """How long each token is spoken, in half frames; -1 = not known, as of what is written anew, and padding."""
     row_ids: Int32[HostOrDevice, " batch"]
     """Number of each row in the whole run."""
 
@@ -70,20 +73,32 @@ class DescriptionBatches(RowBatches[DescriptionBatch]):
     _data: DescriptionData
 
     def _row(self, step: int, row: int) -> dict[str, np.ndarray]:
-        attributes, text, _ = self._draw(step, row, self._describe)
+        (attributes, spoken), text, _ = self._draw(step, row, self._describe)
+        durations = np.full(self._data.text_width, -1, np.int32)
+        if len(spoken):
+            durations[: len(text)] = spread_durations(text, spoken)
         return {
             "text_tokens": self._padded(text),
             "text_segment_ids": (np.arange(self._data.text_width) < len(text)).astype(np.int32),
             "attributes": class_numbers(attributes),
+            "durations": durations,
         }
 
-    def _describe(self, example: Example, random: np.random.Generator) -> tuple[Mapping[str, Any], str]:
-        """An instruction, and what is known of whom it describes."""
+    def _describe(
+        self, example: Example, random: np.random.Generator
+    ) -> tuple[tuple[Mapping[str, Any], Int[np.ndarray, " character"]], str]:
+        """An instruction; what is known of whom it describes, and durations where its words were so spoken."""
+        if is_stressed(example):  # which prepared instructions seldom say
+            return (example.attributes, example.durations), _write(example.attributes, example, random)
         if random.random() < self._data.written:
             drawn = _draw_attributes(random)
-            options: dict[str, Any] = {"count": 1, "generator": random}
-            return drawn, write_instructions(drawn, example.transcript, example.language, **options)[0].text
-        return example.attributes, draw_instruction(example, random)
+            return (drawn, example.durations[:0]), _write(drawn, example, random)
+        return (example.attributes, example.durations), draw_instruction(example, random)
+
+
+def _write(attributes: Mapping[str, Any], example: Example, random: np.random.Generator) -> str:
+    options: dict[str, Any] = {"count": 1, "generator": random}
+    return write_instructions(attributes, example.transcript, example.language, **options)[0].text
 
 
 def _draw_attributes(random: np.random.Generator) -> dict[str, str | list[int]]:

@@ -61,6 +61,8 @@ class SegmentBatch:
     """Semantic unit of each frame; -1 = unknown. No frames where the data has no units."""
     codes: Int32[HostOrDevice, "batch codebook coded_frame"]
     """What is to be decoded in place of the codec's own codes. No codebooks and no frames where there is nothing."""
+    pitch: Float32[HostOrDevice, "batch pitch_frame"]
+    """Hz; 0 = unvoiced. No frames where the data has no pitch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +73,10 @@ class FrameTokens:
     """Semantic units, one array a clip; empty = none."""
     codes: Sequence[Int[np.ndarray, "codebook _"]] = ()
     """Codes, one array a clip; empty = none."""
+    pitch: Sequence[Float32[np.ndarray, " _"]] = ()
+    """Pitch (Hz; 0 = unvoiced), some frames of it each frame, one array a clip; empty = none."""
+    pitch_frames: int = 1
+    """Frames of pitch in a frame."""
     frame_samples: int
     """Samples a frame; crops then begin with a frame."""
 
@@ -177,12 +183,9 @@ class SegmentBatches:
     def __getitem__(self, step: int) -> SegmentBatch:
         crops = [self._crop(np.random.default_rng((self._seed, step, row))) for row in range(*self._host_rows)]
         # Any: the fields are JAX arrays to an objective and NumPy arrays until they are put on a device.
-        samples, units, codes = (cast("Any", np.stack(part)) for part in zip(*crops, strict=True))
-        return SegmentBatch(samples=samples, units=units, codes=codes)
+        return SegmentBatch(**{name: cast("Any", np.stack([crop[name] for crop in crops])) for name in crops[0]})
 
-    def _crop(
-        self, random: np.random.Generator
-    ) -> tuple[Float32[np.ndarray, " sample"], Int32[np.ndarray, " frame"], Int32[np.ndarray, "codebook coded_frame"]]:
+    def _crop(self, random: np.random.Generator) -> dict[str, np.ndarray]:
         clip_index = int(np.searchsorted(self._bounds, random.integers(self._bounds[-1]), side="right"))
         clip = self._cache.clip(clip_index)
         grid = self._tokens.frame_samples if self._tokens else 1
@@ -193,7 +196,13 @@ class SegmentBatches:
         gain = 10 ** (random.uniform(-self._gain_db, self._gain_db) / 20)
         peak = float(np.abs(crop).max())
         samples = (crop * min(gain, 1 / max(peak, 1e-9))).astype(np.float32)
-        return samples, self._crop_units(clip_index, start // grid), self._crop_codes(clip_index, start // grid)
+        place = clip_index, start // grid
+        return {
+            "samples": samples,
+            "units": self._crop_units(*place),
+            "codes": self._crop_codes(*place),
+            "pitch": self._crop_pitch(*place),
+        }
 
     def _crop_units(self, clip_index: int, first: int) -> Int32[np.ndarray, " frame"]:
         if self._tokens is None or not self._tokens.units:
@@ -210,3 +219,12 @@ class SegmentBatches:
         frames = self._segment_samples // self._tokens.frame_samples
         part = self._tokens.codes[clip_index][:, first : first + frames].astype(np.int32)
         return np.pad(part, ((0, 0), (0, frames - part.shape[1])), mode="edge")
+
+    def _crop_pitch(self, clip_index: int, first: int) -> Float32[np.ndarray, " pitch_frame"]:
+        if self._tokens is None or not self._tokens.pitch:
+            return np.zeros(0, np.float32)
+        rate = self._tokens.pitch_frames
+        found = np.zeros(self._segment_samples // self._tokens.frame_samples * rate, np.float32)
+        part = self._tokens.pitch[clip_index][first * rate : first * rate + len(found)]
+        found[: len(part)] = part
+        return found

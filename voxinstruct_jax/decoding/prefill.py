@@ -85,7 +85,8 @@ def prefill(model: ARModel, batch: ARBatch, branches: tuple[Branch, ...], rules:
     read = model.read_style(text_rows, batch.text_tokens, has_text)
     durations, limits = jnp.zeros(batch.text_tokens.shape[:2]), batch.limits
     if model.config.timing == "aligned":
-        durations, limits = _fit_durations(expected_durations(model.duration_logits(text_rows, read)), batch)
+        duration_logits = model.duration_logits(text_rows, batch.text_tokens, read)
+        durations, limits = _fit_durations(expected_durations(duration_logits), batch)
     if not model.config.semantic:
         none = jnp.zeros_like(batch.text_lengths)
         limits = dataclasses.replace(limits, min_semantic=none, max_semantic=none)

@@ -10,11 +10,12 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float32
+
+from voxinstruct_jax.audio.harmonics import HIGHEST_HZ, LOWEST_HZ
 
 __all__ = ["EnergyTrack", "PitchTrack", "active_level_dbfs", "energy_track", "pitch_track", "spoken_seconds"]
 
-LOWEST_HZ, HIGHEST_HZ = 60.0, 500.0
 VOICED_CONFIDENCE = 0.5
 ENERGY_HOP_S, ENERGY_WINDOW_S = 0.010, 0.025
 FLOOR_DBFS = -100.0
@@ -42,6 +43,14 @@ class PitchTrack:
     def median_hz(self) -> float | None:
         """Median of voiced frames; None if there are none."""
         return float(np.median(self.f0_hz[self.voiced])) if self.voiced.any() else None
+
+    def at(self, times_s: Float[np.ndarray, " time"]) -> Float32[np.ndarray, " time"]:
+        """Pitch at other times, Hz: between voiced frames linear in its logarithm; 0 = unvoiced."""
+        if not self.voiced.any():
+            return np.zeros(len(times_s), np.float32)
+        voiced = np.interp(times_s, self.times_s, self.voiced.astype(np.float64)) > 0.5
+        nepers = np.interp(times_s, self.times_s[self.voiced], np.log(self.f0_hz[self.voiced]))
+        return np.where(voiced, np.exp(nepers), 0.0).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

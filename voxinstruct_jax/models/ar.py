@@ -13,7 +13,7 @@ from voxinstruct_jax.layers.dense import Dense, TokenEmbedding
 from voxinstruct_jax.layers.dropout import split_key
 from voxinstruct_jax.layers.execution import Execution
 from voxinstruct_jax.layers.packed_attention import TextRows, Visibility
-from voxinstruct_jax.layers.parameter import freeze, make_param, normal
+from voxinstruct_jax.layers.parameter import freeze, make_param, normal, zeros
 from voxinstruct_jax.models.conditioning import (
     NUM_DURATIONS,
     TextCondition,
@@ -24,13 +24,24 @@ from voxinstruct_jax.models.conditioning import (
     tells_quotes,
 )
 from voxinstruct_jax.models.llama import STDDEV, ComputeType, KVCache, Llama, LlamaConfig
-from voxinstruct_jax.models.style import Style, StyleReader, give_style
+from voxinstruct_jax.models.style import NUM_CLASSES, Style, StyleReader, give_style
 from voxinstruct_jax.sharding.mesh import constrain
 from voxinstruct_jax.text.encoder import TextEncoderConfig
-from voxinstruct_jax.text.tokenizer import CONCEPT_CHANNEL, OUTSIDE_QUOTES, QUOTE_CHANNEL, TextForm
+from voxinstruct_jax.text.tokenizer import (
+    CONCEPT_CHANNEL,
+    INSIDE_QUOTES,
+    OUTSIDE_QUOTES,
+    QUOTE_CHANNEL,
+    TextForm,
+    stress_concept,
+)
 from voxinstruct_jax.vocabulary import NUM_PARTS, TEXT, PackedBatch, Vocabulary
 
 __all__ = ["ARConfig", "ARModel"]
+
+
+SHIFT_NEPERS = 8.0
+"""Unit of `duration_shift`: the step of an optimiser that suits the other weights would move logits too slowly."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,6 +124,9 @@ class ARModel(nnx.Module):
         if config.style_reader:
             num_concepts = config.text_encoder.channel_sizes[CONCEPT_CHANNEL]
             self.style_reader = StyleReader(num_concepts, dim, rngs=rngs)
+            if config.timing == "aligned":
+                shift = zeros(rngs.params(), (NUM_CLASSES + 1, NUM_DURATIONS))
+                self.duration_shift = make_param(shift, (None, None))
         if config.backbone.lora_rank:
             freeze(self)
 
@@ -223,16 +237,28 @@ class ARModel(nnx.Module):
         return self.backbone(x, slot_positions(batch, self.config.timing), self.visibility(batch), key=key)
 
     def duration_logits(
-        self, text_rows: Float[Array, "batch text dim"], style: Style | None = None
+        self,
+        text_rows: Float[Array, "batch text dim"],
+        text_tokens: Int[Array, "batch text channel"],
+        style: Style | None = None,
     ) -> Float32[Array, "batch text duration"]:
         """Predicts how long each text token is spoken, in half frames; aligned models only.
 
+        Attributes, and the mark of a word that is to be stressed, shift the logits of all tokens alike: what a head
+        reads of them in the rows of some thousand clips is next to nothing.
+
         Args:
             text_rows: From `embed_text`.
+            text_tokens: As there.
             style: From `read_style`.
         """
-        rows = text_rows.astype(jnp.float32)
-        return self.duration_head(rows if style is None else rows + style.vectors)
+        logits = self.duration_head(text_rows.astype(jnp.float32))
+        if style is None:
+            return logits
+        in_content = text_tokens[..., QUOTE_CHANNEL] == INSIDE_QUOTES
+        stressed = in_content & (text_tokens[..., CONCEPT_CHANNEL] == stress_concept())
+        told = jnp.concatenate([style.probabilities, stressed[..., None]], axis=-1)
+        return logits + SHIFT_NEPERS * told @ self.duration_shift[...]
 
     def visibility(self, batch: PackedBatch) -> Visibility:
         """Audio sees the text and the audio before it; text sees text, both ways unless the config says causal."""

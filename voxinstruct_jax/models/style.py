@@ -20,9 +20,11 @@ from voxinstruct_jax.attributes import STYLE_CLASSES
 from voxinstruct_jax.layers.dense import Dense
 from voxinstruct_jax.layers.parameter import make_param, zeros
 
-__all__ = ["Reading", "Style", "StyleReader", "give_style", "style_losses"]
+__all__ = ["NUM_CLASSES", "Reading", "Style", "StyleReader", "give_style", "style_losses"]
 
 _SIZES = tuple(len(classes) for classes in STYLE_CLASSES.values())
+NUM_CLASSES = sum(_SIZES)
+"""Of all attributes."""
 _BOUNDS = np.cumsum(_SIZES)[:-1].tolist()
 MOST_EVIDENCE = 10.0
 """Of one word for a class, in nats: keeps sums of exponentials in range."""
@@ -35,6 +37,8 @@ class Style:
 
     logits: Float[Array, "batch text class"]
     """Classes of all attributes, one attribute after another."""
+    probabilities: Float[Array, "batch text class"]
+    """The same, as they were read or are known."""
     vectors: Float[Array, "batch text dim"]
     """Mean of the classes' vectors under their probabilities, summed over attributes; 0 at padding."""
 
@@ -54,8 +58,8 @@ class StyleReader(nnx.Module):
 
     def __init__(self, num_concepts: int, dim: int, *, rngs: nnx.Rngs) -> None:
         self.concepts = make_param(zeros(rngs.params(), (num_concepts, sum(_SIZES))), (None, None))
-        self.evidence = Dense((dim,), (sum(_SIZES),), ("embed", None), init=zeros, rngs=rngs)
-        self.table = make_param(zeros(rngs.params(), (sum(_SIZES), dim)), (None, "embed"))
+        self.evidence = Dense((dim,), (NUM_CLASSES,), ("embed", None), init=zeros, rngs=rngs)
+        self.table = make_param(zeros(rngs.params(), (NUM_CLASSES, dim)), (None, "embed"))
 
     def __call__(
         self,
@@ -88,8 +92,9 @@ class StyleReader(nnx.Module):
                 jnp.where(known[..., index, None] > 0, jax.nn.one_hot(known[..., index] - 1, size), part)
                 for index, (size, part) in enumerate(zip(_SIZES, probabilities, strict=True))
             ]
-        vectors = jnp.concatenate(probabilities, axis=-1) @ self.table[...]
-        return Style(logits=logits, vectors=jnp.where(text_segment_ids[..., None] > 0, vectors, 0))
+        joined = jnp.concatenate(probabilities, axis=-1)
+        vectors = jnp.where(text_segment_ids[..., None] > 0, joined @ self.table[...], 0)
+        return Style(logits=logits, probabilities=joined, vectors=vectors)
 
 
 def give_style(

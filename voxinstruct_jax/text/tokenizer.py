@@ -42,6 +42,7 @@ __all__ = [
     "arrange_text",
     "content_rows",
     "spread_durations",
+    "stress_concept",
 ]
 
 TextForm = Literal["instruction", "content", "style_and_content", "style_vector_and_content"]
@@ -137,6 +138,11 @@ def arrange_text(rows: Int[np.ndarray, "text channel"], form: TextForm) -> Int[n
     return np.concatenate([style[-1:] if form == "content" else style, content])
 
 
+def stress_concept() -> int:
+    """Id that words of the content have which are to be stressed, and no others of it (`CONCEPT_CHANNEL`)."""
+    return _instruction_words()[_STRESS_WORD]
+
+
 def spread_durations(
     rows: Int[np.ndarray, "text channel"], durations: Int[np.ndarray, " character"]
 ) -> Int32[np.ndarray, " text"]:
@@ -206,7 +212,7 @@ class PronunciationTokenizer:
         if content.text is not None:
             quotes[content.start - 1 : content.end + 1] = _MARK
             quotes[content.start : content.end] = INSIDE_QUOTES
-            stress = _instruction_words()[_STRESS_WORD]
+            stress = stress_concept()
             concepts = columns[content.start : content.end, CONCEPT_CHANNEL]
             concepts[concepts == stress] = 0
             for start, end in stressed_spans(text):

@@ -28,7 +28,16 @@ from voxinstruct_jax.training.step import Mean, StepConfig, weighted_mean
 from voxinstruct_jax.training.task import Program, Task, TrainConfig
 from voxinstruct_jax.vocabulary import ACOUSTIC, SEMANTIC, TEXT, PackedBatch, Vocabulary
 
-__all__ = ["ARExperiment", "ARObjective", "ar_loss", "ar_program", "ar_targets", "ar_task", "duration_loss"]
+__all__ = [
+    "ARExperiment",
+    "ARObjective",
+    "ar_loss",
+    "ar_program",
+    "ar_targets",
+    "ar_task",
+    "duration_loss",
+    "duration_losses",
+]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -155,16 +164,29 @@ def style_loss(style: Style, batch: PackedBatch) -> dict[str, Mean]:
 def duration_loss(
     model: ARModel, batch: PackedBatch, text_rows: Float[Array, "batch text dim"], style: Style | None = None
 ) -> Mean:
-    """Cross-entropy of how long each text token is spoken; most last no time, which also tells what is content.
+    """Mean of `duration_losses` over the text of a batch."""
+    if batch.text_durations is None:
+        raise InputError("an aligned model needs durations; prepare the data with units that know phones")
+    durations = jnp.where(batch.text_segment_ids > 0, batch.text_durations, -1)
+    return weighted_mean(*duration_losses(model.duration_logits(text_rows, batch.text_tokens, style), durations))
+
+
+def duration_losses(
+    logits: Float[Array, "batch text duration"], durations: Int[Array, "batch text"]
+) -> tuple[Float[Array, "batch text"], Bool[Array, "batch text"]]:
+    """Cross-entropy of how long each text token is spoken, and where that is known.
+
+    Most tokens last no time, which also tells what is content.
+
+    Args:
+        logits: Of an aligned AR model.
+        durations: Half frames; -1 = not known.
 
     Source:
         The duration predictor of FastSpeech (Ren et al. 2019), section 3.3, with classes in place of a mean.
     """
-    if batch.text_durations is None:
-        raise InputError("an aligned model needs durations; prepare the data with units that know phones")
-    targets = jnp.minimum(batch.text_durations, NUM_DURATIONS - 1)
-    loss = optax.softmax_cross_entropy_with_integer_labels(model.duration_logits(text_rows, style), targets)
-    return weighted_mean(loss, batch.text_segment_ids > 0)
+    targets = jnp.clip(durations, 0, NUM_DURATIONS - 1)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, targets), durations >= 0
 
 
 def ar_targets(batch: PackedBatch) -> tuple[Int[Array, "batch time"], Int[Array, "batch time"]]:

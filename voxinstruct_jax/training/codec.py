@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Float32, Int
 
-from voxinstruct_jax.audio.codec import ENCODER_PARTS, CodecConfig, MelCodec
+from voxinstruct_jax.audio.codec import ENCODER_PARTS, CodecConfig, CodecTraining, MelCodec
 from voxinstruct_jax.audio.discriminators import DiscriminatorConfig, Judgement, SpectrumDiscriminators
+from voxinstruct_jax.audio.harmonics import pitch_loss
 from voxinstruct_jax.audio.semantic import load_units
 from voxinstruct_jax.audio.spectrogram import MelConfig, log_mel, stft
 from voxinstruct_jax.audio.waveform import read_audio
@@ -26,8 +27,16 @@ from voxinstruct_jax.config import ConfigError, InputError, fingerprint
 from voxinstruct_jax.data.manifest import read_manifest
 from voxinstruct_jax.data.predicted_codes import PredictedClip, read_codes
 from voxinstruct_jax.data.progress import progress_bar
-from voxinstruct_jax.data.segments import AudioCache, FrameTokens, SegmentBatch, SegmentBatches, build_cache
+from voxinstruct_jax.data.segments import (
+    INT16_SCALE,
+    AudioCache,
+    FrameTokens,
+    SegmentBatch,
+    SegmentBatches,
+    build_cache,
+)
 from voxinstruct_jax.data.store import sha256
+from voxinstruct_jax.judges.pitch import pitch_track
 from voxinstruct_jax.layers.parameter import freeze
 from voxinstruct_jax.sharding.mesh import MeshConfig, build_mesh, row_shares
 from voxinstruct_jax.training.optimizer import OptimizerConfig
@@ -71,6 +80,8 @@ class CodecObjective:
     commitment_weight: float = 0.25
     unit_weight: float = 0.0
     """Of the cross-entropy of semantic units given the first codebook."""
+    pitch_weight: float = 0.1
+    """Of the cross-entropy of the pitch of each mel frame, for a codec with a harmonic source."""
     hearing_weight: float = 0.0
     """Of the distance between what a speech recogniser's encoder makes of speech and reconstruction."""
     adversarial_weight: float = 0.0
@@ -151,7 +162,7 @@ def codec_loss(
     *,
     ear: WhisperEncoder | None = None,
 ) -> tuple[list[Mean], dict[str, Mean]]:
-    """Mel and STFT distances between speech and its reconstruction, commitment, semantic units, and hearing.
+    """Mel and STFT distances between speech and its reconstruction, commitment, semantic units, pitch, and hearing.
 
     A first codebook that tells the units carries what is said: with few codes, or with later codebooks guessed, speech
     stays intelligible. What an encoder of a speech recogniser hears weighs the cells of a spectrogram by what they say.
@@ -161,14 +172,22 @@ def codec_loss(
         (log STFT magnitudes at several windows); SpeechTokenizer (Zhang et al. 2023), section 3.2 (the first
         quantiser is taught by semantic tokens).
     """
+    # The source has the true pitch, so that what the filters learn does not wait for what the pitch head does.
+    pitch = jnp.asarray(batch.pitch) if model.config.vocos.source_rate else None
     if batch.codes.shape[1]:
         told_key, true_key = jax.random.split(key)
         told = jax.random.bernoulli(told_key, 1 - UNTOLD, (len(batch.codes), 1))
         units = jnp.where(told, batch.units, -1) if batch.units.shape[1] else None
         codes = _half_true(model, batch, true_key)
-        made, loss, metrics = model.waveform(model.quantizer.decode(codes), units), jnp.zeros(()), {}
+        made, pitch_logits = model.sound(model.quantizer.decode(codes), units, pitch)
+        loss, metrics = jnp.zeros(()), {}
     else:
-        made, loss, metrics = _reconstructed(config, model, batch, key)
+        result = model.reconstruct(batch.samples, key, pitch)
+        made, pitch_logits = result.samples, result.pitch_logits
+        loss, metrics = _code_losses(config, result, batch)
+    if pitch is not None and pitch_logits is not None:
+        metrics["pitch_loss"] = jnp.mean(pitch_loss(pitch_logits, pitch))
+        loss += config.pitch_weight * metrics["pitch_loss"]
     mel = mel_distance(batch.samples, made, model.config.mel)
     spectral = stft_distance(batch.samples, made, config.stft_windows)
     loss += config.mel_weight * mel + config.stft_weight * spectral
@@ -194,11 +213,10 @@ def _half_true(model: MelCodec, batch: SegmentBatch, key: jax.Array) -> Int[Arra
     return jnp.where(shown, true, batch.codes)
 
 
-def _reconstructed(
-    config: CodecObjective, model: MelCodec, batch: SegmentBatch, key: jax.Array
-) -> tuple[Float[Array, "batch sample"], Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """The way through the codec, and what its codes are judged by."""
-    result = model.reconstruct(batch.samples, key)
+def _code_losses(
+    config: CodecObjective, result: CodecTraining, batch: SegmentBatch
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """What the codes themselves are judged by."""
     metrics = {
         "commitment": result.commitment,
         "perplexity_first": result.perplexity[0],
@@ -208,7 +226,7 @@ def _reconstructed(
     if config.unit_weight and result.unit_logits is not None:
         metrics["unit_loss"] = _unit_loss(result.unit_logits, batch.units)
         loss += config.unit_weight * metrics["unit_loss"]
-    return result.samples, loss, metrics
+    return loss, metrics
 
 
 def codec_task(experiment: CodecExperiment) -> Task:
@@ -230,20 +248,20 @@ def codec_task(experiment: CodecExperiment) -> Task:
     paths = [row.audio for row in rows]
     folder = Path(data.cache or Path(data.manifest).parent / ("audio-cache-coded" if data.codes else "audio-cache"))
     cache = build_cache(paths, folder, config.sample_rate)
-    tokens = None
+    tokens = FrameTokens(frame_samples=config.hop_length)
     if data.codes:
         clips = [predicted[row.id] for row in rows]
         frames = -(-np.diff(cache.offsets) // config.hop_length)
         for row, clip, wanted in zip(rows, clips, frames.tolist(), strict=True):
             if wanted and clip.codes.shape[1] != wanted:
                 raise InputError(f"{data.codes}: {clip.codes.shape[1]} frames of {row.id}, its sound has {wanted}")
-        tokens = FrameTokens(
-            codes=[clip.codes for clip in clips],
-            units=[clip.units for clip in clips] if config.reads_units else (),
-            frame_samples=config.hop_length,
-        )
+        units = [clip.units for clip in clips] if config.reads_units else ()
+        tokens = dataclasses.replace(tokens, codes=[clip.codes for clip in clips], units=units)
     elif experiment.objective.unit_weight:
-        tokens = FrameTokens(units=_clip_units(experiment, cache, paths, folder), frame_samples=config.hop_length)
+        tokens = dataclasses.replace(tokens, units=_clip_units(experiment, cache, paths, folder))
+    if config.vocos.source_rate:
+        tracks = _clip_pitch(config, cache, folder)
+        tokens = dataclasses.replace(tokens, pitch=tracks, pitch_frames=config.downsample)
     further = {"discriminator": experiment.discriminator} if experiment.objective.adversarial_weight else {}
     return segment_task("codec", experiment, codec_program(experiment), cache, paths, tokens=tokens, **further)
 
@@ -340,6 +358,23 @@ def _clip_units(
                 advance()
         partial = stored.with_suffix(".partial.npy")
         np.save(partial, np.concatenate(found).astype(np.int16))
+        partial.replace(stored)
+    return np.split(np.load(stored), np.cumsum(lengths)[:-1])
+
+
+def _clip_pitch(config: CodecConfig, cache: AudioCache, folder: Path) -> list[Float32[np.ndarray, " _"]]:
+    """Pitch of every mel frame of every clip, kept beside the decoded audio."""
+    lengths = -(-np.diff(cache.offsets) // config.hop_length) * config.downsample
+    stored = folder / f"pitch-{config.mel.hop_length}.npy"
+    if not stored.exists():
+        found = []
+        with progress_bar("Tracking pitch", len(lengths)) as advance:
+            for index, frames in enumerate(lengths.tolist()):
+                track = pitch_track(cache.clip(index) / INT16_SCALE, config.sample_rate)
+                found.append(track.at((np.arange(frames) + 0.5) * config.mel.hop_length / config.sample_rate))
+                advance()
+        partial = stored.with_suffix(".partial.npy")
+        np.save(partial, np.concatenate(found))
         partial.replace(stored)
     return np.split(np.load(stored), np.cumsum(lengths)[:-1])
 

@@ -31,7 +31,12 @@ class BatchFlops:
 
 
 def language_model_flops(
-    backbone: LlamaConfig, text_encoder: TextEncoderConfig, head_size: int, *, causal: bool
+    backbone: LlamaConfig,
+    text_encoder: TextEncoderConfig,
+    head_size: int,
+    *,
+    causal: bool,
+    further_weights: int = 0,
 ) -> BatchFlops:
     """Counts a model: 6 operations a trained weight and token, 4 a frozen one that gradients pass through to adapters.
 
@@ -40,12 +45,13 @@ def language_model_flops(
         text_encoder: Frozen but for its adapters where it has some.
         head_size: Classes of the head that a slot is multiplied with.
         causal: Whether a slot sees earlier ones only.
+        further_weights: Ahead of the blocks, that a slot is multiplied with.
     """
     text_width = text_encoder.num_heads * text_encoder.head_dim
     share = 0.5 if causal else 1.0
     passes = 4 if text_encoder.lora_rank else 6
     return BatchFlops(
-        a_slot=6.0 * (backbone.num_layers * block_weights(backbone) + backbone.model_dim * head_size),
+        a_slot=6.0 * (backbone.num_layers * block_weights(backbone) + backbone.model_dim * head_size + further_weights),
         a_pair=12.0 * backbone.num_layers * backbone.num_heads * backbone.head_dim * share,
         a_text_token=float(passes * text_encoder.num_layers * text_block_weights(text_encoder)),
         a_text_pair=12.0 * text_encoder.num_layers * text_width,

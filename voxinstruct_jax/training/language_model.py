@@ -96,6 +96,7 @@ def token_program(
     head_size: int,
     *,
     causal: bool,
+    further_weights: int = 0,
 ) -> Program:
     """Puts together what an experiment computes in a step.
 
@@ -105,12 +106,15 @@ def token_program(
         objective: Of the train step.
         head_size: Classes of the head that a slot is multiplied with.
         causal: Whether a slot sees earlier ones only.
+        further_weights: As of `language_model_flops`.
     """
     model = experiment.model
     return Program(
         build_model=lambda rngs: model_class(model, execution=experiment.execution, rngs=rngs),
         objective=objective,
-        flops=language_model_flops(model.backbone, model.text_encoder, head_size, causal=causal),
+        flops=language_model_flops(
+            model.backbone, model.text_encoder, head_size, causal=causal, further_weights=further_weights
+        ),
     )
 
 

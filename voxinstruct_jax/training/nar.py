@@ -11,7 +11,7 @@ from voxinstruct_jax.config import ConfigError
 from voxinstruct_jax.layers.dropout import split_key
 from voxinstruct_jax.layers.execution import Execution
 from voxinstruct_jax.models.conditioning import place_text
-from voxinstruct_jax.models.nar import NARConfig, NARModel
+from voxinstruct_jax.models.nar import NARConfig, NARModel, nearby_weights
 from voxinstruct_jax.sharding.mesh import MeshConfig
 from voxinstruct_jax.training.language_model import (
     TokenData,
@@ -31,15 +31,26 @@ __all__ = ["MaskDraw", "NARExperiment", "NARObjective", "draw_masks", "nar_loss"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NARObjective:
-    """Shares of clips without instruction and without voice prompt."""
+    """What is drawn in training.
+
+    Raises:
+        ConfigError: A share is no probability, or `codebook_decay` is negative.
+    """
 
     drop_text: float = 0.1
+    """Share of clips without instruction."""
     drop_prompt: float = 0.3
+    """Share of clips whose own beginning is not shown as a voice prompt."""
+    codebook_decay: float = 0.0
+    """Codebook k + 1 is drawn in proportion to 1 / k^decay: 0 = all alike, as in the paper. What is wrong in a lower
+    codebook is louder, and those above it are predicted from it."""
 
     def __post_init__(self) -> None:
         for name in ("drop_text", "drop_prompt"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"objective.{name}: {getattr(self, name)} is no probability; give 0 to 1")
+        if self.codebook_decay < 0:
+            raise ConfigError(f"objective.codebook_decay: {self.codebook_decay} is below 0; 0 = all codebooks alike")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,8 +117,9 @@ def draw_masks(config: NARObjective, model: NARConfig, batch: PackedBatch, key: 
     part of it.
     """
     codebook_key, prompt_key, length_key, ratio_key, order_key = jax.random.split(key, 5)
-    rows = jax.vmap(lambda k: jax.random.randint(k, (), 1, model.vocabulary.num_codebooks))
-    codebook = rows(row_keys(codebook_key, batch))
+    codebooks = jnp.arange(1, model.vocabulary.num_codebooks)
+    rows = jax.vmap(lambda k: 1 + jax.random.categorical(k, -config.codebook_decay * jnp.log(codebooks)))
+    codebook = rows(row_keys(codebook_key, batch)).astype(jnp.int32)
     acoustic = batch.part_ids == ACOUSTIC
     length, place = _length_and_place(batch.segment_ids, acoustic)
     lent = batch.prompted == 1 if batch.prompted is not None else jnp.zeros_like(acoustic)
@@ -128,8 +140,11 @@ def draw_masks(config: NARObjective, model: NARConfig, batch: PackedBatch, key: 
 
 def nar_program(experiment: NARExperiment) -> Program:
     """Model, objective and operations of the experiment."""
+    config = experiment.model
     objective = functools.partial(nar_loss, experiment.objective)
-    return token_program(experiment, NARModel, objective, experiment.model.vocabulary.nar_head_size, causal=False)
+    nearby = nearby_weights(config.nearby_frames, config.backbone) if config.nearby_frames else 0
+    head_size = config.vocabulary.nar_head_size
+    return token_program(experiment, NARModel, objective, head_size, causal=False, further_weights=nearby)
 
 
 def nar_task(experiment: NARExperiment) -> Task:

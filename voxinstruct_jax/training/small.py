@@ -17,7 +17,7 @@ from voxinstruct_jax.text.encoder import TextEncoderConfig
 from voxinstruct_jax.text.tokenizer import PronunciationTokenizer, TextForm
 from voxinstruct_jax.training.ar import ARExperiment, ARObjective
 from voxinstruct_jax.training.language_model import TokenData
-from voxinstruct_jax.training.nar import NARExperiment
+from voxinstruct_jax.training.nar import NARExperiment, NARObjective
 from voxinstruct_jax.training.optimizer import OptimizerConfig
 from voxinstruct_jax.training.style import StyleExperiment
 from voxinstruct_jax.training.task import TrainConfig
@@ -32,8 +32,9 @@ VOCABULARY = Vocabulary(num_semantic=256, codebook_size=1024, num_codebooks=6)
 SHARDS = "corpus/train"
 # No dropout: drawing its random bits would take a third of a step on a CPU.
 BACKBONE = LlamaConfig(num_layers=4, model_dim=256, num_heads=4, num_kv_heads=4, head_dim=64, ffn_dim=512, dropout=0.0)
-PEAK_LR = 1e-3
+PEAK_LR, NAR_PEAK_LR = 1e-3, 1.5e-3
 DROP_ACOUSTIC = 0.3
+NEARBY_FRAMES = 4
 T = TypeVar("T")
 _WARMUP_STEPS = 100
 
@@ -79,14 +80,19 @@ def small_nar(
     data: TokenData,
     *,
     steps: int,
-    peak_lr: float = PEAK_LR,
+    peak_lr: float = NAR_PEAK_LR,
     text_form: TextForm = "instruction",
     semantic: bool = True,
 ) -> NARExperiment:
     """A NAR experiment of the embedded voice's size; see `small_ar`."""
-    model = _model(NARConfig, text_form, semantic)
+    model = dataclasses.replace(
+        _model(NARConfig, text_form, semantic),
+        backbone=dataclasses.replace(BACKBONE, num_layers=2),
+        nearby_frames=NEARBY_FRAMES,
+    )
     optimizer, train = _schedule(steps, peak_lr)
-    return NARExperiment(model=model, data=data, optimizer=optimizer, train=train)
+    objective = NARObjective(drop_prompt=0.9, codebook_decay=1.0)
+    return NARExperiment(model=model, objective=objective, data=data, optimizer=optimizer, train=train)
 
 
 def small_data(kinds: Kinds, *, prompt_ratio: float = 0.15, row_slots: int = 1024) -> TokenData:

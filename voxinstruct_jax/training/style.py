@@ -1,7 +1,8 @@
 """The stage in which an AR model learns what descriptions ask for: text alone, many instructions a step.
 
 A step of speech holds some five clips, too few to find out of forty words the one that means "a man". Here a step holds
-dozens of instructions and costs less. The weights are an AR model's, and the next stage starts from them.
+dozens of instructions and costs less. How long words last when they are spoken slowly, or stressed, needs no sound
+either. The weights are an AR model's, and the next stage starts from them.
 """
 
 import dataclasses
@@ -21,6 +22,7 @@ from voxinstruct_jax.models.ar import ARConfig, ARModel
 from voxinstruct_jax.models.style import style_losses
 from voxinstruct_jax.sharding.mesh import BATCH_AXES, MeshConfig, build_mesh, row_shares
 from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
+from voxinstruct_jax.training.ar import duration_losses
 from voxinstruct_jax.training.optimizer import OptimizerConfig
 from voxinstruct_jax.training.step import Mean, StepConfig, weighted_mean
 from voxinstruct_jax.training.task import Program, Task, TrainConfig, identity
@@ -30,7 +32,7 @@ __all__ = ["StyleExperiment", "abstract_description_batch", "description_loss", 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StyleExperiment:
-    """Trains the style reader of an AR model; all else stays as it is.
+    """Trains the style reader of an AR model and, of an aligned one, its duration head; all else stays as it is.
 
     Raises:
         ConfigError: The model has no style reader.
@@ -50,18 +52,23 @@ class StyleExperiment:
 
 
 def description_loss(model: ARModel, batch: DescriptionBatch, key: jax.Array) -> tuple[list[Mean], dict[str, Mean]]:
-    """Cross-entropy of each attribute over the instructions of whose clips it is known, and how often it is right.
+    """Cross-entropy of each attribute over the instructions of whose clips it is known, and of how long words last.
 
-    Many instructions do not say all of it: a share of the loss stays, and is no error.
+    Many instructions do not say all of it: a share of the loss stays, and is no error. Durations are learnt under the
+    true attributes, said or not.
 
     Source:
         PromptTTS (Guo et al. 2022), section 2.2: the style encoder is taught with the classes of its descriptions.
     """
     text_rows = jax.lax.stop_gradient(model.embed_text(batch.text_tokens, batch.text_segment_ids, key=key))
-    style = model.read_style(text_rows, batch.text_tokens, batch.text_segment_ids)
+    known = jnp.broadcast_to(batch.attributes[:, None], (*batch.text_segment_ids.shape, batch.attributes.shape[1]))
+    style = model.read_style(text_rows, batch.text_tokens, batch.text_segment_ids, known)
     assert style is not None  # as `StyleExperiment` has made sure
     found = style_losses(style.logits[:, :1], batch.attributes[:, None])
     losses = {f"loss_{name}": weighted_mean(found[name].loss, found[name].known) for name in STYLE_CLASSES}
+    if model.config.timing == "aligned":
+        logits = model.duration_logits(text_rows, batch.text_tokens, style)
+        losses["loss_duration"] = weighted_mean(*duration_losses(logits, batch.durations))
     hits = {f"accuracy_{name}": weighted_mean(found[name].hit, found[name].known) for name in STYLE_CLASSES}
     return list(losses.values()), losses | hits
 
@@ -86,6 +93,7 @@ def abstract_description_batch(experiment: StyleExperiment, mesh: Mesh) -> Descr
         text_tokens=rows(data.text_width, channels),
         text_segment_ids=rows(data.text_width),
         attributes=rows(len(STYLE_CLASSES)),
+        durations=rows(data.text_width),
         row_ids=rows(),
     )
 

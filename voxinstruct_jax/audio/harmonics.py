@@ -1,0 +1,104 @@
+"""A harmonic source, which voiced speech is filtered from, and pitch as classes.
+
+A network that must make each harmonic's phase from features errs from frame to frame, which is heard as hoarseness. The
+pitch alone tells these phases but for a slowly varying offset.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int
+
+__all__ = ["HIGHEST_HZ", "LOWEST_HZ", "NUM_PITCH_CLASSES", "likely_pitch", "pitch_loss", "pulse_train"]
+
+LOWEST_HZ, HIGHEST_HZ = 60.0, 500.0
+"""Of speech; a wider range would let trackers jump octaves."""
+CLASSES_AN_OCTAVE = 36
+NUM_PITCH_CLASSES = 2 + math.ceil(CLASSES_AN_OCTAVE * math.log2(HIGHEST_HZ / LOWEST_HZ))
+"""Class 0 = unvoiced; then pitches a third of a semitone apart, from `LOWEST_HZ` on."""
+NEIGHBOURS = 2
+"""Classes on each side of the likeliest one that the pitch is a mean of."""
+SMALLEST_SINE = 1e-4
+
+
+def pulse_train(pitch: Float[Array, "batch frame"], hop_length: int, sample_rate: int) -> Float[Array, "batch sample"]:
+    """Returns the sum of all harmonics below half the sample rate, each a cosine of amplitude 1.
+
+    Pitch is linear in time from one frame's middle to the next one's, and phase goes on through unvoiced frames, which
+    have no harmonics.
+
+    Args:
+        pitch: Fundamental frequency (Hz); 0 = unvoiced.
+        hop_length: Samples a frame.
+        sample_rate: Hz.
+
+    Source:
+        Band-limited pulses in closed form, a Dirichlet kernel: Moorer 1976, "The Synthesis of Complex Audio Spectra by
+        Means of Discrete Summation Formulae", equation 3.
+    """
+    voiced = pitch > 0
+    frequency = _between_frames(_nearest_voiced(pitch, voiced), hop_length)
+    cycles = (frequency / sample_rate).reshape(*pitch.shape, hop_length)
+    # Whole cycles are dropped frame by frame: in float32 a sum over seconds of samples would lose the phase.
+    totals = cycles.sum(-1) % 1.0
+    before = (jnp.cumsum(totals, axis=-1) - totals) % 1.0
+    phase = ((before[..., None] + jnp.cumsum(cycles, axis=-1)) % 1.0).reshape(frequency.shape)
+    harmonics = jnp.floor(sample_rate / 2 / frequency)
+    sine = jnp.sin(jnp.pi * phase)
+    near_pulse = jnp.abs(sine) < SMALLEST_SINE
+    ratio = jnp.sin((2 * harmonics + 1) * jnp.pi * phase) / (2 * jnp.where(near_pulse, 1.0, sine))
+    return _between_frames(voiced.astype(pitch.dtype), hop_length) * (
+        jnp.where(near_pulse, harmonics + 0.5, ratio) - 0.5
+    )
+
+
+def likely_pitch(logits: Float[Array, "*batch pitch_class"]) -> Float[Array, "*batch"]:
+    """Returns the pitch (Hz) that classes tell: a mean about the likeliest one; 0 where likelier unvoiced than not."""
+    probabilities = jax.nn.softmax(logits, axis=-1)
+    pitches = probabilities[..., 1:]
+    places = jnp.arange(NUM_PITCH_CLASSES - 1)
+    near = jnp.abs(places - jnp.argmax(pitches, axis=-1)[..., None]) <= NEIGHBOURS
+    weights = jnp.where(near, pitches, 0.0)
+    place = (weights * places).sum(-1) / jnp.maximum(weights.sum(-1), 1e-9)
+    return jnp.where(probabilities[..., 0] < 0.5, LOWEST_HZ * 2 ** (place / CLASSES_AN_OCTAVE), 0.0)
+
+
+def pitch_loss(logits: Float[Array, "*batch pitch_class"], pitch: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+    """Cross-entropy of classes; a pitch between two of them is shared out to both.
+
+    Args:
+        logits: Of the classes.
+        pitch: Hz; 0 = unvoiced.
+    """
+    place = CLASSES_AN_OCTAVE * jnp.log2(jnp.clip(pitch, LOWEST_HZ, HIGHEST_HZ) / LOWEST_HZ)
+    lower = jnp.where(pitch > 0, 1 + jnp.floor(place), 0).astype(jnp.int32)
+    upper = jnp.where(pitch > 0, lower + 1, 0)
+    share = jnp.where(pitch > 0, place - jnp.floor(place), 0.0)
+
+    def loss(target: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
+        return optax.softmax_cross_entropy_with_integer_labels(logits, jnp.minimum(target, NUM_PITCH_CLASSES - 1))
+
+    return (1 - share) * loss(lower) + share * loss(upper)
+
+
+def _nearest_voiced(
+    pitch: Float[Array, "batch frame"], voiced: Bool[Array, "batch frame"]
+) -> Float[Array, "batch frame"]:
+    """Pitch of the last voiced frame; before the first one, of that."""
+    places = jnp.arange(pitch.shape[1])
+    last = jax.lax.cummax(jnp.where(voiced, places, -1), axis=1)
+    source = jnp.where(last < 0, jnp.argmax(voiced, axis=1)[:, None], last)
+    found = jnp.take_along_axis(pitch, source, axis=1)
+    return jnp.where(found > 0, found, LOWEST_HZ)
+
+
+def _between_frames(values: Float[Array, "batch frame"], hop_length: int) -> Float[Array, "batch sample"]:
+    """Linear from one frame's middle to the next one's, constant before the first and after the last."""
+    padded = jnp.pad(values, ((0, 0), (1, 1)), mode="edge")
+    share = jnp.arange(hop_length) / hop_length
+    joined = padded[:, :-1, None] * (1 - share) + padded[:, 1:, None] * share
+    batch, frames = values.shape
+    start = hop_length // 2
+    return joined.reshape(batch, -1)[:, start : start + frames * hop_length]
