@@ -62,7 +62,7 @@ def test_they_sound_as_the_codes_do(space, speech, latents):
 
     ours, codes = both(state, speech[:2], latents[:2])
     assert ours.shape == (2, SAMPLES)
-    # The latents were made about standard and back, to rounding, which a pitch that is told from them adds up in its phase.
+    # Made about standard and back to rounding, which a pitch that is told from the latents adds up in its phase.
     np.testing.assert_allclose(ours, codes, atol=1e-2)
 
 
