@@ -6,6 +6,7 @@ Two more stages start from the first one's weights (`--train.init-from`): agains
 
 import dataclasses
 import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -347,31 +348,40 @@ def _clip_units(
         )
     lengths = -(-np.diff(cache.offsets) // config.hop_length)
     stored = folder / f"units-{fingerprint(np.asarray(units.centroids).tobytes().hex())}.npy"
-    if not stored.exists():
+
+    def make() -> Iterator[Int[np.ndarray, " _"]]:
         source = load_whisper_encoder(units.layer)
-        found = []
-        with progress_bar("Reading units", len(paths)) as advance:
-            for path, frames in zip(paths, lengths, strict=True):
-                if frames:
-                    samples = read_audio(path, FEATURE_SAMPLE_RATE)
-                    found.append(clip_units(units, source, samples, int(frames)))
-                advance()
-        partial = stored.with_suffix(".partial.npy")
-        np.save(partial, np.concatenate(found).astype(np.int16))
-        partial.replace(stored)
-    return np.split(np.load(stored), np.cumsum(lengths)[:-1])
+        for path, frames in zip(paths, lengths.tolist(), strict=True):
+            if frames:
+                samples = read_audio(path, FEATURE_SAMPLE_RATE)
+                yield clip_units(units, source, samples, frames).astype(np.int16)
+            else:
+                yield np.zeros(0, np.int16)
+
+    return _kept(stored, "Reading units", make, lengths)
 
 
 def _clip_pitch(config: CodecConfig, cache: AudioCache, folder: Path) -> list[Float32[np.ndarray, " _"]]:
     """Pitch of every mel frame of every clip, kept beside the decoded audio."""
     lengths = -(-np.diff(cache.offsets) // config.hop_length) * config.downsample
-    stored = folder / f"pitch-{config.mel.hop_length}.npy"
+
+    def make() -> Iterator[Float32[np.ndarray, " _"]]:
+        for index, frames in enumerate(lengths.tolist()):
+            track = pitch_track(cache.clip(index) / INT16_SCALE, config.sample_rate)
+            yield track.at((np.arange(frames) + 0.5) * config.mel.hop_length / config.sample_rate)
+
+    return _kept(folder / f"pitch-{config.mel.hop_length}.npy", "Tracking pitch", make, lengths)
+
+
+def _kept(
+    stored: Path, title: str, make: Callable[[], Iterator[np.ndarray]], lengths: Int[np.ndarray, " clip"]
+) -> list[np.ndarray]:
+    """What a file holds of the frames of every clip; made clip by clip where there is none yet."""
     if not stored.exists():
         found = []
-        with progress_bar("Tracking pitch", len(lengths)) as advance:
-            for index, frames in enumerate(lengths.tolist()):
-                track = pitch_track(cache.clip(index) / INT16_SCALE, config.sample_rate)
-                found.append(track.at((np.arange(frames) + 0.5) * config.mel.hop_length / config.sample_rate))
+        with progress_bar(title, len(lengths)) as advance:
+            for frames in make():
+                found.append(frames)
                 advance()
         partial = stored.with_suffix(".partial.npy")
         np.save(partial, np.concatenate(found))

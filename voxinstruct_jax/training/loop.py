@@ -37,8 +37,14 @@ Sampler = Callable[[int, Any], list[dict[str, Any]]]
 """(step, weights as nested dicts of host arrays) → rows of samples: file, duration_s, finish_reason, maybe error."""
 PROFILED_STEPS = 5
 OPTIONAL = (
-    *("lora_down", "lora_up", "discriminator", "from_unit", "noise_head", "pitch_head"),
-    *("style_reader", "duration_shift"),
+    "lora_down",
+    "lora_up",
+    "discriminator",
+    "from_unit",
+    "noise_head",
+    "pitch_head",
+    "style_reader",
+    "duration_shift",
 )
 """Parts that weights to start from may lack: adapters of `AdaptedDense`, what a codec is trained against, what it reads
 units by, what its harmonic source needs, what reads the style off a description, and how durations follow it."""
