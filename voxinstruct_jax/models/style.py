@@ -20,12 +20,14 @@ from voxinstruct_jax.attributes import STYLE_CLASSES
 from voxinstruct_jax.layers.dense import Dense
 from voxinstruct_jax.layers.parameter import make_param, zeros
 
-__all__ = ["NUM_CLASSES", "Reading", "Style", "StyleReader", "give_style", "style_losses"]
+__all__ = ["NUM_CLASSES", "SURE", "Reading", "Style", "StyleReader", "class_places", "give_style", "style_losses"]
 
 _SIZES = tuple(len(classes) for classes in STYLE_CLASSES.values())
 NUM_CLASSES = sum(_SIZES)
 """Of all attributes."""
 _BOUNDS = np.cumsum(_SIZES)[:-1].tolist()
+SURE = 0.6
+"""Probability above which a class counts as asked for."""
 MOST_EVIDENCE = 10.0
 """Of one word for a class, in nats: keeps sums of exponentials in range."""
 
@@ -95,6 +97,13 @@ class StyleReader(nnx.Module):
         joined = jnp.concatenate(probabilities, axis=-1)
         vectors = jnp.where(text_segment_ids[..., None] > 0, joined @ self.table[...], 0)
         return Style(logits=logits, probabilities=joined, vectors=vectors)
+
+
+def class_places(attribute: str) -> slice:
+    """Where the classes of an attribute stand among those of all."""
+    index = list(STYLE_CLASSES).index(attribute)
+    begin = sum(_SIZES[:index])
+    return slice(begin, begin + _SIZES[index])
 
 
 def give_style(
