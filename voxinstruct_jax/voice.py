@@ -295,6 +295,7 @@ class TokenVoice(abc.ABC):
             limits=self._limits(text, utterance.transcript, utterance.max_duration_s, notes),
             seed=checked_seed(utterance.seed),
             tempo=self._tempo(text, utterance.transcript),
+            stretch=self.prosody.stretches(tokens),
         )
         return SpeechRequest(ar=request, prompt_units=prompt_units, prompt_codes=prompt_codes)
 

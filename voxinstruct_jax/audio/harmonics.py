@@ -9,6 +9,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
@@ -41,14 +42,14 @@ MOST_SEMITONES = 7.0
 class Intonation:
     """How the pitch that a decoder tells is to be changed. Ranges are of the median of a clip's voiced frames, Hz."""
 
-    lift: Float[Array, "clip frame"]
+    lift: Float[Array | np.ndarray, "clip frame"]
     """Semitones that codec frames are raised by."""
-    own: Bool[Array, "clip frame"]
+    own: Bool[Array | np.ndarray, "clip frame"]
     """Which codec frames the median is taken of: not those of a voice prompt or of padding."""
-    centres: Float[Array, "clip group"]
+    centres: Float[Array | np.ndarray, "clip group"]
     """Pitch that is usual in each group of speakers; the group whose is nearest to the clip's median counts."""
-    lowest: Float[Array, "clip group"]
-    highest: Float[Array, "clip group"]
+    lowest: Float[Array | np.ndarray, "clip group"]
+    highest: Float[Array | np.ndarray, "clip group"]
 
 
 def no_intonation(clips: int, frames: int) -> Intonation:
@@ -113,7 +114,7 @@ def intone(pitch: Float[Array, "clip mel_frame"], intonation: Intonation) -> Flo
         intonation: Of the codec frames.
     """
     ratio = pitch.shape[1] // intonation.lift.shape[1]
-    semitones = _between_frames(intonation.lift, ratio)
+    semitones = _between_frames(jnp.asarray(intonation.lift), ratio)
     counted = (pitch > 0) & jnp.repeat(intonation.own, ratio, axis=1)
     lifted = jnp.log2(jnp.maximum(pitch, LOWEST_HZ)) + semitones / 12
     median = jnp.nanmedian(jnp.where(counted, lifted, jnp.nan), axis=1, keepdims=True)

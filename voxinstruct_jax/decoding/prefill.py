@@ -88,7 +88,7 @@ def prefill(model: ARModel, batch: ARBatch, branches: tuple[Branch, ...], rules:
     read = model.read_style(text_rows, batch.text_tokens, has_text)
     durations, limits = jnp.zeros(batch.text_tokens.shape[:2]), batch.limits
     if model.config.timing == "aligned":
-        durations = expected_durations(model.duration_logits(text_rows, batch.text_tokens, read))
+        durations = batch.stretch * expected_durations(model.duration_logits(text_rows, batch.text_tokens, read))
         durations, limits = _fit_durations(_keep_tempo(durations, batch, read), batch)
     if not model.config.semantic:
         none = jnp.zeros_like(batch.text_lengths)

@@ -34,7 +34,7 @@ Range = tuple[float, float]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StressLift:
-    """What is added to a stressed word, beside the time that it is given.
+    """What a stressed word gets beside what the models give it.
 
     Raises:
         ConfigError: A number is below 0.
@@ -42,10 +42,14 @@ class StressLift:
 
     semitones: float = 0.0
     gain_db: float = 0.0
+    stretch: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.semitones < 0 or self.gain_db < 0:
-            raise ConfigError(f"stress: semitones {self.semitones} and gain_db {self.gain_db} must be at least 0")
+        if self.semitones < 0 or self.gain_db < 0 or self.stretch < 1:
+            raise ConfigError(
+                f"stress: semitones {self.semitones} and gain_db {self.gain_db} must be at least 0, "
+                f"stretch {self.stretch} at least 1"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,6 +74,10 @@ class Prosody:
         rates = (_class_range(bounds, number, _by_share) for number in range(len(STYLE_CLASSES["speed"])))
         half_frames = 2 * frame_rate * syllables
         return [(half_frames / most, half_frames / least if least > 0 else math.inf) for least, most in rates]
+
+    def stretches(self, text_tokens: Int[np.ndarray, "text channel"]) -> Float32[np.ndarray, " text"]:
+        """Factors of the durations of text tokens."""
+        return np.where(_stressed_tokens(text_tokens), self.stress.stretch, 1.0).astype(np.float32)
 
     def pitch_ranges(
         self, classes: Float32[np.ndarray, " class"], language: str
@@ -161,13 +169,17 @@ def stressed_frames(
         durations: Half frames of each of them; all 0 = not known.
         frames: Of the clip.
     """
-    if text_tokens.shape[1] <= QUOTE_CHANNEL or not durations.any():
+    if not durations.any():
         return np.zeros(frames, bool)
+    spoken_at = np.searchsorted(np.cumsum(durations) / 2, np.arange(frames) + 0.5)
+    return _stressed_tokens(text_tokens)[np.minimum(spoken_at, len(text_tokens) - 1)]
+
+
+def _stressed_tokens(text_tokens: Int[np.ndarray, "text channel"]) -> Bool[np.ndarray, " text"]:
+    if text_tokens.shape[1] <= QUOTE_CHANNEL:
+        return np.zeros(len(text_tokens), bool)
     in_content = text_tokens[:, QUOTE_CHANNEL] == INSIDE_QUOTES
-    stressed = in_content & (text_tokens[:, CONCEPT_CHANNEL] == stress_concept())
-    ends = np.cumsum(durations) / 2
-    spoken_at = np.searchsorted(ends, np.arange(frames) + 0.5)
-    return stressed[np.minimum(spoken_at, len(stressed) - 1)]
+    return in_content & (text_tokens[:, CONCEPT_CHANNEL] == stress_concept())
 
 
 def _by_share(value: float, direction: int) -> float:

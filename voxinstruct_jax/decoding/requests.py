@@ -78,6 +78,8 @@ class ARRequest:
     """All randomness of the request follows from it."""
     tempo: Sequence[tuple[float, float]] = FREE_TEMPO
     """Least and most half frames that the words last in each class of speed; kept where that class is asked for."""
+    stretch: Float32[np.ndarray, " text"] | None = None
+    """Factors of the durations that an aligned model gives text tokens; None = 1."""
 
 
 @jax.tree_util.register_dataclass
@@ -103,6 +105,7 @@ class ARBatch:
     limits: Limits
     keys: Key[Array, " batch"]
     tempo: Float32[Array, "batch speed 2"]
+    stretch: Float32[Array, "batch text"]
 
 
 @jax.tree_util.register_dataclass
@@ -164,7 +167,15 @@ def batch_requests(
         limits=jax.tree.map(lambda *values: jnp.asarray(values, jnp.int32), *(request.limits for request in requests)),
         keys=jnp.stack([jax.random.key(request.seed) for request in requests]),
         tempo=jnp.asarray([request.tempo for request in requests], jnp.float32),
+        stretch=jnp.asarray(np.stack([_stretch(request, text_width) for request in requests])),
     )
+
+
+def _stretch(request: ARRequest, width: int) -> Float32[np.ndarray, " text"]:
+    factors = np.ones(width, np.float32)
+    if request.stretch is not None:
+        factors[: len(request.stretch)] = request.stretch
+    return factors
 
 
 def _lengths(rows: Sequence[np.ndarray]) -> Int32[Array, " batch"]:

@@ -127,6 +127,8 @@ class Reading:
     """Whether the likeliest class is the right one."""
     known: Bool[Array, "batch text"]
     """Whether there is a right one."""
+    told: Bool[Array, "batch text"]
+    """Whether it is known what is asked for, be it nothing."""
 
 
 def style_losses(
@@ -136,14 +138,17 @@ def style_losses(
 
     Args:
         logits: From a `StyleReader`.
-        attributes: Numbers as of `attributes.class_numbers`; 0 = not known.
+        attributes: Numbers as of `attributes.class_numbers`; 0 = not known, -1 = not asked for: the loss is then that
+            of all classes alike, and nothing is right.
     """
     readings = {}
     for index, (name, part) in enumerate(zip(STYLE_CLASSES, jnp.split(logits, _BOUNDS, axis=-1), strict=True)):
-        right = jnp.maximum(attributes[..., index] - 1, 0)
+        own = attributes[..., index, None]
+        right = jnp.where(own < 0, 1 / part.shape[-1], jax.nn.one_hot(own[..., 0] - 1, part.shape[-1]))
         readings[name] = Reading(
-            loss=optax.softmax_cross_entropy_with_integer_labels(part, right),
-            hit=part.argmax(axis=-1) == right,
-            known=attributes[..., index] > 0,
+            loss=optax.softmax_cross_entropy(part, right),
+            hit=part.argmax(axis=-1) == own[..., 0] - 1,
+            known=own[..., 0] > 0,
+            told=own[..., 0] != 0,
         )
     return readings

@@ -65,7 +65,7 @@ def description_loss(model: ARModel, batch: DescriptionBatch, key: jax.Array) ->
     style = model.read_style(text_rows, batch.text_tokens, batch.text_segment_ids, known)
     assert style is not None  # as `StyleExperiment` has made sure
     found = style_losses(style.logits[:, :1], batch.attributes[:, None])
-    losses = {f"loss_{name}": weighted_mean(found[name].loss, found[name].known) for name in STYLE_CLASSES}
+    losses = {f"loss_{name}": weighted_mean(found[name].loss, found[name].told) for name in STYLE_CLASSES}
     if model.config.timing == "aligned":
         logits = model.duration_logits(text_rows, batch.text_tokens, style)
         losses["loss_duration"] = weighted_mean(*duration_losses(logits, batch.durations))
