@@ -77,6 +77,7 @@ def intonation(frames, *, lift=0.0, lowest=30.0, highest=1000.0, centres=(173.0,
     return Intonation(
         lift=np.full((1, frames), lift, np.float32),
         own=np.ones((1, frames), bool),
+        prompt=np.zeros((1, frames), bool),
         centres=np.array([centres], np.float32),
         lowest=lowest * groups,
         highest=highest * groups,
@@ -126,3 +127,13 @@ def test_lifted_frames_rise_over_the_others_and_a_prompt_does_not_count():
     own = np.arange(10)[None] < 2  # 120 Hz
     moved = intone(clip_of_pitch(), dataclasses.replace(intonation(10, lowest=132.0), own=own))
     np.testing.assert_allclose(moved, 1.1 * clip_of_pitch(), rtol=1e-4)
+
+
+def test_what_follows_a_voice_prompt_comes_within_a_semitone_of_it_or_as_near_as_asked():
+    """A prompt at 120 Hz, in front of a clip at 150 Hz."""
+    in_prompt = np.arange(10)[None] < 2
+    asked = dataclasses.replace(intonation(10), own=~in_prompt, prompt=in_prompt)
+    factor = 120 * 2 ** (1 / 12) / 150
+    np.testing.assert_allclose(intone(clip_of_pitch(), asked), factor * clip_of_pitch(), rtol=1e-4)
+    lower = dataclasses.replace(intonation(10, highest=110.0), own=~in_prompt, prompt=in_prompt)
+    np.testing.assert_allclose(intone(clip_of_pitch(), lower), 110 / 150 * clip_of_pitch(), rtol=1e-4)

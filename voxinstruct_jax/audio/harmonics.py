@@ -37,6 +37,10 @@ MOST_SEMITONES = 7.0
 """That `intone` moves a clip by: farther off, another pitch sounds like another speaker with a wrong throat."""
 
 
+PROMPT_SEMITONES = 1.0
+"""Between the medians of a voice prompt and of what follows it: so much do sentences of a speaker differ."""
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Intonation:
@@ -46,6 +50,8 @@ class Intonation:
     """Semitones that codec frames are raised by."""
     own: Bool[Array | np.ndarray, "clip frame"]
     """Which codec frames the median is taken of: not those of a voice prompt or of padding."""
+    prompt: Bool[Array | np.ndarray, "clip frame"]
+    """Codec frames of a voice prompt."""
     centres: Float[Array | np.ndarray, "clip group"]
     """Pitch that is usual in each group of speakers; the group whose is nearest to the clip's median counts."""
     lowest: Float[Array | np.ndarray, "clip group"]
@@ -58,6 +64,7 @@ def no_intonation(clips: int, frames: int) -> Intonation:
     return Intonation(
         lift=jnp.zeros((clips, frames)),
         own=jnp.ones((clips, frames), bool),
+        prompt=jnp.zeros((clips, frames), bool),
         centres=whole,
         lowest=LOWEST_HZ / 2 * whole,
         highest=2 * HIGHEST_HZ * whole,
@@ -109,18 +116,29 @@ def likely_pitch(logits: Float[Array, "*batch pitch_class"]) -> Float[Array, "*b
 def intone(pitch: Float[Array, "clip mel_frame"], intonation: Intonation) -> Float[Array, "clip mel_frame"]:
     """Lifts frames, then moves the clip as a whole until its median is in range, by at most `MOST_SEMITONES`.
 
+    Behind a voice prompt the range is narrowed to `PROMPT_SEMITONES` about the prompt's median, unless it lies beyond.
+
     Args:
         pitch: Hz; 0 = unvoiced. Some whole number of mel frames is a codec frame.
         intonation: Of the codec frames.
     """
     ratio = pitch.shape[1] // intonation.lift.shape[1]
     semitones = _between_frames(jnp.asarray(intonation.lift), ratio)
-    counted = (pitch > 0) & jnp.repeat(intonation.own, ratio, axis=1)
     lifted = jnp.log2(jnp.maximum(pitch, LOWEST_HZ)) + semitones / 12
-    median = jnp.nanmedian(jnp.where(counted, lifted, jnp.nan), axis=1, keepdims=True)
+
+    def median_of(frames: Bool[Array | np.ndarray, "clip frame"]) -> Float[Array, "clip 1"]:
+        counted = (pitch > 0) & jnp.repeat(jnp.asarray(frames), ratio, axis=1)
+        return jnp.nanmedian(jnp.where(counted, lifted, jnp.nan), axis=1, keepdims=True)
+
+    median, prompt = median_of(intonation.own), median_of(intonation.prompt)
     centres, lowest, highest = map(jnp.log2, (intonation.centres, intonation.lowest, intonation.highest))
     group = jnp.argmin(jnp.abs(centres - median), axis=1)[:, None]
     low, high = (jnp.take_along_axis(bound, group, axis=1) for bound in (lowest, highest))
+    about = jnp.clip(prompt, low, high)  # NaN where there is no prompt
+    low, high = (
+        jnp.where(jnp.isnan(about), bound, jnp.clip(about + side * PROMPT_SEMITONES / 12, low, high))
+        for bound, side in ((low, -1), (high, 1))
+    )
     most = MOST_SEMITONES / 12
     move = jnp.clip(jnp.clip(median, low, high) - median, -most, most)
     moved = lifted + jnp.where(jnp.isnan(move), 0.0, move)

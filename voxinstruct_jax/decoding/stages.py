@@ -261,6 +261,7 @@ def clip_intonation(models: Models, request: SpeechRequest, spoken: Spoken, fram
     return Intonation(
         lift=models.prosody.stress.semitones * stressed[None],
         own=(np.arange(frames) >= frames - own)[None],
+        prompt=(np.arange(frames) < frames - own)[None],
         centres=centres[None],
         lowest=lowest[None],
         highest=highest[None],
@@ -276,7 +277,8 @@ def stack_intonations(intonations: Sequence[Intonation], frames: int) -> Intonat
     def padded(part: Any) -> Any:
         return np.pad(part, ((0, 0), (0, frames - part.shape[1])))
 
-    wide = [dataclasses.replace(item, lift=padded(item.lift), own=padded(item.own)) for item in intonations]
+    masks = ("lift", "own", "prompt")
+    wide = [dataclasses.replace(item, **{name: padded(getattr(item, name)) for name in masks}) for item in intonations]
     return jax.tree.map(join, *wide)
 
 
