@@ -85,7 +85,7 @@ def prefill(model: ARModel, batch: ARBatch, branches: tuple[Branch, ...], rules:
     """
     has_text = _has_text(batch).astype(jnp.int32)
     text_rows = model.embed_text(batch.text_tokens, has_text)
-    read = model.read_style(text_rows, batch.text_tokens, has_text)
+    read = model.read_style(batch.text_tokens, has_text)
     durations, limits = jnp.zeros(batch.text_tokens.shape[:2]), batch.limits
     if model.config.timing == "aligned":
         durations = batch.stretch * expected_durations(model.duration_logits(text_rows, batch.text_tokens, read))
