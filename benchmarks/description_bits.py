@@ -104,7 +104,7 @@ def _losses(graph: Any, state: Any, batch: Any) -> tuple[jax.Array, jax.Array, j
     """Loss and part of each slot's next token, and the length expected."""
     model: ARModel = nnx.merge(graph, state)
     rows = model.embed_text(batch.text_tokens, batch.text_segment_ids)
-    style = model.read_style(rows, batch.text_tokens, batch.text_segment_ids)
+    style = model.read_style(batch.text_tokens, batch.text_segment_ids)
     whole = jnp.zeros(batch.segment_ids.shape, bool)
     targets, parts = ar_targets(batch)
     logits = model.logits(model.hidden(batch, rows, whole, whole))

@@ -2,7 +2,8 @@ r"""Puts the parts of a voice into one folder that `voxinstruct_jax.load` opens.
 
 Run: uv run python launch/assemble_voice.py --units voice/units --codec runs/codec --ar runs/ar --nar runs/nar \
     --out voice
-Runs are exported in bfloat16; `--card` is stored as the voice's MODEL_CARD.md.
+Runs are exported in bfloat16; boundaries of classes (`bins.json`) come with the AR run; `--card` is stored as the
+voice's MODEL_CARD.md.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from pathlib import Path
 from voxinstruct_jax.checkpoints.weights import read_settings
 from voxinstruct_jax.cli.convert import export_run
 from voxinstruct_jax.config import VoxError, to_dict
+from voxinstruct_jax.judges.bins import carry_bins
 from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
 from voxinstruct_jax.voice_folder import VoiceConfig
 
@@ -36,6 +38,7 @@ def main() -> int:
                 shutil.copytree(source, out / part, dirs_exist_ok=True)
         if options.units.resolve() != (out / "units").resolve():
             shutil.copytree(options.units, out / "units", dirs_exist_ok=True)
+        carry_bins(options.ar, out)
     except VoxError as error:
         print(error, file=sys.stderr)
         return 1

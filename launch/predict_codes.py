@@ -29,6 +29,7 @@ from voxinstruct_jax.decoding.requests import ARRequest, FinishReason, Limits
 from voxinstruct_jax.decoding.sampling import SamplingConfig, filter_logits
 from voxinstruct_jax.decoding.stages import SpeechRequest, Spoken, choose_width, fit_units
 from voxinstruct_jax.guidance import Guidance
+from voxinstruct_jax.models.style import NUM_CLASSES
 from voxinstruct_jax.text.tokenizer import arrange_text, spread_durations
 from voxinstruct_jax.training.ar import ar_targets
 from voxinstruct_jax.vocabulary import ACOUSTIC, PackedBatch, build_layout, build_prompt, expand
@@ -124,6 +125,7 @@ def predict(voice: Voice, example: Example, seed: tuple[int, int]) -> PredictedC
         first_codes=first,
         reason=FinishReason.STOP,
         durations=durations.astype(np.float32),
+        classes=np.zeros(NUM_CLASSES, np.float32),
     )
     codes = voice.fill_codes(request, spoken)
     return PredictedClip(codes=codes, units=fit_units(semantic, len(first)))

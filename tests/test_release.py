@@ -12,6 +12,10 @@ from flax import nnx
 
 import voxinstruct_jax as vox
 from voxinstruct_jax.audio.waveform import read_audio
+from voxinstruct_jax.judges.bins import classify, group
+from voxinstruct_jax.judges.judge import Clip
+from voxinstruct_jax.judges.prosody import EnergyJudge, PitchJudge, SpeedJudge
+from voxinstruct_jax.utterance import Utterance
 from voxinstruct_jax.voice_folder import decode_clip, embedded_release
 
 ROOT = Path(__file__).parents[1]
@@ -57,6 +61,31 @@ def test_the_same_request_and_seed_give_the_same_tokens(voice):
     np.testing.assert_array_equal(first.semantic, second.semantic)
     np.testing.assert_array_equal(first.acoustic, second.acoustic)
     assert first.finish_reason in ("stop", "max_semantic", "max_acoustic")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("asked", "attributes"),
+    [
+        ("A man with a high voice says slowly and softly", {"pitch": "high", "speed": "slow", "energy": "low"}),
+        ("A man with a deep voice says fast and loudly", {"pitch": "low", "speed": "fast", "energy": "high"}),
+    ],
+)
+def test_pitch_speed_and_level_are_what_is_asked_for_one_by_one_and_in_a_batch(voice, asked, attributes):
+    instruction = f'{asked}: "The boats came back before the evening."'
+    [(_, many)] = voice.synthesize_many([Utterance(instruction=instruction, seed=2)])
+    for audio in (voice.synthesize(instruction, seed=2), many):
+        clip = Clip(
+            samples=audio.samples,
+            sample_rate=audio.sample_rate,
+            language="en",
+            transcript="The boats came back before the evening.",
+            syllables=9.0,
+        )
+        for judge in (PitchJudge(), SpeedJudge(), EnergyJudge()):
+            found, name = judge.measure(clip), judge.attribute
+            label, _ = classify(voice.prosody.bins, name, group(name, "en", "male"), found.value, found.error)
+            assert label == attributes[name], (name, found.value)
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from voxinstruct_jax.checkpoints.weights import save_weights
 from voxinstruct_jax.config import InputError, to_dict
 from voxinstruct_jax.decoding.requests import FinishReason
 from voxinstruct_jax.decoding.stages import Spoken, frame_units
+from voxinstruct_jax.models.style import NUM_CLASSES
 from voxinstruct_jax.text.content import spoken_content
 from voxinstruct_jax.utterance import Utterance
 from voxinstruct_jax.voice import load
@@ -126,6 +127,7 @@ def test_units_of_frames_stand_behind_the_prompt_and_are_known_to_aligned_models
         first_codes=np.zeros(3, np.int32),
         reason=FinishReason.STOP,
         durations=np.zeros(1, np.float32),
+        classes=np.zeros(NUM_CLASSES, np.float32),
     )
     np.testing.assert_array_equal(frame_units(stage._models(), spoken, 5), known)
 

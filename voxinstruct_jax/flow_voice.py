@@ -28,7 +28,15 @@ from voxinstruct_jax.models.codec_flow import CodecFlow, CodecFlowConfig
 from voxinstruct_jax.models.llama import ComputeType
 from voxinstruct_jax.utterance import Cost, Utterance
 from voxinstruct_jax.voice import COST_TEXT_SLOTS, TokenVoice, speak_alike
-from voxinstruct_jax.voice_folder import VoiceConfig, identify, load_part, network_in, open_ar, open_tokenizer
+from voxinstruct_jax.voice_folder import (
+    VoiceConfig,
+    identify,
+    load_part,
+    network_in,
+    open_ar,
+    open_tokenizer,
+    read_prosody,
+)
 
 __all__ = ["KIND", "FlowVoice", "FlowVoiceConfig", "check_flow", "load_flow_voice"]
 
@@ -75,6 +83,7 @@ def load_flow_voice(folder: Path, values: dict[str, Any], dtype: ComputeType | N
         codec=Loaded(*nnx.split(codec), flow.config.codec),
         ar=ar,
         folder=folder,
+        prosody=read_prosody(folder, config.language_model),
         flow=network_in(flow, CodecFlow, dtype),
         diffusion=config.diffusion,
         batch_size=config.batch_size,

@@ -7,7 +7,7 @@ instruction; what another way from tokens to sound shares with it is `TokenVoice
 import abc
 import dataclasses
 import os
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +21,8 @@ from voxinstruct_jax.config import InputError, VoxError, from_dict
 from voxinstruct_jax.decoding.engine import Speech, speak_many
 from voxinstruct_jax.decoding.memory import default_profile, fit_profile
 from voxinstruct_jax.decoding.profile import CacheType, EngineProfile
-from voxinstruct_jax.decoding.requests import ARRequest, Capacity, Limits, batch_requests
+from voxinstruct_jax.decoding.prosody import Prosody, stressed_frames
+from voxinstruct_jax.decoding.requests import FREE_TEMPO, ARRequest, Capacity, Limits, batch_requests
 from voxinstruct_jax.decoding.sampling import SamplingConfig
 from voxinstruct_jax.decoding.stages import (
     ARStage,
@@ -30,6 +31,7 @@ from voxinstruct_jax.decoding.stages import (
     SpeechRequest,
     Spoken,
     choose_width,
+    clip_intonation,
     decode_requests,
     fill_clips,
     frame_units,
@@ -43,7 +45,7 @@ from voxinstruct_jax.models.ar import ARModel
 from voxinstruct_jax.models.llama import ComputeType
 from voxinstruct_jax.models.nar import NARModel
 from voxinstruct_jax.text.content import spoken_content
-from voxinstruct_jax.text.lengths import syllables
+from voxinstruct_jax.text.lengths import main_language, syllables
 from voxinstruct_jax.text.tokenizer import TextTokenizer, arrange_text
 from voxinstruct_jax.utterance import Audio, Cost, Utterance, check_instruction, checked_seed, with_quotes
 from voxinstruct_jax.vocabulary import build_prompt, deduplicate, prompt_semantic_length
@@ -60,6 +62,7 @@ from voxinstruct_jax.voice_folder import (
     open_nar,
     open_tokenizer,
     open_units,
+    read_prosody,
     read_voice_settings,
 )
 
@@ -123,6 +126,7 @@ def load(path: str | os.PathLike[str] | None = None, *, dtype: ComputeType | Non
         ar=ar,
         nar=nar,
         folder=folder,
+        prosody=read_prosody(folder, config),
     )
 
 
@@ -137,6 +141,7 @@ class TokenVoice(abc.ABC):
     ar: Loaded[ARModel]
     folder: Path
     """Where it was loaded from; semantic units are read only for a voice prompt with its transcript."""
+    prosody: Prosody
 
     @property
     def sample_rate(self) -> int:
@@ -289,13 +294,19 @@ class TokenVoice(abc.ABC):
             guidance=guidance,
             limits=self._limits(text, utterance.transcript, utterance.max_duration_s, notes),
             seed=checked_seed(utterance.seed),
+            tempo=self._tempo(text, utterance.transcript),
+            stretch=self.prosody.stretches(tokens),
         )
         return SpeechRequest(ar=request, prompt_units=prompt_units, prompt_codes=prompt_codes)
 
     def _as_audio(self, request: SpeechRequest, speech: Speech, notes: list[str]) -> Audio:
-        prompt_frames = request.prompt_codes.shape[1]
+        prompt_frames, spoken = request.prompt_codes.shape[1], speech.spoken
+        samples = speech.samples[prompt_frames * self.codec.config.hop_length :]
+        frames = -(-len(samples) // self.codec.config.hop_length)
+        stressed = stressed_frames(request.ar.text_tokens, spoken.durations, frames)
+        samples = self.prosody.raise_words(samples, self.sample_rate, stressed)
         return Audio(
-            samples=speech.samples[prompt_frames * self.codec.config.hop_length :],
+            samples=self.prosody.set_level(samples, self.sample_rate, spoken.classes, spoken.language),
             sample_rate=self.sample_rate,
             semantic=speech.spoken.semantic,
             acoustic=speech.codes[:, prompt_frames:],
@@ -315,6 +326,7 @@ class TokenVoice(abc.ABC):
             text_widths=TEXT_WIDTHS,
             prompt_widths=self._frames(PROMPT_DURATIONS_S),
             max_frames=int(MAX_DURATION_S * self.codec.config.frame_rate),
+            prosody=self.prosody,
         )
 
     def encode(self, samples: Num[np.ndarray, " sample"]) -> Int32[np.ndarray, "codebook frame"]:
@@ -371,6 +383,13 @@ class TokenVoice(abc.ABC):
             max_total=self.config.max_tokens or 2 * frames + 2 * self._frames(PROMPT_DURATIONS_S)[-1] + 4,
         )
 
+    def _tempo(self, instruction: str, transcript: str | None) -> Sequence[tuple[float, float]]:
+        """As `ARRequest.tempo`."""
+        content = transcript if transcript is not None else spoken_content(instruction).text
+        if content is None:
+            return FREE_TEMPO
+        return self.prosody.tempo(syllables(content), main_language(content), self.codec.config.frame_rate)
+
     def _decode(self, stage: ARStage, request: ARRequest) -> Spoken:
         branches = needed_branches(request.guidance)
         room = choose_width(max(int(request.limits.max_semantic), int(request.limits.max_acoustic)), ROOMS)
@@ -416,8 +435,10 @@ class Voice(TokenVoice):
 
     def _finish(self, request: SpeechRequest, spoken: Spoken) -> Speech:
         codes = self.fill_codes(request, spoken)
-        units = frame_units(self._models(), spoken, codes.shape[1])
-        samples = decode_clip(self.codec, codes, units)  # prompt and continuation together, so that the join is smooth
+        models, frames = self._models(), codes.shape[1]
+        units, moved = frame_units(models, spoken, frames), clip_intonation(models, request, spoken, frames)
+        # Prompt and continuation together, so that the join is smooth.
+        samples = decode_clip(self.codec, codes, units, moved)
         return Speech(spoken=spoken, codes=codes, samples=samples)
 
     def _speak_many(

@@ -19,12 +19,14 @@ from jaxtyping import Float32, Int32, Num
 
 from voxinstruct_jax.audio import codecs
 from voxinstruct_jax.audio.codecs import Codec, codec_classes
+from voxinstruct_jax.audio.harmonics import Intonation
 from voxinstruct_jax.audio.hubert import Hubert, HubertConfig, HubertFeatures
 from voxinstruct_jax.audio.semantic import FeatureSource, SemanticUnits, load_units
 from voxinstruct_jax.audio.waveform import check_samples
 from voxinstruct_jax.audio.whisper import load_whisper_encoder
 from voxinstruct_jax.checkpoints.weights import load_weights, read_settings
 from voxinstruct_jax.config import ConfigError, InputError, from_dict, to_dict
+from voxinstruct_jax.decoding.prosody import Prosody, StressLift
 from voxinstruct_jax.decoding.rules import DecodingRules
 from voxinstruct_jax.decoding.sampling import SamplingConfig
 from voxinstruct_jax.decoding.stages import (
@@ -32,9 +34,11 @@ from voxinstruct_jax.decoding.stages import (
     Loaded,
     decode_codes,
     stack_codes,
+    stack_intonations,
     stack_units,
 )
 from voxinstruct_jax.guidance import Guidance
+from voxinstruct_jax.judges.bins import load_bins
 from voxinstruct_jax.layers.dense import cast_kernels, put_outputs_first
 from voxinstruct_jax.models.ar import ARConfig, ARModel
 from voxinstruct_jax.models.llama import ComputeType
@@ -58,11 +62,13 @@ __all__ = [
     "open_nar",
     "open_tokenizer",
     "open_units",
+    "read_prosody",
     "read_voice_settings",
     "write_voice_settings",
 ]
 
 SETTINGS = "voice.json"
+BINS = "bins.json"
 T = TypeVar("T")
 TEXT_WIDTHS = (64, 128, 256, 512)
 """Text slots of the compiled programs; a request takes the narrowest that holds it."""
@@ -88,6 +94,7 @@ class VoiceConfig:
     """Longest sequence from BOS to EOS2 that the models know; 0 = no limit but that of the duration."""
     rules: DecodingRules = DecodingRules()
     """Where the release is followed in its faults."""
+    stress: StressLift = StressLift()
 
     def __post_init__(self) -> None:
         if not 0 < self.min_s_per_syllable < self.max_s_per_syllable:
@@ -117,6 +124,16 @@ def write_voice_settings(folder: Path, kind: str, config: Any) -> None:
     partial = folder / f".{SETTINGS}.partial"
     partial.write_text(json.dumps({"kind": kind, **to_dict(config)}, indent=1) + "\n")
     partial.replace(folder / SETTINGS)
+
+
+def read_prosody(folder: Path, config: VoiceConfig) -> Prosody:
+    """What a voice keeps to; without boundaries in its folder, to no class.
+
+    Raises:
+        InputError: The boundaries are damaged.
+    """
+    path = folder / BINS
+    return Prosody(bins=load_bins(path) if path.is_file() else None, stress=config.stress)
 
 
 def load_part(
@@ -211,6 +228,7 @@ def decode_clip(
     codec: Loaded[Codec],
     codes: Int32[np.ndarray, "codebook frame"],
     units: Int32[np.ndarray, " frame"] | None = None,
+    intonation: Intonation | None = None,
 ) -> Float32[np.ndarray, " sample"]:
     """Returns the samples of one clip's codes; padded to multiples of 50 frames, so that few programs are compiled.
 
@@ -218,10 +236,13 @@ def decode_clip(
         codec: A voice's.
         codes: Of all codebooks, or of the leading ones.
         units: Semantic unit of each frame, for a codec whose decoder reads them; None = unknown.
+        intonation: Of the clip, for a codec that can change the pitch; None = as the codes tell it.
     """
     stacked, frames = stack_codes([codes]), codes.shape[1]
     known = np.full(frames, UNKNOWN, np.int32) if units is None else units
-    samples = np.asarray(decode_codes(codec.graph, codec.state, stacked, stack_units([known], stacked.shape[2])))
+    width = stacked.shape[2]
+    moved = None if intonation is None else stack_intonations([intonation], width)
+    samples = np.asarray(decode_codes(codec.graph, codec.state, stacked, stack_units([known], width), moved))
     return samples[0, : frames * codec.config.hop_length]
 
 

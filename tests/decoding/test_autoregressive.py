@@ -106,7 +106,7 @@ def next_logits(model, text, tokens, part_ids, times=None, width=32):
 def text_duration_logits(graph, state, text):
     model, segments = nnx.merge(graph, state), jnp.ones(text.shape[:2], jnp.int32)
     rows = model.embed_text(text, segments)
-    return model.duration_logits(rows, text, model.read_style(rows, text, segments))
+    return model.duration_logits(rows, text, model.read_style(text, segments))
 
 
 def plain_durations(model, request):

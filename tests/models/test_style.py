@@ -16,20 +16,29 @@ from voxinstruct_jax.models.style import StyleReader, give_style, style_losses
 from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
 from voxinstruct_jax.vocabulary import Vocabulary
 
-DIM, CONCEPTS = 8, 5
+DIM, CHANNELS = 8, (9, 5, 2, 6, 4)
+"""Characters, two channels of phones, concepts, quotes."""
 TOKENIZER = PronunciationTokenizer()
 
 
 def random_reader(seed=0):
-    reader, random = StyleReader(CONCEPTS, DIM, rngs=nnx.Rngs(0)), np.random.default_rng(seed)
-    for weight in (reader.evidence.kernel, reader.table):
-        weight[...] = jnp.asarray(random.standard_normal(weight.shape), jnp.float32)
+    """All weights drawn, those too that start as zero."""
+    reader, random = StyleReader(CHANNELS, DIM, rngs=nnx.Rngs(0)), np.random.default_rng(seed)
+    for weight in (reader.evidence.kernel, reader.table, *(layer.down.kernel for layer in reader.phrases)):
+        weight[...] = jnp.asarray(0.5 * random.standard_normal(weight.shape), jnp.float32)
     return reader
 
 
-def run(reader, rows, described, segments, concepts=None, known=None):
-    concepts = np.zeros(described.shape, np.int32) if concepts is None else concepts
-    batch = [jnp.asarray(part) for part in (rows, concepts, described, segments)]
+def random_text(*shape, seed=1):
+    """Tokens, about half of them in quotes."""
+    random = np.random.default_rng(seed)
+    text = np.stack([random.integers(1, size, shape) for size in CHANNELS], axis=-1)
+    text[..., 4] = np.where(random.random(shape) < 0.5, 1, 2)
+    return text.astype(np.int32)
+
+
+def run(reader, text, segments, known=None):
+    batch = [jnp.asarray(part) for part in (text, segments)]
     return jax.jit(lambda *batch: reader(*batch))(*batch, *([] if known is None else [jnp.asarray(known)]))
 
 
@@ -40,18 +49,15 @@ def test_classes_are_numbered_in_their_order_and_what_is_not_known_is_zero():
 
 
 def test_an_untrained_reader_says_nothing():
-    rows = np.random.default_rng(0).standard_normal((1, 5, DIM), np.float32)
-    style = run(StyleReader(CONCEPTS, DIM, rngs=nnx.Rngs(0)), rows, np.ones((1, 5), bool), np.ones((1, 5), np.int32))
+    style = run(StyleReader(CHANNELS, DIM, rngs=nnx.Rngs(0)), random_text(1, 5), np.ones((1, 5), np.int32))
     assert not np.asarray(style.vectors).any()
     np.testing.assert_allclose(np.ptp(style.logits, axis=-1), 0, atol=1e-5)
 
 
 def test_a_clip_is_read_alike_alone_and_beside_another():
-    random, reader = np.random.default_rng(1), random_reader()
-    rows = random.standard_normal((1, 9, DIM)).astype(np.float32)
-    described = random.random((1, 9)) < 0.6
-    both = run(reader, rows, described, np.array([[1, 1, 1, 1, 2, 2, 2, 0, 0]], np.int32))
-    one = run(reader, rows[:, 4:7], described[:, 4:7], np.ones((1, 3), np.int32))
+    reader, text = random_reader(), random_text(1, 9)
+    both = run(reader, text, np.array([[1, 1, 1, 1, 2, 2, 2, 0, 0]], np.int32))
+    one = run(reader, text[:, 4:7], np.ones((1, 3), np.int32))
     np.testing.assert_allclose(both.logits[:, 4:7], one.logits, atol=1e-4)
     np.testing.assert_allclose(both.vectors[:, 4:7], one.vectors, atol=1e-4)
     np.testing.assert_allclose(np.ptp(both.vectors[0, :4], axis=0), 0, atol=1e-5)  # one vector a clip
@@ -60,35 +66,48 @@ def test_a_clip_is_read_alike_alone_and_beside_another():
 
 
 def test_content_is_no_evidence_and_a_bare_transcript_asks_for_nothing():
-    random, reader = np.random.default_rng(2), random_reader()
-    rows, ones = random.standard_normal((2, 6, DIM)).astype(np.float32), np.ones((2, 6), np.int32)
-    described = np.array([[True] * 3 + [False] * 3, [False] * 6])
-    style = run(reader, rows, described, ones)
-    centred = rows - rows.mean(axis=1, keepdims=True)
-    centred /= np.sqrt((centred**2).mean(axis=-1, keepdims=True))
-    evidence = 10 * np.tanh(centred @ np.asarray(reader.evidence.kernel[...]) / 10)
-    np.testing.assert_allclose(style.logits[0, 0], np.log(np.exp(evidence[0, :3]).sum(axis=0)), atol=1e-3)
+    reader, text, ones = random_reader(), random_text(2, 6), np.ones((2, 6), np.int32)
+    text[..., 4] = [[1] * 3 + [2] * 3, [2] * 6]
+    style = run(reader, text, ones)
+    other = text.copy()
+    other[0, 3:, :4] = random_text(3, seed=5)[:, :4]
+    np.testing.assert_array_equal(run(reader, other, ones).logits, style.logits)
     np.testing.assert_allclose(np.ptp(style.logits[1, 0]), 0, atol=1e-5)
     table = np.split(np.asarray(reader.table[...]), np.cumsum([len(c) for c in STYLE_CLASSES.values()])[:-1])
     np.testing.assert_allclose(style.vectors[1, 0], sum(part.mean(axis=0) for part in table), atol=1e-5)
 
 
 def test_a_concept_is_evidence_wherever_it_stands():
-    reader = StyleReader(CONCEPTS, DIM, rngs=nnx.Rngs(0))
-    reader.concepts[...] = reader.concepts[...].at[3, 1].set(0.6)  # the second gender
-    rows, ones = np.zeros((1, 12, DIM), np.float32), np.ones((1, 12), np.int32)
+    """Without phrases: their last maps are still zero."""
+    reader = StyleReader(CHANNELS, DIM, rngs=nnx.Rngs(0))
+    for part in (reader.characters, reader.concepts):
+        part[...] = jnp.zeros_like(part[...])
+    reader.concepts[...] = reader.concepts[...].at[3, 7].set(1.0)
+    reader.evidence.kernel[...] = reader.evidence.kernel[...].at[7, 1].set(6.0)  # the second gender
     for place in (0, 7, 11):
-        concepts = np.where(np.arange(12) == place, 3, 1)[None].astype(np.int32)
-        logits = run(reader, rows, ones > 0, ones, concepts).logits[0, 0]
+        text = np.ones((1, 12, 5), np.int32)
+        text[0, place, 3] = 3
+        logits = run(reader, text, np.ones((1, 12), np.int32)).logits[0, 0]
         evidence = 10 * np.tanh(0.6)
         assert float(logits[1] - logits[0]) == pytest.approx(np.log((np.exp(evidence) + 11) / 12), rel=1e-4)
         assert np.ptp(logits[2:]) < 1e-5
 
 
+def test_a_phrase_is_read_as_far_as_the_layers_reach():
+    reader, text, ones = random_reader(), random_text(1, 200), np.ones((1, 200), np.int32)
+    text[..., 4] = 2
+    text[0, 100, 4] = 1  # one word outside of the quotes, whose evidence is all there is
+    before = run(reader, text, ones).logits[0, 0]
+    for place, heard in ((100 + 62, True), (100 - 62, True), (100 + 63, False), (100 - 63, False)):
+        other = text.copy()
+        other[0, place, 4] = 3  # a quote mark
+        assert (np.abs(run(reader, other, ones).logits[0, 0] - before).max() > 1e-6) == heard
+
+
 def test_what_is_known_counts_as_read():
-    reader, rows, ones = random_reader(), np.ones((1, 2, DIM), np.float32), np.ones((1, 2), np.int32)
-    known = np.array([[[2, 0, 0, 1]] * 2], np.int32)
-    free, told = (run(reader, rows, ones > 0, ones, known=numbers) for numbers in (0 * known, known))
+    reader, text, ones = random_reader(), random_text(1, 2), np.ones((1, 2), np.int32)
+    known = np.array([[[2, 0, -1, 1]] * 2], np.int32)
+    free, told = (run(reader, text, ones, known=numbers) for numbers in (0 * known, known))
     np.testing.assert_array_equal(free.logits, told.logits)
     table = np.asarray(reader.table[...])
     logits = np.split(np.asarray(free.logits[0, 0]), [2, 5, 8])
@@ -114,6 +133,17 @@ def test_losses_are_those_of_the_classes_and_count_where_these_are_known():
         assert float(read[name].loss[0, 0]) == pytest.approx(loss)
 
 
+def test_what_is_not_asked_for_costs_least_where_no_class_is_read():
+    asked = jnp.asarray([[[-1, 0, -1, 1]]])
+    even, sure = (style_losses(logits[None, None], asked) for logits in (jnp.zeros(11), jnp.arange(11.0)))
+    assert {name for name in even if even[name].told[0, 0]} == {"gender", "energy", "speed"}
+    assert {name for name in even if even[name].known[0, 0]} == {"speed"}
+    assert float(even["gender"].loss[0, 0]) == pytest.approx(np.log(2))
+    assert float(even["energy"].loss[0, 0]) == pytest.approx(np.log(3))
+    assert float(sure["energy"].loss[0, 0]) == pytest.approx(np.mean([2, 1, 0]) + np.log(sum(np.exp([0, -1, -2]))))
+    assert not even["gender"].hit[0, 0]
+
+
 def test_what_instructions_ask_for_is_learnt_from_their_classes():
     texts = [
         (f'{person} {verb}: "Good morning"', {"gender": gender, "energy": energy})
@@ -131,7 +161,7 @@ def test_what_instructions_ask_for_is_learnt_from_their_classes():
 
     def loss_of(params):
         model = nnx.merge(graph, params)
-        style = model.read_style(model.embed_text(tokens, segments), tokens, segments)
+        style = model.read_style(tokens, segments)
         readings = style_losses(style.logits[:, :1], attributes).values()
         return sum(jnp.sum(reading.loss * reading.known) for reading in readings) / len(texts)
 
@@ -160,7 +190,7 @@ def test_attributes_and_the_mark_of_stress_shift_how_long_words_last():
     slow = none.at[..., list(STYLE_CLASSES).index("speed")].set(STYLE_CLASSES["speed"].index("slow") + 1)
 
     def lasts(known):
-        style = model.read_style(rows, tokens, segments, known)
+        style = model.read_style(tokens, segments, known)
         return np.asarray(model.duration_logits(rows, tokens, style).argmax(-1))[0]
 
     stressed = (np.arange(len(row)) >= start) & (np.arange(len(row)) < start + 3)

@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 
+from voxinstruct_jax.audio.harmonics import Intonation, intone, likely_pitch
 from voxinstruct_jax.audio.quantizer import QuantizerConfig, ResidualQuantizer, check_codebooks, check_codes
 from voxinstruct_jax.audio.spectrogram import MelConfig, log_mel
 from voxinstruct_jax.audio.vocos import Vocos, VocosConfig
@@ -141,18 +142,24 @@ class MelCodec(nnx.Module):
         self,
         codes: Int[Array | np.ndarray, "batch codebook frame"],
         units: Int[Array | np.ndarray, "batch frame"] | None = None,
+        intonation: Intonation | None = None,
     ) -> Float[Array, "batch sample"]:
         """Returns the waveform; `sample = frame * hop_length`. Leading codebooks alone give a coarser sound.
 
         Args:
             codes: Of all codebooks, or of the leading ones.
             units: Semantic unit of each frame, -1 = unknown; not looked at unless `config.reads_units`.
+            intonation: Changes the pitch; a decoder without a harmonic source can't, and leaves it as it is.
 
         Raises:
             InputError: There are not as many codebooks or entries, or no frames.
         """
         checked = check_codes(codes, self.config.num_codebooks, self.config.codebook_size)
-        return self.waveform(self.quantizer.decode(checked), units)
+        latents = self.quantizer.decode(checked)
+        if intonation is None or not self.config.vocos.source_rate:
+            return self.waveform(latents, units)
+        hidden = self.vocos.hidden(self._features(latents, units))
+        return self.vocos.sound(hidden, intone(likely_pitch(self.vocos.pitch_head(hidden)), intonation))
 
     def latents(self, samples: Float[Array, "batch sample"]) -> Float[Array, "batch frame latent"]:
         """Encodes up to the quantiser."""

@@ -4,14 +4,26 @@ A network that must make each harmonic's phase from features errs from frame to 
 pitch alone tells these phases but for a slowly varying offset.
 """
 
+import dataclasses
 import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-__all__ = ["HIGHEST_HZ", "LOWEST_HZ", "NUM_PITCH_CLASSES", "likely_pitch", "pitch_loss", "pulse_train"]
+__all__ = [
+    "HIGHEST_HZ",
+    "LOWEST_HZ",
+    "NUM_PITCH_CLASSES",
+    "Intonation",
+    "intone",
+    "likely_pitch",
+    "no_intonation",
+    "pitch_loss",
+    "pulse_train",
+]
 
 LOWEST_HZ, HIGHEST_HZ = 60.0, 500.0
 """Of speech; a wider range would let trackers jump octaves."""
@@ -21,6 +33,42 @@ NUM_PITCH_CLASSES = 2 + math.ceil(CLASSES_AN_OCTAVE * math.log2(HIGHEST_HZ / LOW
 NEIGHBOURS = 2
 """Classes on each side of the likeliest one that the pitch is a mean of."""
 SMALLEST_SINE = 1e-4
+MOST_SEMITONES = 7.0
+"""That `intone` moves a clip by: farther off, another pitch sounds like another speaker with a wrong throat."""
+
+
+PROMPT_SEMITONES = 1.0
+"""Between the medians of a voice prompt and of what follows it: so much do sentences of a speaker differ."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Intonation:
+    """How the pitch that a decoder tells is to be changed. Ranges are of the median of a clip's voiced frames, Hz."""
+
+    lift: Float[Array | np.ndarray, "clip frame"]
+    """Semitones that codec frames are raised by."""
+    own: Bool[Array | np.ndarray, "clip frame"]
+    """Which codec frames the median is taken of: not those of a voice prompt or of padding."""
+    prompt: Bool[Array | np.ndarray, "clip frame"]
+    """Codec frames of a voice prompt."""
+    centres: Float[Array | np.ndarray, "clip group"]
+    """Pitch that is usual in each group of speakers; the group whose is nearest to the clip's median counts."""
+    lowest: Float[Array | np.ndarray, "clip group"]
+    highest: Float[Array | np.ndarray, "clip group"]
+
+
+def no_intonation(clips: int, frames: int) -> Intonation:
+    """Nothing to be changed."""
+    whole = jnp.ones((clips, 1))
+    return Intonation(
+        lift=jnp.zeros((clips, frames)),
+        own=jnp.ones((clips, frames), bool),
+        prompt=jnp.zeros((clips, frames), bool),
+        centres=whole,
+        lowest=LOWEST_HZ / 2 * whole,
+        highest=2 * HIGHEST_HZ * whole,
+    )
 
 
 def pulse_train(pitch: Float[Array, "batch frame"], hop_length: int, sample_rate: int) -> Float[Array, "batch sample"]:
@@ -63,6 +111,38 @@ def likely_pitch(logits: Float[Array, "*batch pitch_class"]) -> Float[Array, "*b
     weights = jnp.where(near, pitches, 0.0)
     place = (weights * places).sum(-1) / jnp.maximum(weights.sum(-1), 1e-9)
     return jnp.where(probabilities[..., 0] < 0.5, LOWEST_HZ * 2 ** (place / CLASSES_AN_OCTAVE), 0.0)
+
+
+def intone(pitch: Float[Array, "clip mel_frame"], intonation: Intonation) -> Float[Array, "clip mel_frame"]:
+    """Lifts frames, then moves the clip as a whole until its median is in range, by at most `MOST_SEMITONES`.
+
+    Behind a voice prompt the range is narrowed to `PROMPT_SEMITONES` about the prompt's median, unless it lies beyond.
+
+    Args:
+        pitch: Hz; 0 = unvoiced. Some whole number of mel frames is a codec frame.
+        intonation: Of the codec frames.
+    """
+    ratio = pitch.shape[1] // intonation.lift.shape[1]
+    semitones = _between_frames(jnp.asarray(intonation.lift), ratio)
+    lifted = jnp.log2(jnp.maximum(pitch, LOWEST_HZ)) + semitones / 12
+
+    def median_of(frames: Bool[Array | np.ndarray, "clip frame"]) -> Float[Array, "clip 1"]:
+        counted = (pitch > 0) & jnp.repeat(jnp.asarray(frames), ratio, axis=1)
+        return jnp.nanmedian(jnp.where(counted, lifted, jnp.nan), axis=1, keepdims=True)
+
+    median, prompt = median_of(intonation.own), median_of(intonation.prompt)
+    centres, lowest, highest = map(jnp.log2, (intonation.centres, intonation.lowest, intonation.highest))
+    group = jnp.argmin(jnp.abs(centres - median), axis=1)[:, None]
+    low, high = (jnp.take_along_axis(bound, group, axis=1) for bound in (lowest, highest))
+    about = jnp.clip(prompt, low, high)  # NaN where there is no prompt
+    low, high = (
+        jnp.where(jnp.isnan(about), bound, jnp.clip(about + side * PROMPT_SEMITONES / 12, low, high))
+        for bound, side in ((low, -1), (high, 1))
+    )
+    most = MOST_SEMITONES / 12
+    move = jnp.clip(jnp.clip(median, low, high) - median, -most, most)
+    moved = lifted + jnp.where(jnp.isnan(move), 0.0, move)
+    return jnp.where(pitch > 0, 2**moved, 0.0)
 
 
 def pitch_loss(logits: Float[Array, "*batch pitch_class"], pitch: Float[Array, "*batch"]) -> Float[Array, "*batch"]:

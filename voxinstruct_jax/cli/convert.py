@@ -115,6 +115,7 @@ def _export_flow_voice(options: argparse.Namespace) -> int:
     from voxinstruct_jax.checkpoints.weights import read_settings
     from voxinstruct_jax.config import fingerprint, from_dict
     from voxinstruct_jax.flow_voice import KIND, FlowVoiceConfig, check_flow
+    from voxinstruct_jax.judges.bins import carry_bins
     from voxinstruct_jax.models.ar import ARConfig
     from voxinstruct_jax.training.codec_flow import CodecFlowExperiment
     from voxinstruct_jax.voice_folder import (
@@ -143,6 +144,7 @@ def _export_flow_voice(options: argparse.Namespace) -> int:
     for folder in (partial, options.out / "ar"):
         shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(lender / "ar", partial).replace(options.out / "ar")
+    carry_bins(lender, options.out)
     write_voice_settings(options.out, KIND, config)
     print(f"{options.out}: voice of step {step}")
     return 0

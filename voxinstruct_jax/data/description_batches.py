@@ -14,6 +14,7 @@ from jaxtyping import Int, Int32
 from voxinstruct_jax.attributes import STYLE_CLASSES, class_numbers
 from voxinstruct_jax.config import ConfigError
 from voxinstruct_jax.data.instructions import write_instructions
+from voxinstruct_jax.data.loose_wording import write_loosely
 from voxinstruct_jax.data.row_batches import RowBatches, draw_instruction
 from voxinstruct_jax.data.shards import Example, is_stressed
 from voxinstruct_jax.text.tokenizer import spread_durations
@@ -42,12 +43,15 @@ class DescriptionData:
     written: float = 0.5
     """Share of rows whose instruction is written anew, by the grammar, for attributes that are drawn: so words are met
     that no clip is described with, such as those of age. Of clips with stressed words it always is, for their own."""
+    loose: float = 0.5
+    """Share of what is written anew that is in loose wording (`loose_wording.write_loosely`)."""
 
     def __post_init__(self) -> None:
         if min(self.rows, self.text_width) < 1:
             raise ConfigError(f"data: rows {self.rows} and text_width {self.text_width} must be at least 1")
-        if not 0 <= self.written <= 1:
-            raise ConfigError(f"data.written: {self.written} is not within [0, 1]")
+        for name in ("written", "loose"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"data.{name}: {getattr(self, name)} is not within [0, 1]")
 
 
 @jax.tree_util.register_dataclass
@@ -59,7 +63,7 @@ class DescriptionBatch:
     text_segment_ids: Int32[HostOrDevice, "batch text"]
     """1 at text; 0 = padding."""
     attributes: Int32[HostOrDevice, "batch attribute"]
-    """As of `attributes.class_numbers`; 0 = not known."""
+    """As of `attributes.class_numbers`; 0 = not known, -1 = not asked for: no class is to be read."""
     durations: Int32[HostOrDevice, "batch text"]
     """How long each token is spoken, in half frames; -1 = not known, as of what is written anew, and padding."""
     row_ids: Int32[HostOrDevice, " batch"]
@@ -80,20 +84,27 @@ class DescriptionBatches(RowBatches[DescriptionBatch]):
         return {
             "text_tokens": self._padded(text),
             "text_segment_ids": (np.arange(self._data.text_width) < len(text)).astype(np.int32),
-            "attributes": class_numbers(attributes),
+            "attributes": attributes,
             "durations": durations,
         }
 
     def _describe(
         self, example: Example, random: np.random.Generator
-    ) -> tuple[tuple[Mapping[str, Any], Int[np.ndarray, " character"]], str]:
+    ) -> tuple[tuple[Int32[np.ndarray, " attribute"], Int[np.ndarray, " character"]], str]:
         """An instruction; what is known of whom it describes, and durations where its words were so spoken."""
+        known = class_numbers(example.attributes)
         if is_stressed(example):  # which prepared instructions seldom say
-            return (example.attributes, example.durations), _write(example.attributes, example, random)
+            return (known, example.durations), _write(example.attributes, example, random)
         if random.random() < self._data.written:
-            drawn = _draw_attributes(random)
-            return (drawn, example.durations[:0]), _write(drawn, example, random)
-        return (example.attributes, example.durations), draw_instruction(example, random)
+            drawn, loose = _draw_attributes(random), random.random() < self._data.loose
+            write = (
+                write_loosely(drawn, example.transcript, example.language, random)
+                if loose
+                else _write(drawn, example, random)
+            )
+            numbers = class_numbers(drawn)
+            return (np.where(numbers == 0, -1, numbers), example.durations[:0]), write
+        return (known, example.durations), draw_instruction(example, random)
 
 
 def _write(attributes: Mapping[str, Any], example: Example, random: np.random.Generator) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from voxinstruct_jax.config import InputError, from_dict
 
-__all__ = ["LANGUAGES", "ProsodyWord", "StressWording", "Wording", "load_prosody_words", "load_wording"]
+__all__ = ["LANGUAGES", "ProsodyWord", "StressWording", "Wording", "load_prosody_words", "load_wording", "read_wording"]
 
 LANGUAGES = ("en", "zh")
 
@@ -156,15 +156,16 @@ def load_wording(language: str) -> Wording:
     """
     if language not in LANGUAGES:
         raise InputError(f"instructions are written in {', '.join(LANGUAGES)}, not {language!r}")
-    return from_dict(Wording, _read(f"{language}.toml"), path=f"wording/{language}.toml")
+    return from_dict(Wording, read_wording(f"{language}.toml"), path=f"wording/{language}.toml")
 
 
 @functools.cache
 def load_prosody_words() -> tuple[ProsodyWord, ...]:
     """Returns the words that stand for a bundle of speed, pitch and loudness."""
-    lines = _read("prosody_words.toml")["prosody"]
+    lines = read_wording("prosody_words.toml")["prosody"]
     return tuple(from_dict(ProsodyWord, line, path="wording/prosody_words.toml") for line in lines)
 
 
-def _read(name: str) -> Mapping[str, Any]:
+def read_wording(name: str) -> Mapping[str, Any]:
+    """Reads a file of `wording/`."""
     return tomllib.loads((resources.files("voxinstruct_jax.data") / "wording" / name).read_text("utf-8"))

@@ -145,7 +145,7 @@ def write_instruction(  # noqa: PLR0913 - all that one instruction is made of
     write = _write_labels if form == "labels" else _write_sentences
     before, after, frame, template = write(told, stress, wording, form, position, generator)
     return Instruction(
-        text=_with_content(before, content, after, wording, generator),
+        text=with_content(before, content, after, wording, generator),
         language=language,
         form=form,
         position=position,
@@ -389,7 +389,7 @@ def _write_labels(
 # --- text ------------------------------------------------------------------------------------------------------------
 
 
-def _with_content(before: str, content: str, after: str, wording: Wording, generator: np.random.Generator) -> str:
+def with_content(before: str, content: str, after: str, wording: Wording, generator: np.random.Generator) -> str:
     """Puts the content in quotes that leave it findable, the same ones around stressed words.
 
     Raises:

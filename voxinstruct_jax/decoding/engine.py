@@ -37,6 +37,7 @@ from voxinstruct_jax.decoding.stages import (
     SpeechRequest,
     Spoken,
     choose_width,
+    clip_intonation,
     decode_codes,
     fill_clips,
     frame_units,
@@ -45,6 +46,7 @@ from voxinstruct_jax.decoding.stages import (
     read_spoken,
     stack_clips,
     stack_codes,
+    stack_intonations,
     stack_units,
 )
 from voxinstruct_jax.guidance import Branch, needed_branches
@@ -455,9 +457,11 @@ class _Finisher:
         filled_up = _filled_up(batch, self._profile.vocoder_batch)
         place, _, codec = next(self._places)
         codes = stack_codes([item.codes for item in filled_up if item.codes is not None])
-        units = [frame_units(self._models, item.spoken, item.clip.frames) for item in filled_up]
+        models, frames = self._models, codes.shape[2]
+        units = stack_units([frame_units(models, item.spoken, item.clip.frames) for item in filled_up], frames)
+        moved = [clip_intonation(models, item.entry.request, item.spoken, item.clip.frames) for item in filled_up]
         with place.on_mesh():
-            samples = decode_codes(codec.graph, codec.state, codes, stack_units(units, codes.shape[2]))
+            samples = decode_codes(codec.graph, codec.state, codes, units, stack_intonations(moved, frames))
             self._decoding.append((batch, samples))
 
     def _read_decoded(self, batch: list[_Voiced], decoded: Array) -> Iterator[Result]:

@@ -19,7 +19,8 @@ from voxinstruct_jax.guidance import Branch
 from voxinstruct_jax.models.ar import ARModel
 from voxinstruct_jax.models.conditioning import expected_durations
 from voxinstruct_jax.models.llama import KVCache, init_cache
-from voxinstruct_jax.models.style import Style
+from voxinstruct_jax.models.style import NUM_CLASSES, SURE, Style, class_places
+from voxinstruct_jax.text.tokenizer import INSIDE_QUOTES, QUOTE_CHANNEL
 from voxinstruct_jax.vocabulary import SEMANTIC, TEXT, text_times
 
 __all__ = ["BOS_TIME", "Prefilled", "embed_audio", "prefill"]
@@ -45,6 +46,8 @@ class Prefilled:
     """Those of the batch; of an aligned model settled by the durations; without semantic tokens 0 of them."""
     style: Float[Array, "row dim"]
     """What every audio slot is given of the description; 0 where a branch goes without text."""
+    classes: Float[Array, "batch class"]
+    """As `ARResult.classes`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,11 +85,11 @@ def prefill(model: ARModel, batch: ARBatch, branches: tuple[Branch, ...], rules:
     """
     has_text = _has_text(batch).astype(jnp.int32)
     text_rows = model.embed_text(batch.text_tokens, has_text)
-    read = model.read_style(text_rows, batch.text_tokens, has_text)
+    read = model.read_style(batch.text_tokens, has_text)
     durations, limits = jnp.zeros(batch.text_tokens.shape[:2]), batch.limits
     if model.config.timing == "aligned":
-        duration_logits = model.duration_logits(text_rows, batch.text_tokens, read)
-        durations, limits = _fit_durations(expected_durations(duration_logits), batch)
+        durations = batch.stretch * expected_durations(model.duration_logits(text_rows, batch.text_tokens, read))
+        durations, limits = _fit_durations(_keep_tempo(durations, batch, read), batch)
     if not model.config.semantic:
         none = jnp.zeros_like(batch.text_lengths)
         limits = dataclasses.replace(limits, min_semantic=none, max_semantic=none)
@@ -113,6 +116,7 @@ def prefill(model: ARModel, batch: ARBatch, branches: tuple[Branch, ...], rules:
         durations=durations,
         limits=limits,
         style=run.style,
+        classes=jnp.zeros((len(text_rows), NUM_CLASSES)) if read is None else read.probabilities[:, 0],
     )
 
 
@@ -147,6 +151,21 @@ def _style_of_rows(
     sees_text = jnp.array([branch != Branch.TEXT_FREE for branch in branches])
     vectors = read.vectors[:, :1] * sees_text[:, None]
     return vectors.reshape(-1, vectors.shape[-1])
+
+
+def _keep_tempo(
+    durations: Float[Array, "batch text"], batch: ARBatch, read: Style | None
+) -> Float[Array, "batch text"]:
+    """Stretches or shortens the words as little as the speed that is asked for needs."""
+    if read is None:
+        return durations
+    spoken = batch.text_tokens[..., QUOTE_CHANNEL] == INSIDE_QUOTES
+    total = jnp.maximum(jnp.where(spoken, durations, 0).sum(axis=1), 1e-3)
+    speeds = read.probabilities[:, 0, class_places("speed")]
+    asked = jnp.argmax(speeds, axis=1)[:, None, None]
+    least, most = jnp.moveaxis(jnp.take_along_axis(batch.tempo, asked, axis=1)[:, 0], -1, 0)
+    kept = jnp.where(speeds.max(axis=1) > SURE, jnp.clip(total, least, most), total)
+    return durations * jnp.where(spoken, (kept / total)[:, None], 1.0)
 
 
 def _fit_durations(durations: Float[Array, "batch text"], batch: ARBatch) -> tuple[Float[Array, "batch text"], Limits]:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32, Int32, Key
 
+from voxinstruct_jax.attributes import STYLE_CLASSES
 from voxinstruct_jax.config import InputError
 from voxinstruct_jax.guidance import Branch, Guidance, acoustic_weights, semantic_weights
 from voxinstruct_jax.vocabulary import Prompt
@@ -59,6 +60,10 @@ class Capacity:
     """Frames."""
 
 
+FREE_TEMPO = ((0.0, float("inf")),) * len(STYLE_CLASSES["speed"])
+"""Where nothing is known of speeds."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ARRequest:
     """One request on the host."""
@@ -71,6 +76,10 @@ class ARRequest:
     limits: Limits
     seed: int
     """All randomness of the request follows from it."""
+    tempo: Sequence[tuple[float, float]] = FREE_TEMPO
+    """Least and most half frames that the words last in each class of speed; kept where that class is asked for."""
+    stretch: Float32[np.ndarray, " text"] | None = None
+    """Factors of the durations that an aligned model gives text tokens; None = 1."""
 
 
 @jax.tree_util.register_dataclass
@@ -95,6 +104,8 @@ class ARBatch:
     """Guidance in the acoustic stage."""
     limits: Limits
     keys: Key[Array, " batch"]
+    tempo: Float32[Array, "batch speed 2"]
+    stretch: Float32[Array, "batch text"]
 
 
 @jax.tree_util.register_dataclass
@@ -114,6 +125,8 @@ class ARResult:
     """`FinishReason`."""
     durations: Float32[Array | np.ndarray, "batch text"]
     """Half frames that each text token was given; 0 in models that are not aligned."""
+    classes: Float32[Array | np.ndarray, "batch class"]
+    """Probabilities of the attributes' classes, as they were read off the instruction; 0 where none are read."""
 
 
 def batch_requests(
@@ -153,7 +166,16 @@ def batch_requests(
         **weights,
         limits=jax.tree.map(lambda *values: jnp.asarray(values, jnp.int32), *(request.limits for request in requests)),
         keys=jnp.stack([jax.random.key(request.seed) for request in requests]),
+        tempo=jnp.asarray([request.tempo for request in requests], jnp.float32),
+        stretch=jnp.asarray(np.stack([_stretch(request, text_width) for request in requests])),
     )
+
+
+def _stretch(request: ARRequest, width: int) -> Float32[np.ndarray, " text"]:
+    factors = np.ones(width, np.float32)
+    if request.stretch is not None:
+        factors[: len(request.stretch)] = request.stretch
+    return factors
 
 
 def _lengths(rows: Sequence[np.ndarray]) -> Int32[Array, " batch"]:

@@ -30,6 +30,7 @@ from voxinstruct_jax.decoding.sampling import (
 from voxinstruct_jax.guidance import Branch, mix_logits
 from voxinstruct_jax.models.ar import ARConfig, ARModel
 from voxinstruct_jax.models.llama import KVCache, init_cache
+from voxinstruct_jax.models.style import NUM_CLASSES
 from voxinstruct_jax.vocabulary import ACOUSTIC, SEMANTIC, Vocabulary
 
 __all__ = [
@@ -147,6 +148,7 @@ def empty_slots(
             code_lengths=zero,
             finish_reasons=zero + FinishReason.STOP,
             durations=jnp.zeros((slots, sizes.text)),
+            classes=jnp.zeros((slots, NUM_CLASSES)),
         ),
     )
 
@@ -203,6 +205,7 @@ def fill_slots(
         code_lengths=none,
         finish_reasons=none + FinishReason.STOP,
         durations=filled.durations,
+        classes=filled.classes,
     )
     # Rows that these slots had before and do not get again become free.
     had = jnp.zeros(num_slots + 1, bool).at[slots].set(True).at[num_slots].set(False)

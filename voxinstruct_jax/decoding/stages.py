@@ -16,8 +16,10 @@ from jaxtyping import Array, Float, Float32, Int, Int32, Key
 
 from voxinstruct_jax.audio.codec import MelCodec
 from voxinstruct_jax.audio.codecs import Codec
+from voxinstruct_jax.audio.harmonics import Intonation
 from voxinstruct_jax.decoding.autoregressive import decode_ar
 from voxinstruct_jax.decoding.maskgit import fill_codebooks, masked_layout
+from voxinstruct_jax.decoding.prosody import Prosody, stressed_frames
 from voxinstruct_jax.decoding.requests import ARBatch, ARRequest, ARResult, Capacity, FinishReason
 from voxinstruct_jax.decoding.rules import DecodingRules
 from voxinstruct_jax.decoding.sampling import SamplingConfig
@@ -35,6 +37,7 @@ __all__ = [
     "SpeechRequest",
     "Spoken",
     "choose_width",
+    "clip_intonation",
     "decode_codes",
     "decode_requests",
     "fill_clips",
@@ -45,6 +48,7 @@ __all__ = [
     "read_spoken",
     "stack_clips",
     "stack_codes",
+    "stack_intonations",
     "stack_units",
 ]
 
@@ -77,6 +81,7 @@ class ARStage:
     """As `text_widths`, of a voice prompt's frames, and of its units."""
     max_frames: int
     """Of the longest request."""
+    prosody: Prosody = Prosody()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,6 +112,8 @@ class Spoken:
     first_codes: Int32[np.ndarray, " frame"]
     reason: FinishReason
     durations: Float32[np.ndarray, " text"]
+    classes: Float32[np.ndarray, " class"]
+    """As `ARResult.classes`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -140,6 +147,7 @@ def read_spoken(result: ARResult, row: int, num_text: int, vocabulary: Vocabular
         first_codes=np.asarray(result.codes[row, : result.code_lengths[row]]),
         reason=FinishReason(int(result.finish_reasons[row])),
         durations=np.asarray(result.durations[row, :num_text]),
+        classes=np.asarray(result.classes[row]),
     )
 
 
@@ -237,6 +245,43 @@ def stack_codes(codes: Sequence[Int[np.ndarray, "codebook _"]]) -> Int32[np.ndar
     return np.stack([np.pad(item, ((0, 0), (0, frames - item.shape[1])), mode="edge") for item in codes])
 
 
+def clip_intonation(models: Models, request: SpeechRequest, spoken: Spoken, frames: int) -> Intonation:
+    """How the decoder is to change the pitch of a clip's last `frames`; a batch of one.
+
+    Args:
+        models: What speaks.
+        request: What was asked for.
+        spoken: What the AR model said to it.
+        frames: Of the voice prompt and the clip.
+    """
+    own = len(spoken.first_codes)
+    stressed = np.zeros(frames, np.float32)
+    stressed[frames - own :] = stressed_frames(request.ar.text_tokens, spoken.durations, own)
+    centres, lowest, highest = models.prosody.pitch_ranges(spoken.classes, spoken.language)
+    return Intonation(
+        lift=models.prosody.stress.semitones * stressed[None],
+        own=(np.arange(frames) >= frames - own)[None],
+        prompt=(np.arange(frames) < frames - own)[None],
+        centres=centres[None],
+        lowest=lowest[None],
+        highest=highest[None],
+    )
+
+
+def stack_intonations(intonations: Sequence[Intonation], frames: int) -> Intonation:
+    """Stacks clips beside `stack_codes`; behind a clip nothing is raised or counted."""
+
+    def join(*parts: Any) -> Any:
+        return np.concatenate(parts)
+
+    def padded(part: Any) -> Any:
+        return np.pad(part, ((0, 0), (0, frames - part.shape[1])))
+
+    masks = ("lift", "own", "prompt")
+    wide = [dataclasses.replace(item, **{name: padded(getattr(item, name)) for name in masks}) for item in intonations]
+    return jax.tree.map(join, *wide)
+
+
 @functools.partial(jax.jit, static_argnums=(0, 3, 4, 5, 6))
 def decode_requests(
     graph: Any,
@@ -273,7 +318,16 @@ def decode_codes(
     state: Any,
     codes: Int32[Array | np.ndarray, "clip codebook frame"],
     units: Int32[Array | np.ndarray, "clip frame"],
+    intonation: Intonation | None = None,
 ) -> Float[Array, "clip sample"]:
-    """The waveforms of a loaded codec; `units` as `frame_units` has them, for a codec whose decoder reads them."""
+    """The waveforms of a loaded codec.
+
+    Args:
+        graph: Of the codec.
+        state: Of the codec.
+        codes: From `stack_codes`.
+        units: From `stack_units`, for a codec whose decoder reads them.
+        intonation: From `stack_intonations`, for a codec that can change the pitch; None = as the codes tell it.
+    """
     codec = nnx.merge(graph, state)
-    return codec.decode(codes, units) if isinstance(codec, MelCodec) else codec.decode(codes)
+    return codec.decode(codes, units, intonation) if isinstance(codec, MelCodec) else codec.decode(codes)

@@ -30,7 +30,6 @@ from voxinstruct_jax.text.encoder import TextEncoderConfig
 from voxinstruct_jax.text.tokenizer import (
     CONCEPT_CHANNEL,
     INSIDE_QUOTES,
-    OUTSIDE_QUOTES,
     QUOTE_CHANNEL,
     TextForm,
     stress_concept,
@@ -122,8 +121,7 @@ class ARModel(nnx.Module):
             init = normal(STDDEV)
             self.duration_head = Dense((dim,), (NUM_DURATIONS,), ("embed", None), init=init, rngs=rngs)
         if config.style_reader:
-            num_concepts = config.text_encoder.channel_sizes[CONCEPT_CHANNEL]
-            self.style_reader = StyleReader(num_concepts, dim, rngs=rngs)
+            self.style_reader = StyleReader(config.text_encoder.channel_sizes, dim, rngs=rngs)
             if config.timing == "aligned":
                 shift = zeros(rngs.params(), (NUM_CLASSES + 1, NUM_DURATIONS))
                 self.duration_shift = make_param(shift, (None, None))
@@ -142,24 +140,14 @@ class ARModel(nnx.Module):
 
     def read_style(
         self,
-        text_rows: Float[Array, "batch text dim"],
         text_tokens: Int[Array, "batch text channel"],
         text_segment_ids: Int[Array, "batch text"],
         known: Int[Array, "batch text attribute"] | None = None,
     ) -> Style | None:
-        """Reads the attributes that are asked for; None without `style_reader`.
-
-        Args:
-            text_rows: From `embed_text`.
-            text_tokens: As there.
-            text_segment_ids: As there.
-            known: As of `StyleReader`.
-        """
+        """Reads the attributes that are asked for (`StyleReader`); None without `style_reader`."""
         if not self.config.style_reader:
             return None
-        described = text_tokens[..., QUOTE_CHANNEL] == OUTSIDE_QUOTES
-        concepts = text_tokens[..., CONCEPT_CHANNEL]
-        return self.style_reader(text_rows.astype(jnp.float32), concepts, described, text_segment_ids, known)
+        return self.style_reader(text_tokens, text_segment_ids, known)
 
     def embed(
         self,
@@ -229,7 +217,7 @@ class ARModel(nnx.Module):
         """What `predict` makes its logits from: a loss in chunks never holds the logits of all slots."""
         vocabulary, tokens = self.config.vocabulary, batch.tokens[:, 0]
         tokens = jnp.where(drop_semantic & vocabulary.is_semantic(tokens), vocabulary.pad, tokens)
-        read = self.read_style(text_rows, batch.text_tokens, batch.text_segment_ids, batch.text_attributes)
+        read = self.read_style(batch.text_tokens, batch.text_segment_ids, batch.text_attributes)
         style = None
         if read is not None:
             style = give_style(read.vectors, batch.text_segment_ids, jnp.where(drop_text, 0, batch.segment_ids))

@@ -8,6 +8,7 @@ and is given that at every slot.
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -18,14 +19,23 @@ from jaxtyping import Array, Bool, Float, Int
 
 from voxinstruct_jax.attributes import STYLE_CLASSES
 from voxinstruct_jax.layers.dense import Dense
-from voxinstruct_jax.layers.parameter import make_param, zeros
+from voxinstruct_jax.layers.norms import RMSNorm
+from voxinstruct_jax.layers.parameter import make_param, normal, zeros
+from voxinstruct_jax.text.tokenizer import CONCEPT_CHANNEL, OUTSIDE_QUOTES, QUOTE_CHANNEL
 
-__all__ = ["NUM_CLASSES", "Reading", "Style", "StyleReader", "give_style", "style_losses"]
+__all__ = ["NUM_CLASSES", "SURE", "Reading", "Style", "StyleReader", "class_places", "give_style", "style_losses"]
 
 _SIZES = tuple(len(classes) for classes in STYLE_CLASSES.values())
 NUM_CLASSES = sum(_SIZES)
 """Of all attributes."""
 _BOUNDS = np.cumsum(_SIZES)[:-1].tolist()
+SURE = 0.6
+"""Probability above which a class counts as asked for."""
+READER_DIM = 24
+NEIGHBOURS = 2
+"""Characters on each side that a layer reads."""
+REACHES = (1, 2, 4, 8, 16)
+"""Distance of these characters, layer by layer: 62 on each side in all."""
 MOST_EVIDENCE = 10.0
 """Of one word for a class, in nats: keeps sums of exponentials in range."""
 
@@ -44,46 +54,51 @@ class Style:
 
 
 class StyleReader(nnx.Module):
-    """Classes of the attributes from the words outside the quotes.
+    """Classes of the attributes from the words outside the quotes, by a small network of its own.
 
-    Each word is evidence for each class: by its concept, which a few hundred instructions suffice to learn, and by the
-    row that the encoder made of it, which knows its context. A class has as logit the log of the sum of exponentials of
-    its evidence, so that one clear word decides, wherever it stands. It starts as zero: weights that lack it go on as
-    they were.
+    Each character is evidence for each class, by the word and the phrase about it ("slow", "not slow", "slower than
+    usual"): what a text encoder makes of it, which is taught by speech alone, did not tell these apart. A class has as
+    logit the log of the sum of exponentials of its evidence, so that one clear phrase decides, wherever it stands. It
+    starts without evidence: weights that lack it go on as they were.
 
     Source:
-        A style encoder taught with the classes of its descriptions: PromptTTS (Guo et al. 2022), section 2.2. Pooling
-        by log-sum-exp: Pinheiro and Collobert 2015, "From Image-level to Pixel-level Labeling", equation 1.
+        A style encoder taught with the classes of its descriptions: PromptTTS (Guo et al. 2022), section 2.2. Widening
+        convolutions: WaveNet (van den Oord et al. 2016), section 2.1, here not causal. Pooling by log-sum-exp: Pinheiro
+        and Collobert 2015, "From Image-level to Pixel-level Labeling", equation 1.
     """
 
-    def __init__(self, num_concepts: int, dim: int, *, rngs: nnx.Rngs) -> None:
-        self.concepts = make_param(zeros(rngs.params(), (num_concepts, sum(_SIZES))), (None, None))
-        self.evidence = Dense((dim,), (NUM_CLASSES,), ("embed", None), init=zeros, rngs=rngs)
+    def __init__(self, channel_sizes: Sequence[int], dim: int, *, rngs: nnx.Rngs) -> None:
+        def table(size: int) -> nnx.Variable:
+            return make_param(normal(1.0)(rngs.params(), (size, READER_DIM)), (None, None))
+
+        self.characters = table(channel_sizes[0])
+        self.concepts = table(channel_sizes[CONCEPT_CHANNEL])
+        self.quotes = table(channel_sizes[QUOTE_CHANNEL])
+        self.phrases = nnx.List([_Phrases(reach, rngs=rngs) for reach in REACHES])
+        self.evidence = Dense((READER_DIM,), (NUM_CLASSES,), (None, None), init=zeros, rngs=rngs)
         self.table = make_param(zeros(rngs.params(), (NUM_CLASSES, dim)), (None, "embed"))
 
     def __call__(
         self,
-        text_rows: Float[Array, "batch text dim"],
-        concepts: Int[Array, "batch text"],
-        described: Bool[Array, "batch text"],
+        text_tokens: Int[Array, "batch text channel"],
         text_segment_ids: Int[Array, "batch text"],
         known: Int[Array, "batch text attribute"] | None = None,
     ) -> Style:
         """Reads packed texts.
 
         Args:
-            text_rows: Of the model's text condition.
-            concepts: Channel of the text tokens that tells concepts.
-            described: True at words of the description, False in the content.
+            text_tokens: By the tokenizer of this package; what is inside of the quotes is not looked at.
             text_segment_ids: Clip of each text slot, from 1; 0 = padding.
-            known: Classes that count as read (`attributes.class_numbers`); 0 = as it reads them.
+            known: Classes that count as read (`attributes.class_numbers`); 0 or less = as it reads them.
         """
+        quotes = text_tokens[..., QUOTE_CHANNEL]
+        described = quotes == OUTSIDE_QUOTES
+        words = self.characters[...][text_tokens[..., 0]] + self.concepts[...][text_tokens[..., CONCEPT_CHANNEL]]
+        x = jnp.where(described[..., None], words, self.quotes[...][quotes])
+        for phrases in self.phrases:
+            x += phrases(x, text_segment_ids)
         same = (text_segment_ids[:, :, None] == text_segment_ids[:, None, :]).astype(jnp.float32)
-        # What all rows of a text have in common outweighs what tells its words apart.
-        x = text_rows - same @ text_rows / same.sum(axis=-1, keepdims=True)
-        x *= jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
-        evidence = self.evidence(x) / MOST_EVIDENCE + self.concepts[...][concepts]
-        weights = jnp.exp(MOST_EVIDENCE * jnp.tanh(evidence))
+        weights = jnp.exp(MOST_EVIDENCE * jnp.tanh(self.evidence(x) / MOST_EVIDENCE))
         # A text without description, such as a bare transcript, asks for nothing: all classes alike.
         logits = jnp.log(same * described[:, None, :] @ weights + math.exp(-2 * MOST_EVIDENCE))
         probabilities = [jax.nn.softmax(part, axis=-1) for part in jnp.split(logits, _BOUNDS, axis=-1)]
@@ -95,6 +110,38 @@ class StyleReader(nnx.Module):
         joined = jnp.concatenate(probabilities, axis=-1)
         vectors = jnp.where(text_segment_ids[..., None] > 0, joined @ self.table[...], 0)
         return Style(logits=logits, probabilities=joined, vectors=vectors)
+
+
+class _Phrases(nnx.Module):
+    """What the characters about one say, `reach` apart; those of another clip say nothing."""
+
+    def __init__(self, reach: int, *, rngs: nnx.Rngs) -> None:
+        init = normal((2 * NEIGHBOURS + 1) ** -0.5 * READER_DIM**-0.5)
+        self.reach = reach
+        self.norm = RMSNorm(READER_DIM)
+        self.up = Dense((2 * NEIGHBOURS + 1, READER_DIM), (READER_DIM,), (None, None, None), init=init, rngs=rngs)
+        self.down = Dense((READER_DIM,), (READER_DIM,), (None, None), init=zeros, rngs=rngs)
+
+    def __call__(
+        self, x: Float[Array, "batch text dim"], segment_ids: Int[Array, "batch text"]
+    ) -> Float[Array, "batch text dim"]:
+        width, margin = x.shape[1], self.reach * NEIGHBOURS
+        rows = jnp.pad(self.norm(x), ((0, 0), (margin, margin), (0, 0)))
+        ids = jnp.pad(segment_ids, ((0, 0), (margin, margin)))
+
+        def neighbour(number: int) -> Float[Array, "batch text dim"]:
+            place = slice(number * self.reach, number * self.reach + width)
+            return jnp.where((ids[:, place] == segment_ids)[..., None], rows[:, place], 0)
+
+        read = jnp.stack([neighbour(number) for number in range(2 * NEIGHBOURS + 1)], axis=-2)
+        return self.down(jax.nn.gelu(self.up(read)))
+
+
+def class_places(attribute: str) -> slice:
+    """Where the classes of an attribute stand among those of all."""
+    index = list(STYLE_CLASSES).index(attribute)
+    begin = sum(_SIZES[:index])
+    return slice(begin, begin + _SIZES[index])
 
 
 def give_style(
@@ -118,6 +165,8 @@ class Reading:
     """Whether the likeliest class is the right one."""
     known: Bool[Array, "batch text"]
     """Whether there is a right one."""
+    told: Bool[Array, "batch text"]
+    """Whether it is known what is asked for, be it nothing."""
 
 
 def style_losses(
@@ -127,14 +176,17 @@ def style_losses(
 
     Args:
         logits: From a `StyleReader`.
-        attributes: Numbers as of `attributes.class_numbers`; 0 = not known.
+        attributes: Numbers as of `attributes.class_numbers`; 0 = not known, -1 = not asked for: the loss is then that
+            of all classes alike, and nothing is right.
     """
     readings = {}
     for index, (name, part) in enumerate(zip(STYLE_CLASSES, jnp.split(logits, _BOUNDS, axis=-1), strict=True)):
-        right = jnp.maximum(attributes[..., index] - 1, 0)
+        own = attributes[..., index, None]
+        right = jnp.where(own < 0, 1 / part.shape[-1], jax.nn.one_hot(own[..., 0] - 1, part.shape[-1]))
         readings[name] = Reading(
-            loss=optax.softmax_cross_entropy_with_integer_labels(part, right),
-            hit=part.argmax(axis=-1) == right,
-            known=attributes[..., index] > 0,
+            loss=optax.softmax_cross_entropy(part, right),
+            hit=part.argmax(axis=-1) == own[..., 0] - 1,
+            known=own[..., 0] > 0,
+            told=own[..., 0] != 0,
         )
     return readings

@@ -2,17 +2,20 @@
 
 import dataclasses
 import functools
+import re
 from collections.abc import Sequence
 
 import numpy as np
 
 from voxinstruct_jax.config import ConfigError
+from voxinstruct_jax.text.normalizer import HAN
 from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
 
-__all__ = ["LengthLine", "fit_length_line", "syllables"]
+__all__ = ["LengthLine", "fit_length_line", "main_language", "syllables"]
 
 USUAL_S_PER_SYLLABLE = 0.2
 """Five a second: ordinary speech in English and Mandarin. Taken where the clips do not tell."""
+_HAN_LETTER = re.compile(f"[{HAN}]")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,11 @@ def syllables(words: str) -> float:
     """Returns the syllables of spoken words, pauses included as the tokenizer counts them; at least 1."""
     inside = words.replace('"', " ")
     return max(_tokenizer().text_length_units(f'"{inside}"'), 1.0)
+
+
+def main_language(words: str) -> str:
+    """The language of most of the syllables: "zh" or "en"."""
+    return "zh" if 2 * len(_HAN_LETTER.findall(words)) > syllables(words) else "en"
 
 
 @functools.cache

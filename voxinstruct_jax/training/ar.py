@@ -111,7 +111,7 @@ def ar_loss(
     acoustic = target_part == ACOUSTIC
     vocabulary = model.config.vocabulary
     language = semantic & (targets >= vocabulary.language_offset) & (targets < vocabulary.semantic_offset)
-    style = model.read_style(text_rows, batch.text_tokens, batch.text_segment_ids, known)
+    style = model.read_style(batch.text_tokens, batch.text_segment_ids, known)
     parts, told = [weighted_mean(loss, semantic | acoustic)], {}
     if model.config.timing == "aligned":
         told["loss_duration"] = duration_loss(model, batch, text_rows, style)

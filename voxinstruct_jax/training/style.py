@@ -6,6 +6,7 @@ either. The weights are an AR model's, and the next stage starts from them.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -45,13 +46,17 @@ class StyleExperiment:
     step: StepConfig = StepConfig()
     execution: Execution = Execution()
     mesh: MeshConfig = MeshConfig()
+    durations: bool = True
+    """Whether the duration head is taught, too: that needs the text encoder, most of the cost."""
 
     def __post_init__(self) -> None:
         if not self.model.style_reader:
             raise ConfigError("model.style_reader: there is none to be taught; set it to true")
 
 
-def description_loss(model: ARModel, batch: DescriptionBatch, key: jax.Array) -> tuple[list[Mean], dict[str, Mean]]:
+def description_loss(
+    model: ARModel, batch: DescriptionBatch, key: jax.Array, *, durations: bool = True
+) -> tuple[list[Mean], dict[str, Mean]]:
     """Cross-entropy of each attribute over the instructions of whose clips it is known, and of how long words last.
 
     Many instructions do not say all of it: a share of the loss stays, and is no error. Durations are learnt under the
@@ -60,13 +65,13 @@ def description_loss(model: ARModel, batch: DescriptionBatch, key: jax.Array) ->
     Source:
         PromptTTS (Guo et al. 2022), section 2.2: the style encoder is taught with the classes of its descriptions.
     """
-    text_rows = jax.lax.stop_gradient(model.embed_text(batch.text_tokens, batch.text_segment_ids, key=key))
     known = jnp.broadcast_to(batch.attributes[:, None], (*batch.text_segment_ids.shape, batch.attributes.shape[1]))
-    style = model.read_style(text_rows, batch.text_tokens, batch.text_segment_ids, known)
+    style = model.read_style(batch.text_tokens, batch.text_segment_ids, known)
     assert style is not None  # as `StyleExperiment` has made sure
     found = style_losses(style.logits[:, :1], batch.attributes[:, None])
-    losses = {f"loss_{name}": weighted_mean(found[name].loss, found[name].known) for name in STYLE_CLASSES}
-    if model.config.timing == "aligned":
+    losses = {f"loss_{name}": weighted_mean(found[name].loss, found[name].told) for name in STYLE_CLASSES}
+    if model.config.timing == "aligned" and durations:
+        text_rows = jax.lax.stop_gradient(model.embed_text(batch.text_tokens, batch.text_segment_ids, key=key))
         logits = model.duration_logits(text_rows, batch.text_tokens, style)
         losses["loss_duration"] = weighted_mean(*duration_losses(logits, batch.durations))
     hits = {f"accuracy_{name}": weighted_mean(found[name].hit, found[name].known) for name in STYLE_CLASSES}
@@ -77,7 +82,7 @@ def style_program(experiment: StyleExperiment) -> Program:
     """Model and objective of the experiment."""
     return Program(
         build_model=lambda rngs: ARModel(experiment.model, execution=experiment.execution, rngs=rngs),
-        objective=description_loss,
+        objective=functools.partial(description_loss, durations=experiment.durations),
     )
 
 
