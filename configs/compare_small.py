@@ -10,8 +10,8 @@ further row.
 Run: voxinstruct compare configs/compare_small.py --out runs/compare_small --metrics wer,pinyin,mos,rtf
 Hardware: two CPU cores; extra judges.
 Cost: 24 sentences a system, some minutes; training hours.
-Expect: at this budget the codec language model to be understood best: the flows see each clip a few dozen times.
-Measured: not yet.
+Expect: at this budget the two systems with an AR model to be understood, the flows alone not.
+Measured: 2026-11-23 at 8e13 operations: docs/baselines.md.
 """
 
 from voxinstruct_jax.evaluation.experiment import CompareExperiment, Speaking

@@ -8,7 +8,8 @@ Run: voxinstruct train configs/grad_tts_codec_small.py --out runs/grad_tts --dat
 Hardware: two CPU cores.
 Cost: 3,000 steps of 8 clips, about an hour.
 Expect: `loss_diffusion`, `loss_prior` and `loss_duration` each fall below their `..._trivial`.
-Measured: not yet.
+Measured: 2026-11-23, 1,761 steps on 1.83 h (a core, 30 minutes), mean of the last five logged: loss_diffusion 0.14
+    against 1.00, loss_prior 0.25 against 0.49, loss_duration 0.20 against 0.31. How it sounds: docs/baselines.md.
 """
 
 import dataclasses

@@ -7,7 +7,8 @@ Run: voxinstruct train configs/instructaudio_codec_small.py --out runs/instructa
 Hardware: two CPU cores.
 Cost: 3,000 steps of 8 clips, about an hour.
 Expect: held-out loss well below `loss_trivial`; see docs/baselines.md.
-Measured: not yet.
+Measured: 2026-11-22, 1,139 steps on 1.83 h (a core, 30 minutes), mean of the last five logged: loss 0.87 against 2.04
+    for the mean. How it sounds: docs/baselines.md.
 """
 
 import dataclasses
