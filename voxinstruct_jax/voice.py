@@ -288,13 +288,14 @@ class TokenVoice(abc.ABC):
         tokens = arrange_text(self.tokenizer.encode(text), model.text_form)
         if len(tokens) > TEXT_WIDTHS[-1]:
             raise InputError(f"instruction has {len(tokens)} text tokens, at most {TEXT_WIDTHS[-1]}; shorten it")
+        content = utterance.transcript if utterance.transcript is not None else spoken_content(text).text
         request = ARRequest(
             text_tokens=tokens,
             prompt=build_prompt(model.vocabulary, utterance.language, prompt_units, prompt_codes),
             guidance=guidance,
-            limits=self._limits(text, utterance.transcript, utterance.max_duration_s, notes),
+            limits=self._limits(content, utterance.max_duration_s, notes),
             seed=checked_seed(utterance.seed),
-            tempo=self._tempo(text, utterance.transcript),
+            tempo=self._tempo(content),
             stretch=self.prosody.stretches(tokens),
         )
         return SpeechRequest(ar=request, prompt_units=prompt_units, prompt_codes=prompt_codes)
@@ -362,8 +363,7 @@ class TokenVoice(abc.ABC):
         features = source.features(resample(samples, self.sample_rate, FEATURE_SAMPLE_RATE))
         return deduplicate(units.follow(features, codec_rate=self.codec.config.frame_rate, frames=frames))[0]
 
-    def _limits(self, instruction: str, transcript: str | None, max_s: float | None, notes: list[str]) -> Limits:
-        content = transcript if transcript is not None else spoken_content(instruction).text
+    def _limits(self, content: str | None, max_s: float | None, notes: list[str]) -> Limits:
         rate = self.codec.config.frame_rate
         if content is None:
             notes.append("no quoted words and no transcript: the length limits are general")
@@ -383,9 +383,8 @@ class TokenVoice(abc.ABC):
             max_total=self.config.max_tokens or 2 * frames + 2 * self._frames(PROMPT_DURATIONS_S)[-1] + 4,
         )
 
-    def _tempo(self, instruction: str, transcript: str | None) -> Sequence[tuple[float, float]]:
+    def _tempo(self, content: str | None) -> Sequence[tuple[float, float]]:
         """As `ARRequest.tempo`."""
-        content = transcript if transcript is not None else spoken_content(instruction).text
         if content is None:
             return FREE_TEMPO
         return self.prosody.tempo(syllables(content), main_language(content), self.codec.config.frame_rate)

@@ -35,8 +35,6 @@ NEIGHBOURS = 2
 SMALLEST_SINE = 1e-4
 MOST_SEMITONES = 7.0
 """That `intone` moves a clip by: farther off, another pitch sounds like another speaker with a wrong throat."""
-
-
 PROMPT_SEMITONES = 1.0
 """Between the medians of a voice prompt and of what follows it: so much do sentences of a speaker differ."""
 

@@ -181,12 +181,12 @@ def style_losses(
     """
     readings = {}
     for index, (name, part) in enumerate(zip(STYLE_CLASSES, jnp.split(logits, _BOUNDS, axis=-1), strict=True)):
-        own = attributes[..., index, None]
-        right = jnp.where(own < 0, 1 / part.shape[-1], jax.nn.one_hot(own[..., 0] - 1, part.shape[-1]))
+        own, size = attributes[..., index], part.shape[-1]
+        right = jnp.where(own[..., None] < 0, 1 / size, jax.nn.one_hot(own - 1, size))
         readings[name] = Reading(
             loss=optax.softmax_cross_entropy(part, right),
-            hit=part.argmax(axis=-1) == own[..., 0] - 1,
-            known=own[..., 0] > 0,
-            told=own[..., 0] != 0,
+            hit=part.argmax(axis=-1) == own - 1,
+            known=own > 0,
+            told=own != 0,
         )
     return readings
