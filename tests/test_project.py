@@ -78,6 +78,12 @@ def test_importing_the_package_is_quick():
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
+def test_test_modules_have_names_of_their_own():
+    """Two of one name can't be collected in one run, and each alone passes."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
+
+
 def test_files_stay_small():
     sizes = {path: path.stat().st_size for path in project_files()}
     assert sum(sizes.values()) < 55 * MIB
