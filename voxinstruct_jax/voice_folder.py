@@ -18,6 +18,7 @@ from flax import nnx
 from jaxtyping import Float32, Int32, Num
 
 from voxinstruct_jax.audio import codecs
+from voxinstruct_jax.audio.codec import NUM_FEATURES
 from voxinstruct_jax.audio.codecs import Codec, codec_classes
 from voxinstruct_jax.audio.harmonics import Intonation
 from voxinstruct_jax.audio.hubert import Hubert, HubertConfig, HubertFeatures
@@ -34,8 +35,8 @@ from voxinstruct_jax.decoding.stages import (
     Loaded,
     decode_codes,
     stack_codes,
+    stack_features,
     stack_intonations,
-    stack_units,
 )
 from voxinstruct_jax.guidance import Guidance
 from voxinstruct_jax.judges.bins import load_bins
@@ -227,7 +228,7 @@ def encode_clips(
 def decode_clip(
     codec: Loaded[Codec],
     codes: Int32[np.ndarray, "codebook frame"],
-    units: Int32[np.ndarray, " frame"] | None = None,
+    features: Int32[np.ndarray, "frame feature"] | None = None,
     intonation: Intonation | None = None,
 ) -> Float32[np.ndarray, " sample"]:
     """Returns the samples of one clip's codes; padded to multiples of 50 frames, so that few programs are compiled.
@@ -235,14 +236,14 @@ def decode_clip(
     Args:
         codec: A voice's.
         codes: Of all codebooks, or of the leading ones.
-        units: Semantic unit of each frame, for a codec whose decoder reads them; None = unknown.
+        features: Linguistic features of each frame, for a codec whose decoder reads them; None = unknown.
         intonation: Of the clip, for a codec that can change the pitch; None = as the codes tell it.
     """
     stacked, frames = stack_codes([codes]), codes.shape[1]
-    known = np.full(frames, UNKNOWN, np.int32) if units is None else units
+    known = np.full((frames, NUM_FEATURES), UNKNOWN, np.int32) if features is None else features
     width = stacked.shape[2]
     moved = None if intonation is None else stack_intonations([intonation], width)
-    samples = np.asarray(decode_codes(codec.graph, codec.state, stacked, stack_units([known], width), moved))
+    samples = np.asarray(decode_codes(codec.graph, codec.state, stacked, stack_features([known], width), moved))
     return samples[0, : frames * codec.config.hop_length]
 
 

@@ -20,10 +20,13 @@ from voxinstruct_jax.audio.waveform import check_samples
 from voxinstruct_jax.config import ConfigError
 from voxinstruct_jax.layers.convolution import ConvNeXtBlock
 
-__all__ = ["ENCODER_PARTS", "CodecConfig", "CodecTraining", "MelCodec"]
+__all__ = ["ENCODER_PARTS", "NUM_FEATURES", "CodecConfig", "CodecTraining", "MelCodec"]
 
 ENCODER_PARTS = frozenset(["patch", "encoder_norm", "encoder", "to_latent", "quantizer", "unit_head"])
 """Parts of a `MelCodec` that make its codes, and the head that taught them; the others make sound of codes."""
+NUM_FEATURES = 5
+"""Linguistic features of a frame: its semantic unit, then the first and the second phone of the character that is
+spoken in its first half, and those of its second half (`text.tokenizer.phones_in_frames`); -1 = unknown."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,10 +45,15 @@ class CodecConfig:
     """Semantic units that the first codebook alone must tell in training; 0 = it need not."""
     reads_units: bool = False
     """Whether the decoder reads the semantic unit of a frame too, where it is given one."""
+    phone_sizes: tuple[int, ...] = ()
+    """First and second phones that the text tokenizer tells apart: the decoder reads those of each half frame too,
+    where it is given them. () = it reads none."""
 
     def __post_init__(self) -> None:
         if self.reads_units and not self.num_units:
             raise ConfigError("num_units: must be at least 1 where reads_units is set")
+        if len(self.phone_sizes) not in (0, 2):
+            raise ConfigError(f"phone_sizes: {list(self.phone_sizes)}; give two numbers or none")
         if self.vocos.hop_length != self.mel.hop_length:
             raise ConfigError(
                 f"vocos.hop_length {self.vocos.hop_length} must equal mel.hop_length {self.mel.hop_length}"
@@ -71,6 +79,12 @@ class CodecConfig:
         return self.sample_rate / self.hop_length
 
     @property
+    def feature_sizes(self) -> tuple[int, ...]:
+        """Values of each linguistic feature; 0 = not read."""
+        phones = self.phone_sizes or (0, 0)
+        return (self.num_units if self.reads_units else 0, *phones, *phones)
+
+    @property
     def num_codebooks(self) -> int:
         """Codebooks in the stack."""
         return self.quantizer.num_codebooks
@@ -85,7 +99,7 @@ class CodecConfig:
         """The embedded voice's codec: about 6 million parameters, 1.5 kbit/s."""
         quantizer = QuantizerConfig(num_codebooks=6, codebook_size=1024, dropout=1.0)
         vocos = VocosConfig(source_rate=MelConfig().sample_rate)
-        return cls(quantizer=quantizer, vocos=vocos, num_units=256, reads_units=True)
+        return cls(quantizer=quantizer, vocos=vocos, num_units=256, reads_units=True, phone_sizes=(93, 281))
 
     @classmethod
     def tiny(cls) -> "CodecConfig":
@@ -116,9 +130,11 @@ class MelCodec(nnx.Module):
         if config.num_units:
             self.unit_head = nnx.Linear(config.quantizer.latent_dim, config.num_units, rngs=rngs)
         self.from_latent = nnx.Linear(config.quantizer.latent_dim, dim, rngs=rngs)
-        if config.reads_units:  # zeros: a decoder that was trained without units starts as it is
-            zeros = nnx.initializers.zeros_init()
+        zeros = nnx.initializers.zeros_init()  # a decoder that was trained without these starts as it is
+        if config.reads_units:
             self.from_unit = nnx.Embed(config.num_units, dim, embedding_init=zeros, rngs=rngs)
+        if config.phone_sizes:
+            self.from_phones = nnx.Embed(2 * sum(config.phone_sizes), dim, embedding_init=zeros, rngs=rngs)
         self.decoder = _blocks(config, config.num_decoder_layers, rngs)
         self.upsample = nnx.Linear(dim, stride * config.vocos.dim, kernel_init=init, rngs=rngs)
         self.vocos = Vocos(config.vocos, rngs=rngs)
@@ -141,14 +157,14 @@ class MelCodec(nnx.Module):
     def decode(
         self,
         codes: Int[Array | np.ndarray, "batch codebook frame"],
-        units: Int[Array | np.ndarray, "batch frame"] | None = None,
+        features: Int[Array | np.ndarray, "batch frame feature"] | None = None,
         intonation: Intonation | None = None,
     ) -> Float[Array, "batch sample"]:
         """Returns the waveform; `sample = frame * hop_length`. Leading codebooks alone give a coarser sound.
 
         Args:
             codes: Of all codebooks, or of the leading ones.
-            units: Semantic unit of each frame, -1 = unknown; not looked at unless `config.reads_units`.
+            features: `NUM_FEATURES` linguistic features of each frame; what `config` does not read is not looked at.
             intonation: Changes the pitch; a decoder without a harmonic source can't, and leaves it as it is.
 
         Raises:
@@ -157,8 +173,8 @@ class MelCodec(nnx.Module):
         checked = check_codes(codes, self.config.num_codebooks, self.config.codebook_size)
         latents = self.quantizer.decode(checked)
         if intonation is None or not self.config.vocos.source_rate:
-            return self.waveform(latents, units)
-        hidden = self.vocos.hidden(self._features(latents, units))
+            return self.waveform(latents, features)
+        hidden = self.vocos.hidden(self._conditioned(latents, features))
         return self.vocos.sound(hidden, intone(likely_pitch(self.vocos.pitch_head(hidden)), intonation))
 
     def latents(self, samples: Float[Array, "batch sample"]) -> Float[Array, "batch frame latent"]:
@@ -173,25 +189,27 @@ class MelCodec(nnx.Module):
         return self.to_latent(x)
 
     def waveform(
-        self, latents: Float[Array, "batch frame latent"], units: Int[Array | np.ndarray, "batch frame"] | None = None
+        self,
+        latents: Float[Array, "batch frame latent"],
+        features: Int[Array | np.ndarray, "batch frame feature"] | None = None,
     ) -> Float[Array, "batch sample"]:
-        """Decodes latents, quantised or not; `units` as in `decode`."""
-        return self.vocos(self._features(latents, units))
+        """Decodes latents, quantised or not; `features` as in `decode`."""
+        return self.vocos(self._conditioned(latents, features))
 
     def sound(
         self,
         latents: Float[Array, "batch frame latent"],
-        units: Int[Array | np.ndarray, "batch frame"] | None = None,
+        features: Int[Array | np.ndarray, "batch frame feature"] | None = None,
         pitch: Float[Array, "batch mel_frame"] | None = None,
     ) -> tuple[Float[Array, "batch sample"], Float[Array, "batch mel_frame pitch_class"] | None]:
         """Decodes latents, at a given pitch in training; returns what the decoder takes the pitch for, too.
 
         Args:
             latents: As of `waveform`.
-            units: As of `decode`.
+            features: As of `decode`.
             pitch: Of each mel frame (Hz); 0 = unvoiced. None = as the decoder tells it. Not read without a source.
         """
-        hidden = self.vocos.hidden(self._features(latents, units))
+        hidden = self.vocos.hidden(self._conditioned(latents, features))
         logits = self.vocos.pitch_head(hidden) if self.config.vocos.source_rate else None
         return self.vocos.sound(hidden, pitch), logits
 
@@ -218,18 +236,28 @@ class MelCodec(nnx.Module):
             unit_logits=self.unit_head(quantised.first) if self.config.num_units else None,
         )
 
-    def _features(
-        self, latents: Float[Array, "batch frame latent"], units: Int[Array | np.ndarray, "batch frame"] | None
+    def _conditioned(
+        self,
+        latents: Float[Array, "batch frame latent"],
+        features: Int[Array | np.ndarray, "batch frame feature"] | None,
     ) -> Float[Array, "batch mel_frame dim"]:
         """What Vocos makes the waveform from."""
         x = self.from_latent(latents)
-        if self.config.reads_units and units is not None:
-            known = jnp.asarray(units)[..., None] >= 0
-            x += jnp.where(known, self.from_unit(jnp.maximum(jnp.asarray(units), 0)), 0.0)
+        if features is not None:
+            x += self._said(jnp.asarray(features))
         for block in self.decoder:
             x = block(x)
         batch, frames, _ = x.shape
         return self.upsample(x).reshape(batch, frames * self.config.downsample, -1)
+
+    def _said(self, features: Int[Array, "batch frame feature"]) -> Float[Array, "batch frame dim"] | float:
+        """Sum of the vectors of the features that are read and known."""
+        known, ids, config = (features >= 0)[..., None], jnp.maximum(features, 0), self.config
+        said = jnp.where(known[..., 0, :], self.from_unit(ids[..., 0]), 0.0) if config.reads_units else 0.0
+        if config.phone_sizes:
+            begins = np.cumsum([0, *config.feature_sizes[1:-1]])
+            said += jnp.where(known[..., 1:, :], self.from_phones(ids[..., 1:] + begins), 0.0).sum(axis=-2)
+        return said
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

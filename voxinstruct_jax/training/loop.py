@@ -41,6 +41,7 @@ OPTIONAL = (
     "lora_up",
     "discriminator",
     "from_unit",
+    "from_phones",
     "noise_head",
     "pitch_head",
     "style_reader",
