@@ -13,7 +13,7 @@ from flax import nnx
 from voxinstruct_jax import voice
 from voxinstruct_jax.audio.codec import CodecConfig, MelCodec
 from voxinstruct_jax.checkpoints.weights import save_weights
-from voxinstruct_jax.config import InputError, to_dict
+from voxinstruct_jax.config import ConfigError, InputError, to_dict
 from voxinstruct_jax.decoding.requests import ARRequest, FinishReason, Limits
 from voxinstruct_jax.decoding.stages import SpeechRequest, Spoken, frame_features
 from voxinstruct_jax.guidance import Guidance
@@ -168,4 +168,23 @@ def test_a_codec_that_reads_other_units_is_refused(tiny_voice_folder, tmp_path):
     with pytest.raises(
         InputError, match=r"the codec reads \[3, 0, 0\] semantic units, first and second phones, the AR model has"
     ):
+        load(folder)
+
+
+def settings_changed(folder, **changes):
+    path = folder / "voice.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_voice_with_other_settings_has_another_name(tiny_voice_folder, tmp_path):
+    folder = shutil.copytree(tiny_voice_folder, tmp_path / "voice")
+    before = load(folder).name
+    settings_changed(folder, stress={"gain_db": 3.0})
+    assert load(folder).name != before
+
+
+def test_stress_that_cannot_be_is_refused_in_one_line(tiny_voice_folder, tmp_path):
+    folder = shutil.copytree(tiny_voice_folder, tmp_path / "voice")
+    settings_changed(folder, stress={"gain_db": -1.0})
+    with pytest.raises(ConfigError, match=r"^stress: semitones 0\.0 and gain_db -1\.0 must be at least 0"):
         load(folder)

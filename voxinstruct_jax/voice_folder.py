@@ -287,6 +287,7 @@ def _encode(graph: Any, state: Any, samples: Any) -> Any:
 
 
 def identify(folder: Path, parts: Sequence[str]) -> str:
-    """Eight hex digits of the parts' checksums: which weights spoke."""
+    """Eight hex digits of the parts' checksums and of the voice's settings: what spoke, and how."""
     texts = [(folder / part / "sha256.json").read_bytes() for part in parts if read_settings(folder / part)]
+    texts += [path.read_bytes() for name in (SETTINGS, BINS) if (path := folder / name).is_file()]
     return f"{zlib.crc32(b''.join(texts)):08x}"

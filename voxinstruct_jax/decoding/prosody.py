@@ -47,7 +47,7 @@ class StressLift:
     def __post_init__(self) -> None:
         if self.semitones < 0 or self.gain_db < 0 or self.stretch < 1:
             raise ConfigError(
-                f"stress: semitones {self.semitones} and gain_db {self.gain_db} must be at least 0, "
+                f"semitones {self.semitones} and gain_db {self.gain_db} must be at least 0, "
                 f"stretch {self.stretch} at least 1"
             )
 
