@@ -25,7 +25,7 @@ from voxinstruct_jax.text.lexicon import (
     instruction_concepts,
     read_data,
 )
-from voxinstruct_jax.text.normalizer import HAN, normalize
+from voxinstruct_jax.text.normalizer import HAN, HAN_CHARACTER, normalize
 from voxinstruct_jax.text.pronunciation import FINALS, INITIALS, english_phones, letter_name, mandarin_syllables
 from voxinstruct_jax.text.words import listed_runs
 
@@ -371,7 +371,7 @@ def _is_acronym(word: str) -> bool:
 
 
 def _is_han_run(segment: str) -> bool:
-    return re.match(f"[{HAN}]", segment) is not None
+    return HAN_CHARACTER.match(segment) is not None
 
 
 @functools.lru_cache(maxsize=65536)
