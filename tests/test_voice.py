@@ -94,16 +94,12 @@ def test_many_utterances_are_spoken_as_one_by_one_and_a_bad_one_is_told(speak, t
 def voice_of_features(tiny_aligned_voice):
     """A voice whose codec's decoder reads semantic units and phones, loudly."""
     ar = tiny_aligned_voice.ar.config
-    config = dataclasses.replace(
-        tiny_aligned_voice.codec.config,
-        num_units=ar.vocabulary.num_semantic,
-        reads_units=True,
-        phone_sizes=ar.text_encoder.channel_sizes[PHONE_CHANNELS],
-    )
+    phones = ar.text_encoder.channel_sizes[PHONE_CHANNELS]
+    sizes = (ar.vocabulary.num_semantic, *phones, *phones)
+    config = dataclasses.replace(tiny_aligned_voice.codec.config, feature_sizes=sizes)
     model = MelCodec(config, rngs=nnx.Rngs(0))
-    for table in (model.from_unit, model.from_phones):
-        shape = table.embedding[...].shape
-        table.embedding[...] = jnp.asarray(np.random.default_rng(0).standard_normal(shape), jnp.float32)
+    kernel = model.features.output.kernel
+    kernel[...] = jnp.asarray(np.random.default_rng(0).standard_normal(kernel.shape), jnp.float32)
     return dataclasses.replace(tiny_aligned_voice, codec=Loaded(*nnx.split(model), config))
 
 
@@ -162,11 +158,11 @@ def test_features_of_frames_stand_behind_the_prompt_and_are_known_to_aligned_mod
 def test_a_codec_that_reads_other_units_is_refused(tiny_voice_folder, tmp_path):
     folder = shutil.copytree(tiny_voice_folder, tmp_path / "voice")
     settings = json.loads((folder / "codec/config.json").read_text())
-    config = dataclasses.replace(CodecConfig.tiny(), num_units=3, reads_units=True)
+    config = dataclasses.replace(CodecConfig.tiny(), feature_sizes=(3, 1, 1, 1, 1))
     arrays = nnx.to_pure_dict(nnx.state(MelCodec(config, rngs=nnx.Rngs(0))))
     save_weights(folder / "codec", arrays, {"kind": settings["kind"], "model": to_dict(config)}, card="# Random\n")
     with pytest.raises(
-        InputError, match=r"the codec reads \[3, 0, 0\] semantic units, first and second phones, the AR model has"
+        InputError, match=r"the codec reads \[3, 1, 1\] semantic units, first and second phones, the AR model has"
     ):
         load(folder)
 

@@ -464,8 +464,8 @@ class Voice(TokenVoice):
 def _check_features(folder: Path, codec: Loaded[Codec], ar: ARConfig) -> None:
     """Checks that what the codec's decoder reads beside codes is what the AR model says and reads."""
     said = (ar.vocabulary.num_semantic, *ar.text_encoder.channel_sizes[PHONE_CHANNELS])
-    read = getattr(codec.config, "feature_sizes", ())[: len(said)]
-    if any(size and size != own for size, own in zip(read, said, strict=False)):
+    read = tuple(getattr(codec.config, "feature_sizes", ()))[: len(said)]
+    if read not in ((), said):
         raise InputError(
             f"{folder}: the codec reads {list(read)} semantic units, first and second phones, the AR model has "
             f"{list(said)}; take both of one voice"

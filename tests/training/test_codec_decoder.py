@@ -30,7 +30,7 @@ from voxinstruct_jax.training.task import TrainConfig
 from voxinstruct_jax.voice_folder import Loaded, codes_fingerprint, load_codec
 
 ROOT = Path(__file__).parents[2]
-CONFIG = dataclasses.replace(CodecConfig.tiny(), num_units=5, reads_units=True, phone_sizes=(3, 4))
+CONFIG = dataclasses.replace(CodecConfig.tiny(), num_units=5, feature_sizes=(5, 3, 4, 3, 4))
 FRAMES = 20
 
 
@@ -47,9 +47,7 @@ def data(tmp_path_factory):
     features = np.stack([codes[0] % size for size in CONFIG.feature_sizes], axis=1).astype(np.int16)
     offsets = np.array([0, FRAMES, 2 * FRAMES])
     np.savez(folder / "codes.npz", ids=np.array(["c", "a"]), codes=codes, features=features, offsets=offsets)
-    before = dataclasses.replace(
-        CONFIG, reads_units=False, phone_sizes=()
-    )  # as codecs are that were trained without these
+    before = dataclasses.replace(CONFIG, feature_sizes=())  # as codecs are that were trained without these
     arrays = nnx.to_pure_dict(nnx.state(MelCodec(before, rngs=nnx.Rngs(0))))
     save_weights(folder / "codec", arrays, {"kind": "codec", "model": to_dict(before)}, card="# Random\n")
     return folder, codes
@@ -85,10 +83,10 @@ def test_the_decoder_learns_and_what_codes_depend_on_stays_as_it_was(data, tmp_p
     train(codec_task(experiment), experiment, tmp_path / "run", report=lambda *_: None)
     export_run(tmp_path / "run", tmp_path / "codec", dtype="float32")
     before, after = (load_weights(place)[1] for place in (folder / "codec", tmp_path / "codec"))
-    assert after.keys() - before.keys() == {"from_unit", "from_phones"}
+    assert after.keys() - before.keys() == {"features"}
     changed = {name for name in before if not jax.tree.all(jax.tree.map(np.array_equal, before[name], after[name]))}
     assert changed == {"from_latent", "decoder", "upsample", "vocos"}
-    assert min(np.abs(after[name]["embedding"]).max() for name in ("from_unit", "from_phones")) > 0
+    assert np.abs(after["features"]["output"]["kernel"]).max() > 0
     assert codes_fingerprint(load_codec(folder / "codec")) == codes_fingerprint(load_codec(tmp_path / "codec"))
 
 
@@ -173,12 +171,13 @@ def test_a_decoder_reads_features_once_it_has_learnt_to(number):
     features[0, 1, number] = 2
     untold = model.decode(codes)
     np.testing.assert_array_equal(model.decode(codes, features), untold)
-    table = model.from_phones if number else model.from_unit
-    row = 2 + sum(CONFIG.feature_sizes[1:number])
-    table.embedding[...] = table.embedding[...].at[row].set(1.0)
-    assert (np.asarray(model.decode(codes, features)) != np.asarray(untold)).any()
-    features[0, 1, number] = 1
-    np.testing.assert_array_equal(model.decode(codes, features), untold)
+    model.features.output.kernel[...] += jax.random.normal(jax.random.key(0), model.features.output.kernel.shape)
+    told = np.asarray(model.decode(codes, features))
+    assert (told != np.asarray(model.decode(codes))).any()
+    row = 2 + sum(CONFIG.feature_sizes[:number])
+    model.features.vectors.embedding[...] = model.features.vectors.embedding[...].at[row].add(1.0)
+    assert (told != np.asarray(model.decode(codes, features))).any()
+    np.testing.assert_array_equal(model.decode(codes), model.decode(codes, np.full((1, 3, NUM_FEATURES), -1)))
 
 
 def test_predicted_codes_are_one_a_frame_and_the_same_for_one_seed(tiny_aligned_voice):

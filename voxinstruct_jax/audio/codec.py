@@ -28,6 +28,8 @@ NUM_FEATURES = 5
 """Linguistic features of a frame: its semantic unit, then the first and the second phone of the character that is
 spoken in its first half, and those of its second half (`text.tokenizer.phones_in_frames`); -1 = unknown."""
 
+FEATURE_DIM = 64
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CodecConfig:
@@ -43,17 +45,13 @@ class CodecConfig:
     num_decoder_layers: int = 4  # blocks at the codec's frame rate ahead of Vocos
     num_units: int = 0
     """Semantic units that the first codebook alone must tell in training; 0 = it need not."""
-    reads_units: bool = False
-    """Whether the decoder reads the semantic unit of a frame too, where it is given one."""
-    phone_sizes: tuple[int, ...] = ()
-    """First and second phones that the text tokenizer tells apart: the decoder reads those of each half frame too,
-    where it is given them. () = it reads none."""
+    feature_sizes: tuple[int, ...] = ()
+    """Values of each of the `NUM_FEATURES` linguistic features of a frame, which the decoder then reads beside codes;
+    () = it reads none."""
 
     def __post_init__(self) -> None:
-        if self.reads_units and not self.num_units:
-            raise ConfigError("num_units: must be at least 1 where reads_units is set")
-        if len(self.phone_sizes) not in (0, 2):
-            raise ConfigError(f"phone_sizes: {list(self.phone_sizes)}; give two numbers or none")
+        if len(self.feature_sizes) not in (0, NUM_FEATURES):
+            raise ConfigError(f"feature_sizes: {list(self.feature_sizes)}; give {NUM_FEATURES} numbers or none")
         if self.vocos.hop_length != self.mel.hop_length:
             raise ConfigError(
                 f"vocos.hop_length {self.vocos.hop_length} must equal mel.hop_length {self.mel.hop_length}"
@@ -79,12 +77,6 @@ class CodecConfig:
         return self.sample_rate / self.hop_length
 
     @property
-    def feature_sizes(self) -> tuple[int, ...]:
-        """Values of each linguistic feature; 0 = not read."""
-        phones = self.phone_sizes or (0, 0)
-        return (self.num_units if self.reads_units else 0, *phones, *phones)
-
-    @property
     def num_codebooks(self) -> int:
         """Codebooks in the stack."""
         return self.quantizer.num_codebooks
@@ -99,7 +91,7 @@ class CodecConfig:
         """The embedded voice's codec: about 6 million parameters, 1.5 kbit/s."""
         quantizer = QuantizerConfig(num_codebooks=6, codebook_size=1024, dropout=1.0)
         vocos = VocosConfig(source_rate=MelConfig().sample_rate)
-        return cls(quantizer=quantizer, vocos=vocos, num_units=256, reads_units=True, phone_sizes=(93, 281))
+        return cls(quantizer=quantizer, vocos=vocos, num_units=256, feature_sizes=(256, 93, 281, 93, 281))
 
     @classmethod
     def tiny(cls) -> "CodecConfig":
@@ -113,6 +105,26 @@ class CodecConfig:
             num_layers=1,
             num_decoder_layers=1,
         )
+
+
+class FeatureReader(nnx.Module):
+    """What the linguistic features of a frame add to what its codes say; nothing at first.
+
+    Latents are forty times as large as rows that start as zeros become in a thousand steps, so each feature starts as a
+    random vector, and only the way from there to the latents as zeros.
+    """
+
+    def __init__(self, sizes: tuple[int, ...], dim: int, *, rngs: nnx.Rngs) -> None:
+        self.begins = tuple(np.cumsum((0, *sizes[:-1])).tolist())
+        self.vectors = nnx.Embed(sum(sizes), FEATURE_DIM, embedding_init=nnx.initializers.normal(1.0), rngs=rngs)
+        self.hidden = nnx.Linear(len(sizes) * FEATURE_DIM, dim, rngs=rngs)
+        self.output = nnx.Linear(dim, dim, kernel_init=nnx.initializers.zeros_init(), rngs=rngs)
+
+    def __call__(self, features: Int[Array, "batch frame feature"]) -> Float[Array, "batch frame dim"]:
+        """Reads features; -1 = unknown."""
+        vectors = self.vectors(jnp.maximum(features, 0) + jnp.asarray(self.begins))
+        known = jnp.where((features >= 0)[..., None], vectors, 0.0)
+        return self.output(jax.nn.gelu(self.hidden(known.reshape(*features.shape[:2], -1))))
 
 
 class MelCodec(nnx.Module):
@@ -130,11 +142,8 @@ class MelCodec(nnx.Module):
         if config.num_units:
             self.unit_head = nnx.Linear(config.quantizer.latent_dim, config.num_units, rngs=rngs)
         self.from_latent = nnx.Linear(config.quantizer.latent_dim, dim, rngs=rngs)
-        zeros = nnx.initializers.zeros_init()  # a decoder that was trained without these starts as it is
-        if config.reads_units:
-            self.from_unit = nnx.Embed(config.num_units, dim, embedding_init=zeros, rngs=rngs)
-        if config.phone_sizes:
-            self.from_phones = nnx.Embed(2 * sum(config.phone_sizes), dim, embedding_init=zeros, rngs=rngs)
+        if config.feature_sizes:
+            self.features = FeatureReader(config.feature_sizes, dim, rngs=rngs)
         self.decoder = _blocks(config, config.num_decoder_layers, rngs)
         self.upsample = nnx.Linear(dim, stride * config.vocos.dim, kernel_init=init, rngs=rngs)
         self.vocos = Vocos(config.vocos, rngs=rngs)
@@ -164,7 +173,7 @@ class MelCodec(nnx.Module):
 
         Args:
             codes: Of all codebooks, or of the leading ones.
-            features: `NUM_FEATURES` linguistic features of each frame; what `config` does not read is not looked at.
+            features: Linguistic features of each frame, for a decoder that reads them; None = unknown.
             intonation: Changes the pitch; a decoder without a harmonic source can't, and leaves it as it is.
 
         Raises:
@@ -243,21 +252,13 @@ class MelCodec(nnx.Module):
     ) -> Float[Array, "batch mel_frame dim"]:
         """What Vocos makes the waveform from."""
         x = self.from_latent(latents)
-        if features is not None:
-            x += self._said(jnp.asarray(features))
+        if self.config.feature_sizes:
+            unknown = jnp.full((*x.shape[:2], NUM_FEATURES), -1)
+            x += self.features(unknown if features is None else jnp.asarray(features))
         for block in self.decoder:
             x = block(x)
         batch, frames, _ = x.shape
         return self.upsample(x).reshape(batch, frames * self.config.downsample, -1)
-
-    def _said(self, features: Int[Array, "batch frame feature"]) -> Float[Array, "batch frame dim"] | float:
-        """Sum of the vectors of the features that are read and known."""
-        known, ids, config = (features >= 0)[..., None], jnp.maximum(features, 0), self.config
-        said = jnp.where(known[..., 0, :], self.from_unit(ids[..., 0]), 0.0) if config.reads_units else 0.0
-        if config.phone_sizes:
-            begins = np.cumsum([0, *config.feature_sizes[1:-1]])
-            said += jnp.where(known[..., 1:, :], self.from_phones(ids[..., 1:] + begins), 0.0).sum(axis=-2)
-        return said
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

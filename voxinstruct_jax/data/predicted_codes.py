@@ -56,7 +56,7 @@ def read_codes(file: str, config: CodecConfig) -> dict[str, PredictedClip]:
         or np.min(codes, initial=0) < 0
         or np.max(codes, initial=0) >= config.codebook_size
         or features.shape[1:] != (NUM_FEATURES,)
-        or any((of_one >= size).any() for of_one, size in zip(features.T, config.feature_sizes, strict=True) if size)
+        or (config.feature_sizes and (features >= config.feature_sizes).any())
     ):
         ours = f"{config.num_codebooks} x {config.codebook_size} and features of {list(config.feature_sizes)}"
         raise InputError(f"{file}: codes of another codec; this one has {ours}")

@@ -255,7 +255,7 @@ def codec_task(experiment: CodecExperiment) -> Task:
         for row, clip, wanted in zip(rows, clips, frames.tolist(), strict=True):
             if wanted and clip.codes.shape[1] != wanted:
                 raise InputError(f"{data.codes}: {clip.codes.shape[1]} frames of {row.id}, its sound has {wanted}")
-        features = [clip.features for clip in clips] if any(config.feature_sizes) else ()
+        features = [clip.features for clip in clips] if config.feature_sizes else ()
         tokens = dataclasses.replace(tokens, codes=[clip.codes for clip in clips], features=features)
     elif experiment.objective.unit_weight:
         tokens = dataclasses.replace(tokens, units=_clip_units(experiment, cache, paths, folder))
