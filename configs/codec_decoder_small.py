@@ -21,7 +21,7 @@ from voxinstruct_jax.training.task import TrainConfig
 
 experiment = CodecExperiment(
     model=CodecConfig.small(),
-    objective=CodecObjective(hearing_weight=1.0),
+    objective=CodecObjective(hearing_weight=1.0, pitch_weight=0.5),
     data=SegmentData(rows=12, gain_db=0.0),
     optimizer=OptimizerConfig(
         peak_lr=8e-4,

@@ -143,11 +143,17 @@ def load_part(
     """Loads one model of a voice folder, or of any folder that `checkpoints.save_weights` wrote.
 
     `shared` takes up what other models share, too (`checkpoints.weights.load_weights`).
+
+    Raises:
+        InputError: The folder is damaged, or holds weights that the model has no place for.
     """
     settings, arrays = load_weights(folder, shared)
     config = from_dict(config_class, settings["model"])
     graph, abstract = nnx.split(nnx.eval_shape(lambda: model_class(config, rngs=nnx.Rngs(0))))
-    nnx.replace_by_pure_dict(abstract, arrays)
+    try:
+        nnx.replace_by_pure_dict(abstract, arrays)
+    except ValueError as error:
+        raise InputError(f"{folder}: weights of another model or release ({error}); convert its run again") from error
     return Loaded(graph, abstract, config)
 
 
