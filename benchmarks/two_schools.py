@@ -20,7 +20,6 @@ from matplotlib.figure import Figure
 
 import voxinstruct_jax as vox
 from voxinstruct_jax.audio.spectrogram import MelConfig, log_mel
-from voxinstruct_jax.decoding.stages import fit_units
 from voxinstruct_jax.latent_voice import LatentVoice
 from voxinstruct_jax.voice import Voice
 from voxinstruct_jax.voice_folder import decode_clip
@@ -66,8 +65,7 @@ def draw_codec_lm(voice: Voice, instruction: str) -> Figure:
     top.set_yticks(range(len(lanes)), ["semantic", *(f"codebook {number + 1}" for number in range(books))], fontsize=7)
     top.set_title(f"tokens, {rate:g} frames a second, a colour each", fontsize=9, loc="left")
     for axis, count in zip(below, heard, strict=True):
-        units = fit_units(audio.semantic, audio.acoustic.shape[1])
-        samples = decode_clip(voice.codec, audio.acoustic[:count], units)
+        samples = decode_clip(voice.codec, audio.acoustic[:count])
         name = "the first codebook alone" if count == 1 else f"{count} codebooks"
         _draw_mel(axis, samples, audio.sample_rate, f"sound of {name}")
     below[-1].set_xlabel("seconds")

@@ -8,7 +8,6 @@ seconds, the same for all of them. Read `LatentVoice`.
 import dataclasses
 import functools
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,7 +38,7 @@ from voxinstruct_jax.models.masked_latents import MaskedLatentDiffusion, MaskedL
 from voxinstruct_jax.models.mmdit import MMDiTConfig
 from voxinstruct_jax.text.content import spoken_content
 from voxinstruct_jax.text.lengths import LengthLine
-from voxinstruct_jax.text.normalizer import HAN
+from voxinstruct_jax.text.normalizer import HAN_CHARACTER
 from voxinstruct_jax.text.phones import phone_ids, turns_of
 from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
 from voxinstruct_jax.utterance import Audio, Cost, Utterance, check_instruction, checked_seed, with_quotes
@@ -351,7 +350,7 @@ class LatentVoice:
             num_frames=num_frames,
             longest=round((utterance.max_duration_s or MAX_DURATION_S) * self.sample_rate),
             seed=checked_seed(utterance.seed),
-            language=utterance.language or ("zh" if re.search(f"[{HAN}]", words) else "en"),
+            language=utterance.language or ("zh" if HAN_CHARACTER.search(words) else "en"),
             sizes=_Sizes(
                 frames=room,
                 text=choose_width(len(tokens), TEXT_WIDTHS),

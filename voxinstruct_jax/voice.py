@@ -34,19 +34,19 @@ from voxinstruct_jax.decoding.stages import (
     clip_intonation,
     decode_requests,
     fill_clips,
-    frame_units,
+    frame_features,
     nar_clip,
     own_codes,
     read_spoken,
     stack_clips,
 )
 from voxinstruct_jax.guidance import Guidance, needed_branches
-from voxinstruct_jax.models.ar import ARModel
+from voxinstruct_jax.models.ar import ARConfig, ARModel
 from voxinstruct_jax.models.llama import ComputeType
 from voxinstruct_jax.models.nar import NARModel
 from voxinstruct_jax.text.content import spoken_content
 from voxinstruct_jax.text.lengths import main_language, syllables
-from voxinstruct_jax.text.tokenizer import TextTokenizer, arrange_text
+from voxinstruct_jax.text.tokenizer import PHONE_CHANNELS, TextTokenizer, arrange_text
 from voxinstruct_jax.utterance import Audio, Cost, Utterance, check_instruction, checked_seed, with_quotes
 from voxinstruct_jax.vocabulary import build_prompt, deduplicate, prompt_semantic_length
 from voxinstruct_jax.voice_folder import (
@@ -115,9 +115,7 @@ def load(path: str | os.PathLike[str] | None = None, *, dtype: ComputeType | Non
             f"{folder / SETTINGS}: num_steps has {len(config.num_steps)} entries, the NAR model fills {filled}"
         )
     codec = load_codec(folder / "codec")
-    units, said = getattr(codec.config, "num_units", 0), ar.config.vocabulary.num_semantic
-    if getattr(codec.config, "reads_units", False) and units != said:
-        raise InputError(f"{folder}: the codec reads {units} semantic units, the AR model says {said}")
+    _check_features(folder, codec, ar.config)
     return Voice(
         name=f"{folder.name} {identify(folder, ('codec', 'ar', 'nar'))}",
         config=config,
@@ -435,9 +433,9 @@ class Voice(TokenVoice):
     def _finish(self, request: SpeechRequest, spoken: Spoken) -> Speech:
         codes = self.fill_codes(request, spoken)
         models, frames = self._models(), codes.shape[1]
-        units, moved = frame_units(models, spoken, frames), clip_intonation(models, request, spoken, frames)
+        clip = models, request, spoken, frames
         # Prompt and continuation together, so that the join is smooth.
-        samples = decode_clip(self.codec, codes, units, moved)
+        samples = decode_clip(self.codec, codes, frame_features(*clip), clip_intonation(*clip))
         return Speech(spoken=spoken, codes=codes, samples=samples)
 
     def _speak_many(
@@ -461,6 +459,17 @@ class Voice(TokenVoice):
         settings = models.num_steps, models.rules, audio_width
         filled = fill_clips(self.nar.graph, self.nar.state, batch, keys, *settings)
         return own_codes(models, clip, np.asarray(filled)[0])
+
+
+def _check_features(folder: Path, codec: Loaded[Codec], ar: ARConfig) -> None:
+    """Checks that what the codec's decoder reads beside codes is what the AR model says and reads."""
+    said = (ar.vocabulary.num_semantic, *ar.text_encoder.channel_sizes[PHONE_CHANNELS])
+    read = tuple(getattr(codec.config, "feature_sizes", ()))[: len(said)]
+    if read not in ((), said):
+        raise InputError(
+            f"{folder}: the codec reads {list(read)} semantic units, first and second phones, the AR model has "
+            f"{list(said)}; take both of one voice"
+        )
 
 
 def speak_alike(

@@ -18,6 +18,7 @@ from flax import nnx
 from jaxtyping import Float32, Int32, Num
 
 from voxinstruct_jax.audio import codecs
+from voxinstruct_jax.audio.codec import NUM_FEATURES
 from voxinstruct_jax.audio.codecs import Codec, codec_classes
 from voxinstruct_jax.audio.harmonics import Intonation
 from voxinstruct_jax.audio.hubert import Hubert, HubertConfig, HubertFeatures
@@ -34,8 +35,8 @@ from voxinstruct_jax.decoding.stages import (
     Loaded,
     decode_codes,
     stack_codes,
+    stack_features,
     stack_intonations,
-    stack_units,
 )
 from voxinstruct_jax.guidance import Guidance
 from voxinstruct_jax.judges.bins import load_bins
@@ -142,11 +143,17 @@ def load_part(
     """Loads one model of a voice folder, or of any folder that `checkpoints.save_weights` wrote.
 
     `shared` takes up what other models share, too (`checkpoints.weights.load_weights`).
+
+    Raises:
+        InputError: The folder is damaged, or holds weights that the model has no place for.
     """
     settings, arrays = load_weights(folder, shared)
     config = from_dict(config_class, settings["model"])
     graph, abstract = nnx.split(nnx.eval_shape(lambda: model_class(config, rngs=nnx.Rngs(0))))
-    nnx.replace_by_pure_dict(abstract, arrays)
+    try:
+        nnx.replace_by_pure_dict(abstract, arrays)
+    except ValueError as error:
+        raise InputError(f"{folder}: weights of another model or release ({error}); convert its run again") from error
     return Loaded(graph, abstract, config)
 
 
@@ -227,7 +234,7 @@ def encode_clips(
 def decode_clip(
     codec: Loaded[Codec],
     codes: Int32[np.ndarray, "codebook frame"],
-    units: Int32[np.ndarray, " frame"] | None = None,
+    features: Int32[np.ndarray, "frame feature"] | None = None,
     intonation: Intonation | None = None,
 ) -> Float32[np.ndarray, " sample"]:
     """Returns the samples of one clip's codes; padded to multiples of 50 frames, so that few programs are compiled.
@@ -235,14 +242,14 @@ def decode_clip(
     Args:
         codec: A voice's.
         codes: Of all codebooks, or of the leading ones.
-        units: Semantic unit of each frame, for a codec whose decoder reads them; None = unknown.
+        features: Linguistic features of each frame, for a codec whose decoder reads them; None = unknown.
         intonation: Of the clip, for a codec that can change the pitch; None = as the codes tell it.
     """
     stacked, frames = stack_codes([codes]), codes.shape[1]
-    known = np.full(frames, UNKNOWN, np.int32) if units is None else units
+    known = np.full((frames, NUM_FEATURES), UNKNOWN, np.int32) if features is None else features
     width = stacked.shape[2]
     moved = None if intonation is None else stack_intonations([intonation], width)
-    samples = np.asarray(decode_codes(codec.graph, codec.state, stacked, stack_units([known], width), moved))
+    samples = np.asarray(decode_codes(codec.graph, codec.state, stacked, stack_features([known], width), moved))
     return samples[0, : frames * codec.config.hop_length]
 
 
@@ -286,6 +293,7 @@ def _encode(graph: Any, state: Any, samples: Any) -> Any:
 
 
 def identify(folder: Path, parts: Sequence[str]) -> str:
-    """Eight hex digits of the parts' checksums: which weights spoke."""
+    """Eight hex digits of the parts' checksums and of the voice's settings: what spoke, and how."""
     texts = [(folder / part / "sha256.json").read_bytes() for part in parts if read_settings(folder / part)]
+    texts += [path.read_bytes() for name in (SETTINGS, BINS) if (path := folder / name).is_file()]
     return f"{zlib.crc32(b''.join(texts)):08x}"

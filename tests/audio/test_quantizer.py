@@ -144,12 +144,11 @@ def test_a_code_that_nothing_chooses_is_moved_to_a_latent_of_the_batch():
         quantizer = ResidualQuantizer(config, rngs=nnx.Rngs(0))
         quantizer.entries[...] = jnp.asarray([[[1.0, 1.0], [90.0, 90.0]]])
         quantizer.members[...] = jnp.asarray([[4.0, 0.0]])
-        quantizer.sums[...] = jnp.asarray([[[4.0, 4.0], [0.0, 0.0]]])
         quantizer.train_step(latents, jax.random.key(0))
         return quantizer.entries[...][0]
 
     living, moved = np.asarray(entries_after_a_step())
-    # running sums: .5 (4, 4) + .5 (4, 4); members: .5 * 4 + .5 * 4
+    # half of the old sum of four members (1, 1) and half of the new one, over as many members
     np.testing.assert_allclose(living, [1.0, 1.0], atol=1e-6)
     assert np.abs(np.asarray(latents[0]) - moved).sum(axis=1).min() < 1e-6
 

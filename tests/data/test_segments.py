@@ -129,6 +129,22 @@ def test_hosts_share_the_units_of_a_step(paths, tmp_path):
     halves = [SegmentBatches(cache, 60, 8, seed=5, tokens=units, host_rows=rows)[3] for rows in ((0, 4), (4, 8))]
     np.testing.assert_array_equal(whole.units, np.concatenate([half.units for half in halves]))
     np.testing.assert_array_equal(whole.samples, np.concatenate([half.samples for half in halves]))
+    assert whole.features.shape == (8, 0, 0)
+
+
+def test_crops_have_the_features_of_their_frames(paths, tmp_path):
+    """As with units; each frame has two features."""
+    cache = build_cache(paths, tmp_path / "cache", 1000)
+    frames = [np.stack([np.arange(count), -np.arange(count)], axis=1) for count in (25, 4, 15)]
+    batch = SegmentBatches(cache, 100, 8, seed=1, tokens=FrameTokens(features=frames, frame_samples=20))[0]
+    assert (batch.features.shape, batch.features.dtype) == ((8, 5, 2), np.int32)
+    for crop, said in zip(batch.samples, batch.features, strict=True):
+        clip = int(crop[0] * 10 + 1e-3)
+        start = round((crop[0] - clip / 10) * 10_000) // 20
+        expected = np.full((5, 2), -1)
+        part = frames[clip][start : start + 5]
+        expected[: len(part)] = part
+        np.testing.assert_array_equal(said, expected)
 
 
 def test_gains_span_the_asked_range_and_never_clip(tmp_path):

@@ -8,12 +8,15 @@ from hypothesis import strategies as st
 from voxinstruct_jax.config import InputError
 from voxinstruct_jax.text.tokenizer import (
     INSIDE_QUOTES,
+    PHONE_CHANNELS,
     QUOTE_CHANNEL,
     SILENCE,
     PronunciationTokenizer,
     SpokenPhone,
     content_rows,
+    phones_in_frames,
     spread_durations,
+    tokens_in_time,
 )
 
 TOKENIZER = PronunciationTokenizer()
@@ -190,3 +193,19 @@ def test_content_rows_do_not_depend_on_the_quotes_or_what_stands_around():
     np.testing.assert_array_equal(
         content_rows(TOKENIZER.encode("Loudly: “3 cats”, he said")), content_rows(TOKENIZER.encode('"three cats"'))
     )
+
+
+def test_each_half_frame_has_the_phones_of_its_character():
+    """The quote is silence of one half frame, the first character lasts two, the second one; then nothing is known."""
+    rows = TOKENIZER.encode('"你a"')
+    durations = np.array([1, 2, 1, 0, 0])
+    np.testing.assert_array_equal(tokens_in_time(durations, 6), [0, 1, 1, 2, -1, -1])
+    quote, han, letter = (rows[number, PHONE_CHANNELS].tolist() for number in range(3))
+    expected = [quote + han, han + letter, [-1] * 4]
+    np.testing.assert_array_equal(phones_in_frames(rows, durations, 3), expected)
+
+
+def test_what_has_no_durations_or_no_phones_is_unknown():
+    rows = TOKENIZER.encode('"a"')
+    assert (phones_in_frames(rows, np.zeros(len(rows)), 2) == -1).all()
+    assert (phones_in_frames(rows[:, :1], np.ones(len(rows)), 2) == -1).all()

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 from flax import nnx
 
-from voxinstruct_jax.audio.codec import CodecConfig, MelCodec
+from voxinstruct_jax.audio.codec import NUM_FEATURES, CodecConfig, MelCodec
 from voxinstruct_jax.checkpoints.weights import load_weights, save_weights
 from voxinstruct_jax.cli.convert import export_run
 from voxinstruct_jax.config import ConfigError, InputError, to_dict
@@ -30,7 +30,7 @@ from voxinstruct_jax.training.task import TrainConfig
 from voxinstruct_jax.voice_folder import Loaded, codes_fingerprint, load_codec
 
 ROOT = Path(__file__).parents[2]
-CONFIG = dataclasses.replace(CodecConfig.tiny(), num_units=5, reads_units=True)
+CONFIG = dataclasses.replace(CodecConfig.tiny(), num_units=5, feature_sizes=(5, 3, 4, 3, 4))
 FRAMES = 20
 
 
@@ -44,10 +44,10 @@ def data(tmp_path_factory):
         lines.append(f'{{"id": "{name}", "audio": "{name}.wav", "transcript": "x", "language": "en"}}\n')
     (folder / "manifest.jsonl").write_text("".join(lines))
     codes = random.integers(0, CONFIG.codebook_size, (CONFIG.num_codebooks, 2 * FRAMES)).astype(np.int16)
-    units = (codes[0] % CONFIG.num_units).astype(np.int16)
+    features = np.stack([codes[0] % size for size in CONFIG.feature_sizes], axis=1).astype(np.int16)
     offsets = np.array([0, FRAMES, 2 * FRAMES])
-    np.savez(folder / "codes.npz", ids=np.array(["c", "a"]), codes=codes, units=units, offsets=offsets)
-    before = dataclasses.replace(CONFIG, reads_units=False)  # as codecs are that were trained without units
+    np.savez(folder / "codes.npz", ids=np.array(["c", "a"]), codes=codes, features=features, offsets=offsets)
+    before = dataclasses.replace(CONFIG, feature_sizes=())  # as codecs are that were trained without these
     arrays = nnx.to_pure_dict(nnx.state(MelCodec(before, rngs=nnx.Rngs(0))))
     save_weights(folder / "codec", arrays, {"kind": "codec", "model": to_dict(before)}, card="# Random\n")
     return folder, codes
@@ -73,7 +73,8 @@ def test_a_batch_has_the_codes_of_its_crops_and_clips_without_codes_are_left_out
     assert batch.codes.shape == (2, CONFIG.num_codebooks, 8)
     windows = [codes[:, at : at + 8] for clip in (0, FRAMES) for at in range(clip, clip + FRAMES - 7)]
     assert all(any(np.array_equal(found, window) for window in windows) for found in batch.codes)
-    np.testing.assert_array_equal(batch.units, batch.codes[:, 0] % CONFIG.num_units)
+    for number, size in enumerate(CONFIG.feature_sizes):
+        np.testing.assert_array_equal(batch.features[..., number], batch.codes[:, 0] % size)
 
 
 def test_the_decoder_learns_and_what_codes_depend_on_stays_as_it_was(data, tmp_path):
@@ -82,22 +83,24 @@ def test_the_decoder_learns_and_what_codes_depend_on_stays_as_it_was(data, tmp_p
     train(codec_task(experiment), experiment, tmp_path / "run", report=lambda *_: None)
     export_run(tmp_path / "run", tmp_path / "codec", dtype="float32")
     before, after = (load_weights(place)[1] for place in (folder / "codec", tmp_path / "codec"))
-    assert after.keys() - before.keys() == {"from_unit"}
+    assert after.keys() - before.keys() == {"features"}
     changed = {name for name in before if not jax.tree.all(jax.tree.map(np.array_equal, before[name], after[name]))}
     assert changed == {"from_latent", "decoder", "upsample", "vocos"}
-    assert np.abs(after["from_unit"]["embedding"]).max() > 0
+    assert np.abs(after["features"]["output"]["kernel"]).max() > 0
     assert codes_fingerprint(load_codec(folder / "codec")) == codes_fingerprint(load_codec(tmp_path / "codec"))
 
 
 def test_some_crops_have_their_true_codes_and_some_the_predicted_ones(data):
     batch = jax.tree.map(jnp.asarray, codec_task(experiment_of(data[0], rows=12)).batches[0])
     model, heard = MelCodec(CONFIG, rngs=nnx.Rngs(0)), []
-    decode = model.quantizer.decode
+    decode, sound = model.quantizer.decode, model.sound
     model.quantizer.decode = lambda codes: heard.append(np.asarray(codes)) or decode(codes)
+    model.sound = lambda latents, told, pitch: heard.append(np.asarray(told)) or sound(latents, told, pitch)
     codec_loss(CodecObjective(stft_windows=(256,)), model, batch, jax.random.key(0))
     true = np.asarray(model.encode(batch.samples))
     of_true, of_predicted = ((heard[0] == codes).all((1, 2)) for codes in (true, batch.codes))
     assert (of_true | of_predicted).all()
+    np.testing.assert_array_equal(heard[1], np.where(of_true[:, None, None], -1, batch.features))
     assert 0 < of_true.sum() < 12
     assert 0 < of_predicted.sum() < 12
 
@@ -108,7 +111,11 @@ def test_other_codes_have_another_fingerprint():
 
 
 def file_of(path, **changes):
-    arrays = {"ids": np.array(["a"]), "codes": np.zeros((4, 6), np.int16), "units": np.zeros(6, np.int16)}
+    arrays = {
+        "ids": np.array(["a"]),
+        "codes": np.zeros((4, 6), np.int16),
+        "features": np.zeros((6, NUM_FEATURES), np.int16),
+    }
     arrays |= {"offsets": np.array([0, 6])} | changes
     np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
     return str(path)
@@ -117,10 +124,11 @@ def file_of(path, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"units": None}, "no file of codes"),
-        ({"codes": np.zeros((9, 6), np.int16)}, "another codec; this one has 4 x 32 and 5 units"),
+        ({"features": None}, "no file of codes"),
+        ({"codes": np.zeros((9, 6), np.int16)}, "another codec; this one has 4 x 32 and features of"),
         ({"codes": np.full((4, 6), 999)}, "another codec"),
-        ({"units": np.full(6, 5)}, "another codec"),
+        ({"features": np.full((6, NUM_FEATURES), 4)}, "another codec"),
+        ({"features": np.zeros((6, 2), np.int16)}, "another codec"),
         ({"offsets": np.array([0, 3, 6])}, "no file of codes"),
     ],
 )
@@ -155,14 +163,21 @@ def test_codes_of_other_clips_are_refused(data):
         codec_task(experiment_of(folder, codes=others))
 
 
-def test_a_decoder_reads_units_once_it_has_learnt_to():
+@pytest.mark.parametrize("number", range(NUM_FEATURES))
+def test_a_decoder_reads_features_once_it_has_learnt_to(number):
+    """Each feature has vectors of its own; what is unknown changes nothing."""
     model = MelCodec(CONFIG, rngs=nnx.Rngs(0))
-    codes, units = np.zeros((1, CONFIG.num_codebooks, 3), np.int32), np.array([[1, 4, -1]])
-    np.testing.assert_array_equal(model.decode(codes, units), model.decode(codes))
-    model.from_unit.embedding[...] += 1.0
-    told, untold = model.decode(codes, units), model.decode(codes)
-    assert (np.asarray(told) != np.asarray(untold)).any()
-    np.testing.assert_array_equal(model.decode(codes, np.full((1, 3), -1)), untold)
+    codes, features = np.zeros((1, CONFIG.num_codebooks, 3), np.int32), np.full((1, 3, NUM_FEATURES), -1)
+    features[0, 1, number] = 2
+    untold = model.decode(codes)
+    np.testing.assert_array_equal(model.decode(codes, features), untold)
+    model.features.output.kernel[...] += jax.random.normal(jax.random.key(0), model.features.output.kernel.shape)
+    told = np.asarray(model.decode(codes, features))
+    assert (told != np.asarray(model.decode(codes))).any()
+    row = 2 + sum(CONFIG.feature_sizes[:number])
+    model.features.vectors.embedding[...] = model.features.vectors.embedding[...].at[row].add(1.0)
+    assert (told != np.asarray(model.decode(codes, features))).any()
+    np.testing.assert_array_equal(model.decode(codes), model.decode(codes, np.full((1, 3, NUM_FEATURES), -1)))
 
 
 def test_predicted_codes_are_one_a_frame_and_the_same_for_one_seed(tiny_aligned_voice):
@@ -186,7 +201,10 @@ def test_predicted_codes_are_one_a_frame_and_the_same_for_one_seed(tiny_aligned_
     assert first.codes.min() >= 0
     assert first.codes.max() < vocabulary.codebook_size
     np.testing.assert_array_equal(first.codes, again.codes)
-    np.testing.assert_array_equal(first.units, [1, 1, 1, 2, 2, 2, 2])
+    np.testing.assert_array_equal(first.codes[0], example.codes[0])
+    np.testing.assert_array_equal(first.features[:, 0], [1, 1, 1, 2, 2, 2, 2])
+    h, i = tiny_aligned_voice.tokenizer.encode(text)[1:3, 1]
+    np.testing.assert_array_equal(first.features[1:6, [1, 3]], [[h, h], [h, h], [i, i], [i, i], [i, i]])
     too_long = dataclasses.replace(example, instructions=('A man says "' + 600 * "a " + '"',))
     assert script.predict(tiny_aligned_voice, too_long, (0, 0)).codes.shape == (vocabulary.num_codebooks, 0)
 
@@ -194,7 +212,12 @@ def test_predicted_codes_are_one_a_frame_and_the_same_for_one_seed(tiny_aligned_
 def test_written_codes_are_read_again(tmp_path):
     random = np.random.default_rng(0)
     clips = [
-        (name, PredictedClip(codes=random.integers(0, 32, (4, frames)), units=random.integers(-1, 5, frames)))
+        (
+            name,
+            PredictedClip(
+                codes=random.integers(0, 32, (4, frames)), features=random.integers(-1, 3, (frames, NUM_FEATURES))
+            ),
+        )
         for name, frames in (("a", 3), ("b", 0), ("c", 5))
     ]
     write_codes(tmp_path / "codes.npz", clips)
@@ -202,4 +225,4 @@ def test_written_codes_are_read_again(tmp_path):
     assert list(found) == ["a", "b", "c"]
     for name, clip in clips:
         np.testing.assert_array_equal(found[name].codes, clip.codes)
-        np.testing.assert_array_equal(found[name].units, clip.units)
+        np.testing.assert_array_equal(found[name].features, clip.features)

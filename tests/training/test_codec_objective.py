@@ -59,6 +59,7 @@ def as_batch(samples, units=None):
     return SegmentBatch(
         samples=jnp.asarray(samples, jnp.float32),
         units=jnp.asarray(units, jnp.int32),
+        features=jnp.zeros((len(samples), 0, 0), jnp.int32),
         codes=jnp.zeros((len(samples), 0, 0), jnp.int32),
         pitch=jnp.zeros((len(samples), 0), jnp.float32),
     )

@@ -209,6 +209,7 @@ def test_a_mel_vae_learns_tones_and_knows_its_latents():
     batch = SegmentBatch(
         samples=jnp.asarray(tones),
         units=jnp.zeros((4, 0), jnp.int32),
+        features=jnp.zeros((4, 0, 0), jnp.int32),
         codes=jnp.zeros((4, 0, 0), jnp.int32),
         pitch=jnp.zeros((4, 0), jnp.float32),
     )
@@ -236,6 +237,7 @@ def test_a_vocoder_learns_tones():
     batch = SegmentBatch(
         samples=jnp.asarray(tones),
         units=jnp.zeros((4, 0), jnp.int32),
+        features=jnp.zeros((4, 0, 0), jnp.int32),
         codes=jnp.zeros((4, 0, 0), jnp.int32),
         pitch=jnp.zeros((4, 0), jnp.float32),
     )

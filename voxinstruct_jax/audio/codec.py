@@ -20,10 +20,15 @@ from voxinstruct_jax.audio.waveform import check_samples
 from voxinstruct_jax.config import ConfigError
 from voxinstruct_jax.layers.convolution import ConvNeXtBlock
 
-__all__ = ["ENCODER_PARTS", "CodecConfig", "CodecTraining", "MelCodec"]
+__all__ = ["ENCODER_PARTS", "NUM_FEATURES", "CodecConfig", "CodecTraining", "MelCodec"]
 
 ENCODER_PARTS = frozenset(["patch", "encoder_norm", "encoder", "to_latent", "quantizer", "unit_head"])
 """Parts of a `MelCodec` that make its codes, and the head that taught them; the others make sound of codes."""
+NUM_FEATURES = 5
+"""Linguistic features of a frame: its semantic unit, then the first and the second phone of the character that is
+spoken in its first half, and those of its second half (`text.tokenizer.phones_in_frames`); -1 = unknown."""
+
+FEATURE_DIM = 64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,12 +45,13 @@ class CodecConfig:
     num_decoder_layers: int = 4  # blocks at the codec's frame rate ahead of Vocos
     num_units: int = 0
     """Semantic units that the first codebook alone must tell in training; 0 = it need not."""
-    reads_units: bool = False
-    """Whether the decoder reads the semantic unit of a frame too, where it is given one."""
+    feature_sizes: tuple[int, ...] = ()
+    """Values of each of the `NUM_FEATURES` linguistic features of a frame, which the decoder then reads beside codes;
+    () = it reads none."""
 
     def __post_init__(self) -> None:
-        if self.reads_units and not self.num_units:
-            raise ConfigError("num_units: must be at least 1 where reads_units is set")
+        if len(self.feature_sizes) not in (0, NUM_FEATURES):
+            raise ConfigError(f"feature_sizes: {list(self.feature_sizes)}; give {NUM_FEATURES} numbers or none")
         if self.vocos.hop_length != self.mel.hop_length:
             raise ConfigError(
                 f"vocos.hop_length {self.vocos.hop_length} must equal mel.hop_length {self.mel.hop_length}"
@@ -85,7 +91,7 @@ class CodecConfig:
         """The embedded voice's codec: about 6 million parameters, 1.5 kbit/s."""
         quantizer = QuantizerConfig(num_codebooks=6, codebook_size=1024, dropout=1.0)
         vocos = VocosConfig(source_rate=MelConfig().sample_rate)
-        return cls(quantizer=quantizer, vocos=vocos, num_units=256, reads_units=True)
+        return cls(quantizer=quantizer, vocos=vocos, num_units=256, feature_sizes=(256, 93, 281, 93, 281))
 
     @classmethod
     def tiny(cls) -> "CodecConfig":
@@ -99,6 +105,26 @@ class CodecConfig:
             num_layers=1,
             num_decoder_layers=1,
         )
+
+
+class FeatureReader(nnx.Module):
+    """What the linguistic features of a frame add to what its codes say; nothing at first.
+
+    Latents are forty times as large as rows that start as zeros become in a thousand steps, so each feature starts as a
+    random vector, and only the way from there to the latents as zeros.
+    """
+
+    def __init__(self, sizes: tuple[int, ...], dim: int, *, rngs: nnx.Rngs) -> None:
+        self.begins = tuple(np.cumsum((0, *sizes[:-1])).tolist())
+        self.vectors = nnx.Embed(sum(sizes), FEATURE_DIM, embedding_init=nnx.initializers.normal(1.0), rngs=rngs)
+        self.hidden = nnx.Linear(len(sizes) * FEATURE_DIM, dim, rngs=rngs)
+        self.output = nnx.Linear(dim, dim, kernel_init=nnx.initializers.zeros_init(), rngs=rngs)
+
+    def __call__(self, features: Int[Array, "batch frame feature"]) -> Float[Array, "batch frame dim"]:
+        """Reads features; -1 = unknown."""
+        vectors = self.vectors(jnp.maximum(features, 0) + jnp.asarray(self.begins))
+        known = jnp.where((features >= 0)[..., None], vectors, 0.0)
+        return self.output(jax.nn.gelu(self.hidden(known.reshape(*features.shape[:2], -1))))
 
 
 class MelCodec(nnx.Module):
@@ -116,9 +142,8 @@ class MelCodec(nnx.Module):
         if config.num_units:
             self.unit_head = nnx.Linear(config.quantizer.latent_dim, config.num_units, rngs=rngs)
         self.from_latent = nnx.Linear(config.quantizer.latent_dim, dim, rngs=rngs)
-        if config.reads_units:  # zeros: a decoder that was trained without units starts as it is
-            zeros = nnx.initializers.zeros_init()
-            self.from_unit = nnx.Embed(config.num_units, dim, embedding_init=zeros, rngs=rngs)
+        if config.feature_sizes:
+            self.features = FeatureReader(config.feature_sizes, dim, rngs=rngs)
         self.decoder = _blocks(config, config.num_decoder_layers, rngs)
         self.upsample = nnx.Linear(dim, stride * config.vocos.dim, kernel_init=init, rngs=rngs)
         self.vocos = Vocos(config.vocos, rngs=rngs)
@@ -141,14 +166,14 @@ class MelCodec(nnx.Module):
     def decode(
         self,
         codes: Int[Array | np.ndarray, "batch codebook frame"],
-        units: Int[Array | np.ndarray, "batch frame"] | None = None,
+        features: Int[Array | np.ndarray, "batch frame feature"] | None = None,
         intonation: Intonation | None = None,
     ) -> Float[Array, "batch sample"]:
         """Returns the waveform; `sample = frame * hop_length`. Leading codebooks alone give a coarser sound.
 
         Args:
             codes: Of all codebooks, or of the leading ones.
-            units: Semantic unit of each frame, -1 = unknown; not looked at unless `config.reads_units`.
+            features: Linguistic features of each frame, for a decoder that reads them; None = unknown.
             intonation: Changes the pitch; a decoder without a harmonic source can't, and leaves it as it is.
 
         Raises:
@@ -157,8 +182,8 @@ class MelCodec(nnx.Module):
         checked = check_codes(codes, self.config.num_codebooks, self.config.codebook_size)
         latents = self.quantizer.decode(checked)
         if intonation is None or not self.config.vocos.source_rate:
-            return self.waveform(latents, units)
-        hidden = self.vocos.hidden(self._features(latents, units))
+            return self.waveform(latents, features)
+        hidden = self.vocos.hidden(self._conditioned(latents, features))
         return self.vocos.sound(hidden, intone(likely_pitch(self.vocos.pitch_head(hidden)), intonation))
 
     def latents(self, samples: Float[Array, "batch sample"]) -> Float[Array, "batch frame latent"]:
@@ -173,25 +198,27 @@ class MelCodec(nnx.Module):
         return self.to_latent(x)
 
     def waveform(
-        self, latents: Float[Array, "batch frame latent"], units: Int[Array | np.ndarray, "batch frame"] | None = None
+        self,
+        latents: Float[Array, "batch frame latent"],
+        features: Int[Array | np.ndarray, "batch frame feature"] | None = None,
     ) -> Float[Array, "batch sample"]:
-        """Decodes latents, quantised or not; `units` as in `decode`."""
-        return self.vocos(self._features(latents, units))
+        """Decodes latents, quantised or not; `features` as in `decode`."""
+        return self.vocos(self._conditioned(latents, features))
 
     def sound(
         self,
         latents: Float[Array, "batch frame latent"],
-        units: Int[Array | np.ndarray, "batch frame"] | None = None,
+        features: Int[Array | np.ndarray, "batch frame feature"] | None = None,
         pitch: Float[Array, "batch mel_frame"] | None = None,
     ) -> tuple[Float[Array, "batch sample"], Float[Array, "batch mel_frame pitch_class"] | None]:
         """Decodes latents, at a given pitch in training; returns what the decoder takes the pitch for, too.
 
         Args:
             latents: As of `waveform`.
-            units: As of `decode`.
+            features: As of `decode`.
             pitch: Of each mel frame (Hz); 0 = unvoiced. None = as the decoder tells it. Not read without a source.
         """
-        hidden = self.vocos.hidden(self._features(latents, units))
+        hidden = self.vocos.hidden(self._conditioned(latents, features))
         logits = self.vocos.pitch_head(hidden) if self.config.vocos.source_rate else None
         return self.vocos.sound(hidden, pitch), logits
 
@@ -218,14 +245,16 @@ class MelCodec(nnx.Module):
             unit_logits=self.unit_head(quantised.first) if self.config.num_units else None,
         )
 
-    def _features(
-        self, latents: Float[Array, "batch frame latent"], units: Int[Array | np.ndarray, "batch frame"] | None
+    def _conditioned(
+        self,
+        latents: Float[Array, "batch frame latent"],
+        features: Int[Array | np.ndarray, "batch frame feature"] | None,
     ) -> Float[Array, "batch mel_frame dim"]:
         """What Vocos makes the waveform from."""
         x = self.from_latent(latents)
-        if self.config.reads_units and units is not None:
-            known = jnp.asarray(units)[..., None] >= 0
-            x += jnp.where(known, self.from_unit(jnp.maximum(jnp.asarray(units), 0)), 0.0)
+        if self.config.feature_sizes:
+            unknown = jnp.full((*x.shape[:2], NUM_FEATURES), -1)
+            x += self.features(unknown if features is None else jnp.asarray(features))
         for block in self.decoder:
             x = block(x)
         batch, frames, _ = x.shape

@@ -72,10 +72,8 @@ class ResidualQuantizer(nnx.Module):
         self.config = config
         shape = (config.num_codebooks, config.codebook_size)
         self.entries = Codebook(0.02 * jax.random.normal(rngs.params(), (*shape, config.latent_dim)))
-        self.members = Codebook(
-            jnp.zeros(shape)
-        )  # running number of latents a step; 0 = never used, so revived at once
-        self.sums = Codebook(jnp.zeros((*shape, config.latent_dim)))
+        # running number of latents a step; 0 = never used, so revived at once
+        self.members = Codebook(jnp.zeros(shape))
 
     def encode(self, latents: Float[Array, "batch frame latent"]) -> Int[Array, "batch codebook frame"]:
         """Returns the nearest entries, codebook by codebook."""
@@ -129,14 +127,15 @@ class ResidualQuantizer(nnx.Module):
         one_hot = jax.nn.one_hot(index.reshape(-1), config.codebook_size, dtype=flat.dtype)
         count = one_hot.sum(0)
         members = config.decay * self.members[...][q] + (1 - config.decay) * count
-        sums = config.decay * self.sums[...][q] + (1 - config.decay) * one_hot.T @ flat
+        # entries are running sums over running numbers of their members
+        before = self.members[...][q][:, None] * self.entries[...][q]
+        sums = config.decay * before + (1 - config.decay) * one_hot.T @ flat
         fresh = len(flat) / config.codebook_size  # mean membership
         dead = members < config.revive_below * fresh
         donors = flat[jax.random.randint(key, (config.codebook_size,), 0, len(flat))]
         members = jnp.where(dead, fresh, members)
         sums = jnp.where(dead[:, None], donors * fresh, sums)
         self.members[...] = self.members[...].at[q].set(members)
-        self.sums[...] = self.sums[...].at[q].set(sums)
         self.entries[...] = self.entries[...].at[q].set(sums / members[:, None])
         share = count / len(flat)
         return jnp.exp(-jnp.sum(share * jnp.log(share + 1e-10)))

@@ -158,7 +158,6 @@ class _Speaker:
 
         self._codec = load_codec((voice or embedded_release()) / "codec")
         self.frame_rate, self.problem = index.frame_rate, ""
-        self._in_time = index.semantic_rate in (None, index.frame_rate)
         if codes_fingerprint(self._codec) != index.fingerprints["codec"]:
             self.problem = "the codes are of another codec; give the voice that made them with --voice"
 
@@ -166,15 +165,11 @@ class _Speaker:
     def sample_rate(self) -> int:
         return self._codec.config.sample_rate
 
-    def samples(self, codes: np.ndarray, units: np.ndarray) -> np.ndarray | None:
-        """The sound of a clip's codes; `units` as the shards have them, frame by frame."""
-        from voxinstruct_jax.decoding.stages import fit_units
+    def samples(self, codes: np.ndarray) -> np.ndarray | None:
+        """The sound of a clip's codes."""
         from voxinstruct_jax.voice_folder import decode_clip
 
-        if self.problem:
-            return None
-        known = fit_units(units.astype(np.int32), codes.shape[1]) if self._in_time else None
-        return decode_clip(self._codec, codes.astype(np.int32), known)
+        return None if self.problem else decode_clip(self._codec, codes.astype(np.int32))
 
 
 def _prepared(example: Any, instruction: str, speak: _Speaker, place: dict[str, str]) -> Any:
@@ -185,7 +180,7 @@ def _prepared(example: Any, instruction: str, speak: _Speaker, place: dict[str, 
     return DataExample(
         title=example.id,
         **_marked(instruction),
-        samples=speak.samples(example.codes, units),
+        samples=speak.samples(example.codes),
         sample_rate=speak.sample_rate,
         problem=speak.problem,
         semantic=units,

@@ -1,13 +1,12 @@
 """Names the stressed words of a content: by the word, by which of several, or by its place ("the second word")."""
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
 
 from voxinstruct_jax.config import InputError
 from voxinstruct_jax.data.instruction_words import StressWording
-from voxinstruct_jax.text.normalizer import HAN
+from voxinstruct_jax.text.normalizer import HAN_CHARACTER
 from voxinstruct_jax.text.words import Word, split_words
 
 __all__ = ["CLOSE", "MAX_STRESSED", "OPEN", "name_stressed", "stressed_runs"]
@@ -101,4 +100,4 @@ def _ordinal(index: int, count: int, wording: StressWording) -> str:
 
 
 def _is_han(text: str) -> bool:
-    return re.fullmatch(f"[{HAN}]", text) is not None
+    return HAN_CHARACTER.fullmatch(text) is not None

@@ -20,7 +20,7 @@ from voxinstruct_jax.data.instructions import Instruction, write_instructions
 from voxinstruct_jax.data.language_models import LanguageModel
 from voxinstruct_jax.data.manifest import Row
 from voxinstruct_jax.text.content import spoken_content
-from voxinstruct_jax.text.normalizer import HAN
+from voxinstruct_jax.text.normalizer import HAN_CHARACTER
 
 __all__ = ["MARK", "check_rewriting", "row_generator", "write"]
 
@@ -184,7 +184,7 @@ def _is_written_in(language: str, around: str) -> bool:
     letters = [character for character in around if character.isalpha()]
     if not letters:
         return False
-    han = sum(re.match(f"[{HAN}]", letter) is not None for letter in letters) / len(letters)
+    han = sum(HAN_CHARACTER.match(letter) is not None for letter in letters) / len(letters)
     latin = sum(letter.isascii() for letter in letters) / len(letters)
     return latin > 0.9 if language == "en" else han > 0.8
 

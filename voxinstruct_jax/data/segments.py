@@ -59,6 +59,8 @@ class SegmentBatch:
     samples: Float32[HostOrDevice, "batch sample"]
     units: Int32[HostOrDevice, "batch frame"]
     """Semantic unit of each frame; -1 = unknown. No frames where the data has no units."""
+    features: Int32[HostOrDevice, "batch featured_frame feature"]
+    """Linguistic features of each frame; -1 = unknown. None and no frames where the data has no features."""
     codes: Int32[HostOrDevice, "batch codebook coded_frame"]
     """What is to be decoded in place of the codec's own codes. No codebooks and no frames where there is nothing."""
     pitch: Float32[HostOrDevice, "batch pitch_frame"]
@@ -71,6 +73,8 @@ class FrameTokens:
 
     units: Sequence[Int[np.ndarray, " _"]] = ()
     """Semantic units, one array a clip; empty = none."""
+    features: Sequence[Int[np.ndarray, "_ feature"]] = ()
+    """Linguistic features, one array a clip; empty = none."""
     codes: Sequence[Int[np.ndarray, "codebook _"]] = ()
     """Codes, one array a clip; empty = none."""
     pitch: Sequence[Float32[np.ndarray, " _"]] = ()
@@ -200,6 +204,7 @@ class SegmentBatches:
         return {
             "samples": samples,
             "units": self._crop_units(*place),
+            "features": self._crop_features(*place),
             "codes": self._crop_codes(*place),
             "pitch": self._crop_pitch(*place),
         }
@@ -207,8 +212,18 @@ class SegmentBatches:
     def _crop_units(self, clip_index: int, first: int) -> Int32[np.ndarray, " frame"]:
         if self._tokens is None or not self._tokens.units:
             return np.zeros(0, np.int32)
-        found = np.full(self._segment_samples // self._tokens.frame_samples, -1, np.int32)
-        part = self._tokens.units[clip_index][first : first + len(found)]
+        return self._crop_ids(self._tokens.units[clip_index], first)
+
+    def _crop_features(self, clip_index: int, first: int) -> Int32[np.ndarray, "featured_frame feature"]:
+        if self._tokens is None or not self._tokens.features:
+            return np.zeros((0, 0), np.int32)
+        return self._crop_ids(self._tokens.features[clip_index], first)
+
+    def _crop_ids(self, ids: Int[np.ndarray, "..."], first: int) -> Int32[np.ndarray, "..."]:
+        """Behind the end of a clip nothing is known."""
+        frames = self._segment_samples // self._tokens.frame_samples if self._tokens else 0
+        found = np.full((frames, *ids.shape[1:]), -1, np.int32)
+        part = ids[first : first + frames]
         found[: len(part)] = part
         return found
 

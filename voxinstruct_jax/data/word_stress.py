@@ -9,7 +9,6 @@ import functools
 import itertools
 import json
 import logging
-import re
 import warnings
 from collections.abc import Mapping, Sequence
 from importlib import import_module, resources
@@ -22,7 +21,7 @@ from jaxtyping import Float
 from voxinstruct_jax.config import InputError
 from voxinstruct_jax.data.word_times import WordAligner, WordTimes, open_word_aligner
 from voxinstruct_jax.judges.stress import ExpectedProsody, StressFinding, stressed_words
-from voxinstruct_jax.text.normalizer import HAN
+from voxinstruct_jax.text.normalizer import HAN_CHARACTER
 from voxinstruct_jax.text.words import split_words
 
 __all__ = ["StressFinder", "expected_prosody", "fit_expected", "open_stress_finder", "stress_units"]
@@ -72,7 +71,7 @@ class StressFinder:
             times,
             expected=expected_prosody(self.aligner.word_phones(transcript), transcript),
             units=stress_units(transcript),
-            language="zh" if len(re.findall(f"[{HAN}]", transcript)) * 2 > len(times) else "en",
+            language="zh" if len(HAN_CHARACTER.findall(transcript)) * 2 > len(times) else "en",
         )
 
 
@@ -88,7 +87,7 @@ def stress_units(transcript: str) -> tuple[tuple[int, ...], ...]:
         InputError: The text is Mandarin and jieba, which finds its words, is not installed.
     """
     words = split_words(transcript)
-    if not re.search(f"[{HAN}]", transcript):
+    if not HAN_CHARACTER.search(transcript):
         return tuple((place,) for place in range(len(words)))
     ends = np.cumsum([len(part) for part in _segmenter().cut(transcript)])
     owners = [int(np.searchsorted(ends, word.start, side="right")) for word in words]

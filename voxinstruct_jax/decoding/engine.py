@@ -40,14 +40,14 @@ from voxinstruct_jax.decoding.stages import (
     clip_intonation,
     decode_codes,
     fill_clips,
-    frame_units,
+    frame_features,
     nar_clip,
     own_codes,
     read_spoken,
     stack_clips,
     stack_codes,
+    stack_features,
     stack_intonations,
-    stack_units,
 )
 from voxinstruct_jax.guidance import Branch, needed_branches
 from voxinstruct_jax.sharding.mesh import MESH_AXES, parameter_sharding
@@ -458,10 +458,11 @@ class _Finisher:
         place, _, codec = next(self._places)
         codes = stack_codes([item.codes for item in filled_up if item.codes is not None])
         models, frames = self._models, codes.shape[2]
-        units = stack_units([frame_units(models, item.spoken, item.clip.frames) for item in filled_up], frames)
-        moved = [clip_intonation(models, item.entry.request, item.spoken, item.clip.frames) for item in filled_up]
+        clips = [(models, item.entry.request, item.spoken, item.clip.frames) for item in filled_up]
+        features = stack_features([frame_features(*clip) for clip in clips], frames)
+        moved = stack_intonations([clip_intonation(*clip) for clip in clips], frames)
         with place.on_mesh():
-            samples = decode_codes(codec.graph, codec.state, codes, units, stack_intonations(moved, frames))
+            samples = decode_codes(codec.graph, codec.state, codes, features, moved)
             self._decoding.append((batch, samples))
 
     def _read_decoded(self, batch: list[_Voiced], decoded: Array) -> Iterator[Result]:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from voxinstruct_jax.audio.codec import NUM_FEATURES
 from voxinstruct_jax.audio.harmonics import no_intonation
 from voxinstruct_jax.config import ConfigError
 from voxinstruct_jax.decoding.profile import (
@@ -240,8 +241,9 @@ def _vocoder_bytes(models: Models, profile: EngineProfile) -> int:
     frames = -(-(models.max_frames + models.prompt_widths[-1]) // CODE_BLOCK) * CODE_BLOCK
     shape = profile.vocoder_batch, models.nar.config.vocabulary.num_codebooks, frames
 
-    def run(_: Any, weights: Any, codes: Any, units: Any, intonation: Any) -> Any:
-        return decode_codes(models.codec.graph, weights, codes, units, intonation)
+    def run(_: Any, weights: Any, codes: Any, features: Any, intonation: Any) -> Any:
+        return decode_codes(models.codec.graph, weights, codes, features, intonation)
 
-    codes, units = (jax.ShapeDtypeStruct(each, jnp.int32) for each in (shape, (shape[0], frames)))
-    return _extra_bytes(run, (), models.codec.state, codes, units, no_intonation(shape[0], frames))
+    sizes = shape, (shape[0], frames, NUM_FEATURES)
+    codes, features = (jax.ShapeDtypeStruct(each, jnp.int32) for each in sizes)
+    return _extra_bytes(run, (), models.codec.state, codes, features, no_intonation(shape[0], frames))

@@ -19,7 +19,7 @@ from voxinstruct_jax.decoding.requests import FREE_TEMPO
 from voxinstruct_jax.judges.bins import Bins, Bounds, group
 from voxinstruct_jax.judges.pitch import FLOOR_DBFS, active_level_dbfs, energy_track
 from voxinstruct_jax.models.style import SURE, class_places
-from voxinstruct_jax.text.tokenizer import CONCEPT_CHANNEL, INSIDE_QUOTES, QUOTE_CHANNEL, stress_concept
+from voxinstruct_jax.text.tokenizer import CONCEPT_CHANNEL, INSIDE_QUOTES, QUOTE_CHANNEL, stress_concept, tokens_in_time
 
 __all__ = ["Prosody", "StressLift", "asked_class", "stressed_frames"]
 
@@ -47,7 +47,7 @@ class StressLift:
     def __post_init__(self) -> None:
         if self.semitones < 0 or self.gain_db < 0 or self.stretch < 1:
             raise ConfigError(
-                f"stress: semitones {self.semitones} and gain_db {self.gain_db} must be at least 0, "
+                f"semitones {self.semitones} and gain_db {self.gain_db} must be at least 0, "
                 f"stretch {self.stretch} at least 1"
             )
 
@@ -169,10 +169,8 @@ def stressed_frames(
         durations: Half frames of each of them; all 0 = not known.
         frames: Of the clip.
     """
-    if not durations.any():
-        return np.zeros(frames, bool)
-    spoken_at = np.searchsorted(np.cumsum(durations) / 2, np.arange(frames) + 0.5)
-    return _stressed_tokens(text_tokens)[np.minimum(spoken_at, len(text_tokens) - 1)]
+    spoken = tokens_in_time(durations, 2 * frames)[::2]
+    return _stressed_tokens(text_tokens)[spoken] & (spoken >= 0)
 
 
 def _stressed_tokens(text_tokens: Int[np.ndarray, "text channel"]) -> Bool[np.ndarray, " text"]:

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Float32, Int, Int32, Key
+from jaxtyping import Array, Float, Float32, Int, Int32, Key, Num
 
-from voxinstruct_jax.audio.codec import MelCodec
+from voxinstruct_jax.audio.codec import NUM_FEATURES, MelCodec
 from voxinstruct_jax.audio.codecs import Codec
 from voxinstruct_jax.audio.harmonics import Intonation
 from voxinstruct_jax.decoding.autoregressive import decode_ar
@@ -26,6 +26,7 @@ from voxinstruct_jax.decoding.sampling import SamplingConfig
 from voxinstruct_jax.guidance import Branch
 from voxinstruct_jax.models.ar import ARModel
 from voxinstruct_jax.models.nar import NARModel
+from voxinstruct_jax.text.tokenizer import phones_in_frames
 from voxinstruct_jax.vocabulary import TEXT, PackedBatch, Vocabulary, audio_times, text_times
 
 __all__ = [
@@ -41,22 +42,22 @@ __all__ = [
     "decode_codes",
     "decode_requests",
     "fill_clips",
-    "fit_units",
-    "frame_units",
+    "frame_features",
     "nar_clip",
     "own_codes",
     "read_spoken",
+    "said_features",
     "stack_clips",
     "stack_codes",
+    "stack_features",
     "stack_intonations",
-    "stack_units",
 ]
 
 T = TypeVar("T")
 CODE_BLOCK = 50
 """Codes are decoded in multiples of this many frames, so that few programs are compiled."""
 UNKNOWN = -1
-"""Semantic unit of a frame of which none is known."""
+"""Linguistic feature of a frame of which it is not known."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,25 +219,44 @@ def own_codes(
     return np.clip(codes, 0, vocabulary.codebook_size - 1)
 
 
-def frame_units(stage: ARStage, spoken: Spoken, frames: int) -> Int32[np.ndarray, " frame"]:
-    """The semantic unit of each of a clip's last `frames`; -1 = unknown, as in a voice prompt.
+def frame_features(
+    stage: ARStage, request: SpeechRequest, spoken: Spoken, frames: int
+) -> Int32[np.ndarray, "frame feature"]:
+    """Linguistic features of each of a clip's last `frames` (`audio.codec.NUM_FEATURES`); in a voice prompt, unknown.
 
-    Semantic tokens are in time with frames where the AR model is aligned; elsewhere nothing is known.
+    Semantic tokens and text are in time with frames where the AR model is aligned; elsewhere nothing is known.
     """
-    if stage.ar.config.timing != "aligned":
-        return np.full(frames, UNKNOWN, np.int32)
-    own = len(spoken.first_codes)
-    return np.concatenate([np.full(frames - own, UNKNOWN, np.int32), fit_units(spoken.semantic, own)])
+    features = np.full((frames, NUM_FEATURES), UNKNOWN, np.int32)
+    if stage.ar.config.timing == "aligned":
+        own = len(spoken.first_codes)
+        features[frames - own :] = said_features(request.ar.text_tokens, spoken.durations, spoken.semantic, own)
+    return features
 
 
-def fit_units(units: Int32[np.ndarray, " unit"], frames: int) -> Int32[np.ndarray, " frame"]:
-    """As many units as frames; of those at the end that have none nothing is known."""
-    return np.pad(units[:frames], (0, max(frames - len(units), 0)), constant_values=UNKNOWN)
+def said_features(
+    text_tokens: Int[np.ndarray, "text channel"],
+    durations: Num[np.ndarray, " text"],
+    units: Int[np.ndarray, " unit"],
+    frames: int,
+) -> Int32[np.ndarray, "frame feature"]:
+    """Linguistic features of a clip's frames.
+
+    Args:
+        text_tokens: Of the instruction.
+        durations: Half frames of each of them.
+        units: One a frame; of frames at the end that have none nothing is known.
+        frames: Of the clip.
+    """
+    unit = np.pad(units[:frames], (0, max(frames - len(units), 0)), constant_values=UNKNOWN)
+    phones = phones_in_frames(text_tokens, durations, frames)
+    return np.concatenate([unit[:, None], phones], axis=1).astype(np.int32)
 
 
-def stack_units(units: Sequence[Int32[np.ndarray, " _"]], frames: int) -> Int32[np.ndarray, "clip frame"]:
-    """Stacks clips' units beside `stack_codes`; behind a clip nothing is known."""
-    return np.stack([fit_units(item, frames) for item in units])
+def stack_features(
+    features: Sequence[Int32[np.ndarray, "_ feature"]], frames: int
+) -> Int32[np.ndarray, "clip frame feature"]:
+    """Stacks clips' linguistic features beside `stack_codes`; behind a clip nothing is known."""
+    return np.stack([np.pad(item, ((0, frames - len(item)), (0, 0)), constant_values=UNKNOWN) for item in features])
 
 
 def stack_codes(codes: Sequence[Int[np.ndarray, "codebook _"]]) -> Int32[np.ndarray, "clip codebook frame"]:
@@ -317,7 +337,7 @@ def decode_codes(
     graph: Any,
     state: Any,
     codes: Int32[Array | np.ndarray, "clip codebook frame"],
-    units: Int32[Array | np.ndarray, "clip frame"],
+    features: Int32[Array | np.ndarray, "clip frame feature"],
     intonation: Intonation | None = None,
 ) -> Float[Array, "clip sample"]:
     """The waveforms of a loaded codec.
@@ -326,8 +346,8 @@ def decode_codes(
         graph: Of the codec.
         state: Of the codec.
         codes: From `stack_codes`.
-        units: From `stack_units`, for a codec whose decoder reads them.
+        features: From `stack_features`, for a codec whose decoder reads them.
         intonation: From `stack_intonations`, for a codec that can change the pitch; None = as the codes tell it.
     """
     codec = nnx.merge(graph, state)
-    return codec.decode(codes, units, intonation) if isinstance(codec, MelCodec) else codec.decode(codes)
+    return codec.decode(codes, features, intonation) if isinstance(codec, MelCodec) else codec.decode(codes)

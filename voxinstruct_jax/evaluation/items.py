@@ -7,7 +7,6 @@ system. Read `Item`, then `read_items`.
 import hashlib
 import json
 import posixpath
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,13 +15,13 @@ from typing import Any
 from voxinstruct_jax.config import InputError, fingerprint
 from voxinstruct_jax.data.manifest import Rejection, iter_records
 from voxinstruct_jax.text.content import spoken_content
+from voxinstruct_jax.text.normalizer import HAN_CHARACTER
 
 __all__ = ["Item", "file_digest", "read_items", "request_digest"]
 
 TABLES = ("results.parquet", "manifest.jsonl", "manifest.parquet")
 """Names that a folder's table may have, in the order in which they are looked for."""
 SOUND_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aiff")
-_HAN = re.compile(r"[\u3400-\u9fff]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,4 +227,4 @@ def _codes(value: Any) -> tuple[tuple[int, ...], ...]:
 
 
 def _language(transcript: str) -> str:
-    return "zh" if _HAN.search(transcript) else "en"
+    return "zh" if HAN_CHARACTER.search(transcript) else "en"

@@ -29,6 +29,7 @@ from voxinstruct_jax.jobs.results import file_name
 from voxinstruct_jax.jobs.settings import JobSettings
 from voxinstruct_jax.jobs.store import Store, open_binary
 from voxinstruct_jax.text.content import spoken_content
+from voxinstruct_jax.text.normalizer import HAN, HAN_CHARACTER
 
 __all__ = [
     "PLAN_INDEX",
@@ -57,8 +58,7 @@ BUCKETS_AN_OCTAVE = 3
 SYLLABLES_A_SECOND = 5.0
 POLL_S = 0.2
 
-_HAN = re.compile(r"[\u3400-\u9fff]")
-_WORD = re.compile(r"[^\W\d_\u3400-\u9fff]+")
+_WORD = re.compile(rf"[^\W\d_{HAN}]+")
 _VOWELS = re.compile(r"[aeiouyäöüáéíóúàèìòùâêîôû]+", re.IGNORECASE)
 _DIGIT = re.compile(r"\d")
 
@@ -106,7 +106,7 @@ def estimate_syllables(request: Request) -> float:
     """Returns roughly how many syllables are to be spoken: by letters alone, so that a million take seconds."""
     content = request.transcript or spoken_content(request.instruction).text or request.instruction
     words = sum(max(1, len(_VOWELS.findall(word))) for word in _WORD.findall(content))
-    syllables = max(1.0, words + len(_HAN.findall(content)) + 1.5 * len(_DIGIT.findall(content)))
+    syllables = max(1.0, words + len(HAN_CHARACTER.findall(content)) + 1.5 * len(_DIGIT.findall(content)))
     most = math.inf if request.max_duration_s is None else SYLLABLES_A_SECOND * request.max_duration_s
     return min(syllables, max(1.0, most))
 

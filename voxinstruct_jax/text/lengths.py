@@ -2,20 +2,18 @@
 
 import dataclasses
 import functools
-import re
 from collections.abc import Sequence
 
 import numpy as np
 
 from voxinstruct_jax.config import ConfigError
-from voxinstruct_jax.text.normalizer import HAN
+from voxinstruct_jax.text.normalizer import HAN_CHARACTER
 from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
 
 __all__ = ["LengthLine", "fit_length_line", "main_language", "syllables"]
 
 USUAL_S_PER_SYLLABLE = 0.2
 """Five a second: ordinary speech in English and Mandarin. Taken where the clips do not tell."""
-_HAN_LETTER = re.compile(f"[{HAN}]")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,7 +45,7 @@ def syllables(words: str) -> float:
 
 def main_language(words: str) -> str:
     """The language of most of the syllables: "zh" or "en"."""
-    return "zh" if 2 * len(_HAN_LETTER.findall(words)) > syllables(words) else "en"
+    return "zh" if 2 * len(HAN_CHARACTER.findall(words)) > syllables(words) else "en"
 
 
 @functools.cache

@@ -10,11 +10,11 @@ import unicodedata
 
 from voxinstruct_jax.text.spoken_forms import RULES, Rule
 
-__all__ = ["HAN", "normalize"]
+__all__ = ["HAN", "HAN_CHARACTER", "normalize"]
 
 HAN = "\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 """Chinese characters, as the inside of a regular expression's brackets."""
-_HAN_LETTER = re.compile(f"[{HAN}]")
+HAN_CHARACTER = re.compile(f"[{HAN}]")
 _PLAIN = re.compile(rf"[A-Za-z \-!\"'(),.:;?{HAN}，。！？；：、“”‘’「」『』«»《》（）…—]*")
 """Text of these characters alone needs no cleaning and holds no number."""
 _ABBREVIATED = re.compile(r"\b(?:Mrs?|Ms|Dr|Prof|vs|etc|e\.g|i\.e)\b")
@@ -51,7 +51,7 @@ _DROPPED_CATEGORIES = ("Cc", "Cf", "Cs", "Co", "Cn", "So", "Me")
 
 def _is_han(character: str) -> bool:
     """True for a Chinese character."""
-    return _HAN_LETTER.match(character) is not None
+    return HAN_CHARACTER.match(character) is not None
 
 
 def _is_latin(character: str) -> bool:

@@ -12,7 +12,7 @@ import unicodedata
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int, Int32
+from jaxtyping import Int, Int32, Num
 
 from voxinstruct_jax.config import InputError, fingerprint
 from voxinstruct_jax.text.alignment import PHONES
@@ -25,7 +25,7 @@ from voxinstruct_jax.text.lexicon import (
     instruction_concepts,
     read_data,
 )
-from voxinstruct_jax.text.normalizer import HAN, normalize
+from voxinstruct_jax.text.normalizer import HAN, HAN_CHARACTER, normalize
 from voxinstruct_jax.text.pronunciation import FINALS, INITIALS, english_phones, letter_name, mandarin_syllables
 from voxinstruct_jax.text.words import listed_runs
 
@@ -33,6 +33,7 @@ __all__ = [
     "INSIDE_QUOTES",
     "CONCEPT_CHANNEL",
     "OUTSIDE_QUOTES",
+    "PHONE_CHANNELS",
     "QUOTE_CHANNEL",
     "SILENCE",
     "PronunciationTokenizer",
@@ -41,8 +42,10 @@ __all__ = [
     "TextTokenizer",
     "arrange_text",
     "content_rows",
+    "phones_in_frames",
     "spread_durations",
     "stress_concept",
+    "tokens_in_time",
 ]
 
 TextForm = Literal["instruction", "content", "style_and_content", "style_vector_and_content"]
@@ -59,6 +62,8 @@ _SILENT = 1
 _FIRST_PHONES = {phone: i for i, phone in enumerate(PHONES + INITIALS, start=_SILENT + 1)}
 _SECOND_PHONES = {phone: i for i, phone in enumerate(PHONES + FINALS, start=_SILENT + 1)}
 OUTSIDE_QUOTES, INSIDE_QUOTES, _MARK = 1, 2, 3
+PHONE_CHANNELS = slice(1, 3)
+"""Channels of the first and the second phone."""
 CONCEPT_CHANNEL = 3
 _STRESS_WORD = "stress"
 """Instruction word whose concept marks stressed words of the content."""
@@ -161,6 +166,38 @@ def spread_durations(
     spread = np.zeros(len(rows), np.int32)
     spread[inside[0] - 1 : inside[-1] + 2] = durations
     return spread
+
+
+def tokens_in_time(durations: Num[np.ndarray, " text"], num_half_frames: int) -> Int[np.ndarray, " half_frame"]:
+    """Returns which text token is spoken in each half frame; behind the last one, -1.
+
+    Args:
+        durations: Half frames of each token; 0 for what is not spoken.
+        num_half_frames: Of the clip.
+    """
+    spoken = np.searchsorted(np.cumsum(durations), np.arange(num_half_frames) + 0.5)
+    return np.where(spoken < len(durations), spoken, -1)
+
+
+def phones_in_frames(
+    rows: Int[np.ndarray, "text channel"], durations: Num[np.ndarray, " text"], frames: int
+) -> Int32[np.ndarray, "frame phone"]:
+    """Returns the first and second phone of what is spoken in each frame's first half, and of that in its second half.
+
+    Args:
+        rows: Of `PronunciationTokenizer.encode`; another tokenizer has no phones.
+        durations: Half frames of each row.
+        frames: Of the clip.
+
+    Returns:
+        Ids of the phone channels, four a frame; -1 where nothing is known.
+    """
+    unknown = np.full((frames, 4), -1, np.int32)
+    if rows.shape[1] <= QUOTE_CHANNEL:
+        return unknown
+    spoken = tokens_in_time(durations, 2 * frames)
+    phones = np.where(spoken[:, None] >= 0, rows[spoken, PHONE_CHANNELS], -1)
+    return phones.reshape(frames, 4).astype(np.int32)
 
 
 class PronunciationTokenizer:
@@ -334,7 +371,7 @@ def _is_acronym(word: str) -> bool:
 
 
 def _is_han_run(segment: str) -> bool:
-    return re.match(f"[{HAN}]", segment) is not None
+    return HAN_CHARACTER.match(segment) is not None
 
 
 @functools.lru_cache(maxsize=65536)

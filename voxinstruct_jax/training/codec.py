@@ -65,10 +65,9 @@ HEARING_LAYERS = 4
 """Blocks of Whisper base whose outputs are compared; the fourth is the one that units are made of."""
 HEARING_STRIDE = 2
 """One crop in so many is heard: all of them would cost more than twice the rest of a step."""
-UNTOLD = 0.15
-"""Share of crops whose semantic units the decoder is not told, so that it can do without."""
-TRUE_SHARE = 0.5
-"""Share of crops that a decoder of predicted codes makes of true codes, so that it does not unlearn them."""
+TRUE_SHARE = 0.3
+"""Share of crops that a decoder of predicted codes makes of true codes, so that it does not unlearn them. It is told
+nothing else of these, as of a voice prompt: what is said in a prompt is not known."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -176,11 +175,8 @@ def codec_loss(
     # The source has the true pitch, so that what the filters learn does not wait for what the pitch head does.
     pitch = jnp.asarray(batch.pitch) if model.config.vocos.source_rate else None
     if batch.codes.shape[1]:
-        told_key, true_key = jax.random.split(key)
-        told = jax.random.bernoulli(told_key, 1 - UNTOLD, (len(batch.codes), 1))
-        units = jnp.where(told, batch.units, -1) if batch.units.shape[1] else None
-        codes = _half_true(model, batch, true_key)
-        made, pitch_logits = model.sound(model.quantizer.decode(codes), units, pitch)
+        codes, features = _partly_true(model, batch, key)
+        made, pitch_logits = model.sound(model.quantizer.decode(codes), features, pitch)
         loss, metrics = jnp.zeros(()), {}
     else:
         result = model.reconstruct(batch.samples, key, pitch)
@@ -207,11 +203,14 @@ def codec_loss(
     return [Mean(loss, one)], {name: Mean(value, one) for name, value in metrics.items()}
 
 
-def _half_true(model: MelCodec, batch: SegmentBatch, key: jax.Array) -> Int[Array, "batch codebook frame"]:
-    """The codes of each crop: `TRUE_SHARE` of them the codec's own, the others as they were predicted."""
+def _partly_true(
+    model: MelCodec, batch: SegmentBatch, key: jax.Array
+) -> tuple[Int[Array, "batch codebook frame"], Int[Array, "batch frame feature"] | None]:
+    """Codes and features of each crop: some have their own codes and no features, the others those predicted."""
     true = model.quantizer.encode(model.latents(batch.samples))[:, : batch.codes.shape[1]]
     shown = jax.random.bernoulli(key, TRUE_SHARE, (len(true), 1, 1))
-    return jnp.where(shown, true, batch.codes)
+    features = jnp.where(shown, -1, batch.features) if batch.features.shape[1] else None
+    return jnp.where(shown, true, batch.codes), features
 
 
 def _code_losses(
@@ -256,8 +255,8 @@ def codec_task(experiment: CodecExperiment) -> Task:
         for row, clip, wanted in zip(rows, clips, frames.tolist(), strict=True):
             if wanted and clip.codes.shape[1] != wanted:
                 raise InputError(f"{data.codes}: {clip.codes.shape[1]} frames of {row.id}, its sound has {wanted}")
-        units = [clip.units for clip in clips] if config.reads_units else ()
-        tokens = dataclasses.replace(tokens, codes=[clip.codes for clip in clips], units=units)
+        features = [clip.features for clip in clips] if config.feature_sizes else ()
+        tokens = dataclasses.replace(tokens, codes=[clip.codes for clip in clips], features=features)
     elif experiment.objective.unit_weight:
         tokens = dataclasses.replace(tokens, units=_clip_units(experiment, cache, paths, folder))
     if config.vocos.source_rate:

@@ -40,7 +40,7 @@ OPTIONAL = (
     "lora_down",
     "lora_up",
     "discriminator",
-    "from_unit",
+    "features",
     "noise_head",
     "pitch_head",
     "style_reader",
