@@ -132,9 +132,11 @@ def test_values_that_cannot_be_are_refused_in_one_line(arguments, said):
 
 GCLOUD = """#!{python}
 # Answers as gcloud would: the next of the written states and exit codes.
-import json, sys
+import fcntl, json, sys
 from pathlib import Path
 folder = Path({folder!r})
+lock = (folder / "lock").open("w")
+fcntl.flock(lock, fcntl.LOCK_EX)  # slices ask at the same time
 with (folder / "calls").open("a") as file:
     file.write(json.dumps(sys.argv[1:]) + chr(10))
 verb = next(word for word in ("describe", "create", "delete", "ssh") if word in sys.argv)
