@@ -80,19 +80,19 @@ def predict(voice: Voice, example: Example, seed: tuple[int, int]) -> PredictedC
         raise InputError(f"{voice.name}: predicting is written for aligned models with semantic tokens")
     instruction = example.instructions[int(random.integers(len(example.instructions)))]
     text = arrange_text(voice.tokenizer.encode(instruction), model.text_form)
-    codes, frames = np.zeros((len(example.codes), 0), np.int32), example.codes.shape[1]
+    nothing, frames = np.zeros((len(example.codes), 0), np.int32), example.codes.shape[1]
     if len(text) > TEXT_WIDTHS[-1] or frames > ROOMS[-1]:
-        return PredictedClip(codes=codes, features=np.zeros((0, NUM_FEATURES), np.int32))
+        return PredictedClip(codes=nothing, features=np.zeros((0, NUM_FEATURES), np.int32))
     request = SpeechRequest(
         ar=ARRequest(
             text_tokens=text,
-            prompt=build_prompt(model.vocabulary, example.language, codes[0], codes),
+            prompt=build_prompt(model.vocabulary, example.language, nothing[0], nothing),
             guidance=Guidance(),
             limits=Limits(min_semantic=0, max_semantic=0, min_acoustic=0, max_acoustic=0, max_total=0),
             seed=int(random.integers(2**31)),
         ),
-        prompt_units=codes[0],
-        prompt_codes=codes,
+        prompt_units=nothing[0],
+        prompt_codes=nothing,
     )
     spoken = Spoken(
         language=example.language,

@@ -177,7 +177,7 @@ class SegmentBatches:
             tokens: Of the clips; crops then have whole frames.
             host_rows: First and last (exclusive) row that this host reads; all by default.
         """
-        self._tokens = tokens
+        self._tokens, self._frames = tokens, segment_samples // tokens.frame_samples if tokens else 0
         self._cache, self._segment_samples, self._seed, self._gain_db = cache, segment_samples, seed, gain_db
         self._host_rows = host_rows or (0, rows)
         lengths = np.diff(cache.offsets)
@@ -221,9 +221,8 @@ class SegmentBatches:
 
     def _crop_ids(self, ids: Int[np.ndarray, "..."], first: int) -> Int32[np.ndarray, "..."]:
         """Behind the end of a clip nothing is known."""
-        frames = self._segment_samples // self._tokens.frame_samples if self._tokens else 0
-        found = np.full((frames, *ids.shape[1:]), -1, np.int32)
-        part = ids[first : first + frames]
+        found = np.full((self._frames, *ids.shape[1:]), -1, np.int32)
+        part = ids[first : first + self._frames]
         found[: len(part)] = part
         return found
 
@@ -231,15 +230,14 @@ class SegmentBatches:
         """Behind the end of a clip its last codes go on: silence, as a rule."""
         if self._tokens is None or not self._tokens.codes:
             return np.zeros((0, 0), np.int32)
-        frames = self._segment_samples // self._tokens.frame_samples
-        part = self._tokens.codes[clip_index][:, first : first + frames].astype(np.int32)
-        return np.pad(part, ((0, 0), (0, frames - part.shape[1])), mode="edge")
+        part = self._tokens.codes[clip_index][:, first : first + self._frames].astype(np.int32)
+        return np.pad(part, ((0, 0), (0, self._frames - part.shape[1])), mode="edge")
 
     def _crop_pitch(self, clip_index: int, first: int) -> Float32[np.ndarray, " pitch_frame"]:
         if self._tokens is None or not self._tokens.pitch:
             return np.zeros(0, np.float32)
         rate = self._tokens.pitch_frames
-        found = np.zeros(self._segment_samples // self._tokens.frame_samples * rate, np.float32)
+        found = np.zeros(self._frames * rate, np.float32)
         part = self._tokens.pitch[clip_index][first * rate : first * rate + len(found)]
         found[: len(part)] = part
         return found
