@@ -11,7 +11,8 @@ import pytest
 import soundfile
 from flax import nnx
 
-from voxinstruct_jax.audio.codec import NUM_FEATURES, CodecConfig, MelCodec
+from voxinstruct_jax.audio.codec import CodecConfig, MelCodec
+from voxinstruct_jax.audio.linguistic import NUM_FEATURES
 from voxinstruct_jax.checkpoints.weights import load_weights, save_weights
 from voxinstruct_jax.cli.convert import export_run
 from voxinstruct_jax.config import ConfigError, InputError, to_dict
