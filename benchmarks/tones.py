@@ -1,12 +1,12 @@
 """Does the tone judge hear Mandarin tones? Generated speech whose tones are known.
 
 Run: uv run --all-extras python benchmarks/tones.py corpus/manifest.jsonl --cache tones.jsonl [--clips 1000] [--fit]
-Set: Mandarin clips of a generated corpus, whose phonemes (column `control`) say which tones were asked for; one sentence
-in five is for the test, with whatever voice. What is measured is kept in the cache, so that a second run goes on. `--fit`
-fits `judges/tones.json` first (scikit-learn's perceptron), and one like it for `new voices`, from which two voice packs
-were held back besides. Next to the judge: the commonest tone, the tones of other syllables, and the same clips with
-their pitch turned upside down. How often the tones that the dictionary expects are those that were asked for stands
-beside it.
+Set: Mandarin clips of a generated corpus, whose phonemes (column `control`) say which tones were asked for; one in five
+sentences is for the test, with whatever voice. What is measured is kept in the cache, so that a second run goes on.
+`--fit` fits `judges/tones.json` first (scikit-learn's perceptron), and one like it for `new voices`, from which two
+voice packs were held back besides. Next to the judge: the commonest tone, the tones of other syllables, and the same
+clips with their pitch turned upside down. How often the tones that the dictionary expects are those that were asked for
+stands beside it.
 """
 
 import argparse

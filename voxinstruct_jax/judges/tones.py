@@ -1,10 +1,9 @@
 """Mandarin tones: which each syllable should have, and which its pitch sounds like.
 
 A recogniser writes the right character for a wrong tone, since the sentence tells it; here pitch alone is heard. Each
-syllable gets cues: heights of F0 over its course, against the line along which the clip's F0 falls, where it is voiced,
-and the same of its neighbours. A small network fitted on speech whose tones are known (`tones.json`, which says on
-what) turns them into probabilities of tones 1 to 4; neutral syllables have no tone of their own and are left out. Read
-`tone_cues`.
+syllable gets cues: heights of F0 over its course, against the line along which the clip's F0 falls, and those of its
+neighbours. A small network fitted on speech whose tones are known (`tones.json`, which says on what) turns them into
+probabilities of tones 1 to 4; neutral syllables have no tone of their own and are left out. Read `tone_cues`.
 
 Source:
     Xu 1997, "Contextual tonal variations in Mandarin", for neighbours as cues; Lei et al. 2006, "Improved tone modeling
@@ -35,9 +34,9 @@ _FARTHEST_S = 1.0
 _LEAST_SPREAD = 1.0
 NUM_HEIGHTS = POINTS + 2 * NEIGHBOUR_POINTS
 """Cues that are heights: of the syllable, of the one before and of the one after; they come first."""
-NUM_CUES = NUM_HEIGHTS + POINTS + 2 * 2 + 5
-"""Then where the syllable is voiced, the voiced share and the distance (s) of both neighbours, and of the syllable its
-natural log of seconds, its voiced share, the spread of all heights (semitones), its place and how many follow."""
+NUM_CUES = NUM_HEIGHTS + 2 * 2 + 5
+"""Then the voiced share and the distance (s) of both neighbours, and of the syllable its natural log of seconds, its
+voiced share, the spread of all heights (semitones), its place and how many follow."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +45,7 @@ class ToneModel:
 
     means: Float[np.ndarray, " cue"]
     deviations: Float[np.ndarray, " cue"]
-    weights: tuple[Float[np.ndarray, "inputs outputs"], ...]
+    weights: tuple[Float[np.ndarray, "_ _"], ...]
     biases: tuple[Float[np.ndarray, " _"], ...]
 
     def probabilities(self, cues: Float[np.ndarray, "syllable cue"]) -> Float[np.ndarray, "syllable tone"]:
@@ -97,12 +96,12 @@ def tone_cues(pitch: PitchTrack, times_s: Sequence[tuple[float, float]]) -> Floa
         if inside.sum() < _FEWEST_VOICED:
             rows.append(np.full(NUM_CUES, np.nan))
             continue
-        own, voiced = _course(pitch, heights, (start, end), POINTS)
+        own = _course(pitch, heights, (start, end), POINTS)
         before = _neighbour(pitch, heights, times_s[place - 1] if place else None, start, own[0])
         after = _neighbour(pitch, heights, times_s[place + 1] if place + 1 < len(times_s) else None, end, own[-1])
         further = [np.log(max(end - start, 0.02)), _voiced_share(pitch, start, end), spread]
         order = [place / len(times_s), float(len(times_s) - place)]
-        rows.append(np.concatenate([own, before[0], after[0], voiced, before[1], after[1], further, order]))
+        rows.append(np.concatenate([own, before[0], after[0], before[1], after[1], further, order]))
     return np.clip(np.array(rows, np.float64).reshape(-1, NUM_CUES), -_LARGEST_CUE, _LARGEST_CUE)
 
 
@@ -124,19 +123,18 @@ def _neighbour(
     """Heights of a neighbour; its voiced share, and the pause between it and the syllable's edge."""
     if times_s is None:
         return np.full(NEIGHBOUR_POINTS, edge_height), [0.0, _FARTHEST_S]
-    course, _ = _course(pitch, heights, times_s, NEIGHBOUR_POINTS)
+    course = _course(pitch, heights, times_s, NEIGHBOUR_POINTS)
     pause = min(abs(edge_s - times_s[0]), abs(edge_s - times_s[1]), _FARTHEST_S)
     return course, [_voiced_share(pitch, *times_s), pause]
 
 
 def _course(
     pitch: PitchTrack, heights: Float[np.ndarray, " frame"], times_s: tuple[float, float], points: int
-) -> tuple[Float[np.ndarray, " point"], Float[np.ndarray, " point"]]:
-    """Heights at evenly spaced places between start and end, and how far these are voiced."""
+) -> Float[np.ndarray, " point"]:
+    """Heights at evenly spaced places between start and end."""
     start, end = times_s
     places = start + (end - start) * (np.arange(points) + 0.5) / points
-    found = np.interp(places, pitch.times_s[pitch.voiced], heights[pitch.voiced])
-    return found, np.interp(places, pitch.times_s, pitch.voiced.astype(np.float64))
+    return np.interp(places, pitch.times_s[pitch.voiced], heights[pitch.voiced])
 
 
 def _voiced_share(pitch: PitchTrack, start_s: float, end_s: float) -> float:

@@ -70,8 +70,8 @@ TRUE_SHARE = 0.3
 """Share of crops that a decoder of predicted codes makes of true codes, so that it does not unlearn them. It is told
 nothing else of these, as of a voice prompt: what is said in a prompt is not known."""
 WRONG_SHARE, WRONG_FRAMES = 0.2, 2
-"""Share of the other crops' frames whose codes are of another moment of the crop, and how many there are in a row: an AR
-model errs, and where codes and what is said differ, the decoder is to keep to what is said."""
+"""Share of the other crops' frames whose codes are of another moment of the crop, and how many there are in a row: AR
+models err, and where codes and what is said differ, the decoder is to keep to what is said."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
