@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from voxinstruct_jax.audio.codec import CodecConfig, MelCodec
-from voxinstruct_jax.audio.linguistic import Melody, follow_melody
+from voxinstruct_jax.audio.linguistic import MELODY_SPREAD, Melody, follow_melody
 from voxinstruct_jax.config import ConfigError
 
 SIZES = (5, 3, 4, 3, 4)
@@ -41,7 +41,7 @@ def test_dropout_hides_features_only_with_a_key():
 def test_voiced_frames_follow_the_melody_about_the_median_that_they_have():
     features = known(3)
     pitch = jnp.array([[100.0, 0.0, 200.0, 400.0, 0.0, 800.0]])
-    semitones = jnp.array([[0.0, 50.0, 12.0, 24.0, 50.0, 36.0]])
+    semitones = jnp.array([[0.0, 50.0, 12.0, 24.0, 50.0, 36.0]]) / MELODY_SPREAD
     found = follow_melody(pitch, semitones + 7.0, jnp.asarray(features))
     np.testing.assert_allclose(found, pitch, rtol=1e-5)  # the melody is the course that it has
     flat = np.asarray(follow_melody(pitch, jnp.zeros((1, 6)), jnp.asarray(features)))

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 from voxinstruct_jax.layers.convolution import ConvNeXtBlock
 from voxinstruct_jax.layers.dropout import dropout
 
-__all__ = ["NUM_FEATURES", "FeatureReader", "Melody", "follow_melody"]
+__all__ = ["MELODY_SPREAD", "NUM_FEATURES", "FeatureReader", "Melody", "follow_melody"]
 
 NUM_FEATURES = 5
 """Linguistic features of a frame: its semantic unit, then the first and the second phone of the character that is
@@ -17,6 +17,9 @@ spoken in its first half, and those of its second half (`text.tokenizer.phones_i
 
 FEATURE_DIM, MELODY_FEATURE_DIM = 64, 24
 MELODY_LAYERS = 5
+MELODY_SPREAD = 1.1
+"""What is expected moves less than what is: the melody of the embedded voice by 3.4 semitones (standard deviation) in
+English and 3.5 in Mandarin, unseen speech by 3.7 and 3.9."""
 
 
 class FeatureReader(nnx.Module):
@@ -103,7 +106,7 @@ def follow_melody(
     def median_of(octaves: Float[Array, "batch step"]) -> Float[Array, "batch 1"]:
         return jnp.nanmedian(jnp.where(counted, octaves, jnp.nan), axis=1, keepdims=True)
 
-    octaves, course = jnp.log2(jnp.where(counted, pitch, 1.0)), semitones / 12
+    octaves, course = jnp.log2(jnp.where(counted, pitch, 1.0)), MELODY_SPREAD * semitones / 12
     return jnp.where(counted, 2 ** (course - median_of(course) + median_of(octaves)), pitch)
 
 
