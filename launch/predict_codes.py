@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from voxinstruct_jax.audio.codec import NUM_FEATURES
+from voxinstruct_jax.audio.linguistic import NUM_FEATURES
 from voxinstruct_jax.config import InputError, VoxError, fingerprint
 from voxinstruct_jax.data.predicted_codes import PredictedClip, read_codes, write_codes
 from voxinstruct_jax.data.progress import progress_bar

@@ -18,10 +18,10 @@ from flax import nnx
 from jaxtyping import Float32, Int32, Num
 
 from voxinstruct_jax.audio import codecs
-from voxinstruct_jax.audio.codec import NUM_FEATURES
 from voxinstruct_jax.audio.codecs import Codec, codec_classes
 from voxinstruct_jax.audio.harmonics import Intonation
 from voxinstruct_jax.audio.hubert import Hubert, HubertConfig, HubertFeatures
+from voxinstruct_jax.audio.linguistic import NUM_FEATURES
 from voxinstruct_jax.audio.semantic import FeatureSource, SemanticUnits, load_units
 from voxinstruct_jax.audio.waveform import check_samples
 from voxinstruct_jax.audio.whisper import load_whisper_encoder

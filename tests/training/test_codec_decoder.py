@@ -11,12 +11,14 @@ import pytest
 import soundfile
 from flax import nnx
 
-from voxinstruct_jax.audio.codec import NUM_FEATURES, CodecConfig, MelCodec
+from voxinstruct_jax.audio.codec import CodecConfig, MelCodec
+from voxinstruct_jax.audio.linguistic import NUM_FEATURES
 from voxinstruct_jax.checkpoints.weights import load_weights, save_weights
 from voxinstruct_jax.cli.convert import export_run
 from voxinstruct_jax.config import ConfigError, InputError, to_dict
 from voxinstruct_jax.data.predicted_codes import PredictedClip, read_codes, write_codes
 from voxinstruct_jax.data.shards import Example
+from voxinstruct_jax.training import codec as codec_training
 from voxinstruct_jax.training.codec import (
     CodecExperiment,
     CodecObjective,
@@ -90,7 +92,8 @@ def test_the_decoder_learns_and_what_codes_depend_on_stays_as_it_was(data, tmp_p
     assert codes_fingerprint(load_codec(folder / "codec")) == codes_fingerprint(load_codec(tmp_path / "codec"))
 
 
-def test_some_crops_have_their_true_codes_and_some_the_predicted_ones(data):
+def test_some_crops_have_their_true_codes_and_some_the_predicted_ones(data, monkeypatch):
+    monkeypatch.setattr(codec_training, "WRONG_SHARE", 0.0)
     batch = jax.tree.map(jnp.asarray, codec_task(experiment_of(data[0], rows=12)).batches[0])
     model, heard = MelCodec(CONFIG, rngs=nnx.Rngs(0)), []
     decode, sound = model.quantizer.decode, model.sound
@@ -103,6 +106,22 @@ def test_some_crops_have_their_true_codes_and_some_the_predicted_ones(data):
     np.testing.assert_array_equal(heard[1], np.where(of_true[:, None, None], -1, batch.features))
     assert 0 < of_true.sum() < 12
     assert 0 < of_predicted.sum() < 12
+
+
+def test_some_predicted_frames_have_the_codes_of_another_moment_and_keep_what_is_said(data):
+    batch = jax.tree.map(jnp.asarray, codec_task(experiment_of(data[0], rows=24)).batches[0])
+    model, heard = MelCodec(CONFIG, rngs=nnx.Rngs(0)), []
+    decode, sound = model.quantizer.decode, model.sound
+    model.quantizer.decode = lambda codes: heard.append(np.asarray(codes)) or decode(codes)
+    model.sound = lambda latents, told, pitch: heard.append(np.asarray(told)) or sound(latents, told, pitch)
+    codec_loss(CodecObjective(stft_windows=(256,)), model, batch, jax.random.key(1))
+    told = (heard[1] >= 0).any((1, 2))  # the others have their true codes
+    codes, predicted = heard[0][told], np.asarray(batch.codes)[told]
+    np.testing.assert_array_equal(heard[1][told], np.asarray(batch.features)[told])
+    wrong = (codes != predicted).any(1)
+    assert 0.1 < wrong.mean() < 0.3
+    for crop, before, frames in zip(codes, predicted, wrong, strict=True):
+        assert all((crop[:, place][:, None] == before).all(0).any() for place in np.flatnonzero(frames))
 
 
 def test_other_codes_have_another_fingerprint():

@@ -13,6 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 
 from voxinstruct_jax.audio.harmonics import Intonation, intone, likely_pitch
+from voxinstruct_jax.audio.linguistic import NUM_FEATURES, FeatureReader, Melody, follow_melody
 from voxinstruct_jax.audio.quantizer import QuantizerConfig, ResidualQuantizer, check_codebooks, check_codes
 from voxinstruct_jax.audio.spectrogram import MelConfig, log_mel
 from voxinstruct_jax.audio.vocos import Vocos, VocosConfig
@@ -20,15 +21,10 @@ from voxinstruct_jax.audio.waveform import check_samples
 from voxinstruct_jax.config import ConfigError
 from voxinstruct_jax.layers.convolution import ConvNeXtBlock
 
-__all__ = ["ENCODER_PARTS", "NUM_FEATURES", "CodecConfig", "CodecTraining", "MelCodec"]
+__all__ = ["ENCODER_PARTS", "CodecConfig", "CodecTraining", "MelCodec"]
 
 ENCODER_PARTS = frozenset(["patch", "encoder_norm", "encoder", "to_latent", "quantizer", "unit_head"])
 """Parts of a `MelCodec` that make its codes, and the head that taught them; the others make sound of codes."""
-NUM_FEATURES = 5
-"""Linguistic features of a frame: its semantic unit, then the first and the second phone of the character that is
-spoken in its first half, and those of its second half (`text.tokenizer.phones_in_frames`); -1 = unknown."""
-
-FEATURE_DIM = 64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,10 +44,14 @@ class CodecConfig:
     feature_sizes: tuple[int, ...] = ()
     """Values of each of the `NUM_FEATURES` linguistic features of a frame, which the decoder then reads beside codes;
     () = it reads none."""
+    melody_dim: int = 0
+    """Channels of the network that tells the course of pitch from the features; 0 = there is none: codes tell it."""
 
     def __post_init__(self) -> None:
         if len(self.feature_sizes) not in (0, NUM_FEATURES):
             raise ConfigError(f"feature_sizes: {list(self.feature_sizes)}; give {NUM_FEATURES} numbers or none")
+        if self.melody_dim and not (self.feature_sizes and self.vocos.source_rate):
+            raise ConfigError("melody_dim: a melody needs feature_sizes to be told from, and vocos.source_rate")
         if self.vocos.hop_length != self.mel.hop_length:
             raise ConfigError(
                 f"vocos.hop_length {self.vocos.hop_length} must equal mel.hop_length {self.mel.hop_length}"
@@ -91,7 +91,9 @@ class CodecConfig:
         """The embedded voice's codec: about 6 million parameters, 1.5 kbit/s."""
         quantizer = QuantizerConfig(num_codebooks=6, codebook_size=1024, dropout=1.0)
         vocos = VocosConfig(source_rate=MelConfig().sample_rate)
-        return cls(quantizer=quantizer, vocos=vocos, num_units=256, feature_sizes=(256, 93, 281, 93, 281))
+        return cls(
+            quantizer=quantizer, vocos=vocos, num_units=256, feature_sizes=(256, 93, 281, 93, 281), melody_dim=96
+        )
 
     @classmethod
     def tiny(cls) -> "CodecConfig":
@@ -105,26 +107,6 @@ class CodecConfig:
             num_layers=1,
             num_decoder_layers=1,
         )
-
-
-class FeatureReader(nnx.Module):
-    """What the linguistic features of a frame add to what its codes say; nothing at first.
-
-    Latents are forty times as large as rows that start as zeros become in a thousand steps, so each feature starts as a
-    random vector, and only the way from there to the latents as zeros.
-    """
-
-    def __init__(self, sizes: tuple[int, ...], dim: int, *, rngs: nnx.Rngs) -> None:
-        self.begins = tuple(np.cumsum((0, *sizes[:-1])).tolist())
-        self.vectors = nnx.Embed(sum(sizes), FEATURE_DIM, embedding_init=nnx.initializers.normal(1.0), rngs=rngs)
-        self.hidden = nnx.Linear(len(sizes) * FEATURE_DIM, dim, rngs=rngs)
-        self.output = nnx.Linear(dim, dim, kernel_init=nnx.initializers.zeros_init(), rngs=rngs)
-
-    def __call__(self, features: Int[Array, "batch frame feature"]) -> Float[Array, "batch frame dim"]:
-        """Reads features; -1 = unknown."""
-        vectors = self.vectors(jnp.maximum(features, 0) + jnp.asarray(self.begins))
-        known = jnp.where((features >= 0)[..., None], vectors, 0.0)
-        return self.output(jax.nn.gelu(self.hidden(known.reshape(*features.shape[:2], -1))))
 
 
 class MelCodec(nnx.Module):
@@ -144,6 +126,8 @@ class MelCodec(nnx.Module):
         self.from_latent = nnx.Linear(config.quantizer.latent_dim, dim, rngs=rngs)
         if config.feature_sizes:
             self.features = FeatureReader(config.feature_sizes, dim, rngs=rngs)
+        if config.melody_dim:
+            self.melody = Melody(config.feature_sizes, config.melody_dim, stride, rngs=rngs)
         self.decoder = _blocks(config, config.num_decoder_layers, rngs)
         self.upsample = nnx.Linear(dim, stride * config.vocos.dim, kernel_init=init, rngs=rngs)
         self.vocos = Vocos(config.vocos, rngs=rngs)
@@ -173,7 +157,8 @@ class MelCodec(nnx.Module):
 
         Args:
             codes: Of all codebooks, or of the leading ones.
-            features: Linguistic features of each frame, for a decoder that reads them; None = unknown.
+            features: Linguistic features of each frame, for a decoder that reads them; None = unknown. Where they are
+                known, a codec with a melody takes the course of pitch from them.
             intonation: Changes the pitch; a decoder without a harmonic source can't, and leaves it as it is.
 
         Raises:
@@ -181,10 +166,14 @@ class MelCodec(nnx.Module):
         """
         checked = check_codes(codes, self.config.num_codebooks, self.config.codebook_size)
         latents = self.quantizer.decode(checked)
-        if intonation is None or not self.config.vocos.source_rate:
+        if not self.config.vocos.source_rate:
             return self.waveform(latents, features)
         hidden = self.vocos.hidden(self._conditioned(latents, features))
-        return self.vocos.sound(hidden, intone(likely_pitch(self.vocos.pitch_head(hidden)), intonation))
+        pitch = likely_pitch(self.vocos.pitch_head(hidden))
+        if self.config.melody_dim and features is not None:
+            told = jnp.asarray(features)
+            pitch = follow_melody(pitch, self.melody(told), told)
+        return self.vocos.sound(hidden, pitch if intonation is None else intone(pitch, intonation))
 
     def latents(self, samples: Float[Array, "batch sample"]) -> Float[Array, "batch frame latent"]:
         """Encodes up to the quantiser."""

@@ -52,7 +52,7 @@ EXAMPLE = """examples:
     voxinstruct convert voice/ar --to safetensors --out ar_tensors
     voxinstruct convert voice/hubert --to original --out hubert_folder"""
 
-MODELS_OF_RUNS = {"style": "ar"}
+MODELS_OF_RUNS = {"style": "ar", "melody": "codec"}
 """What a run's weights are, where its kind does not say."""
 
 

@@ -11,7 +11,7 @@ its kind and the seed only, and none is made twice.
 
 Splits don't leak: sentences fall to train, dev or test by a hash of their letters, and voices are dealt to the splits
 as well. A held-out voice is a blend that is never heard in training; its two parts may be. A test word can stand in a
-training sentence.
+training sentence. Sentences of further test sets are kept out by `--held-out`.
 
 Needs the `corpus`, `asr` and `prepare` extras and, once, npm. espeak-ng, which phonemises the English, is GPL-3: it
 makes data here and is never needed to train or to speak. Read `plan_clips`, then `make_clip`.
@@ -56,7 +56,7 @@ from voxinstruct_jax.data.progress import progress_bar
 from voxinstruct_jax.data.prosody_edit import Emphasis, StressedClip, stress_words
 from voxinstruct_jax.data.word_stress import stress_units
 from voxinstruct_jax.data.word_times import WordAligner, open_word_aligner
-from voxinstruct_jax.text.words import split_words
+from voxinstruct_jax.text.words import letters, split_words
 
 __all__ = ["Clip", "classify", "finished_ids", "main", "make_clip", "plan_clips", "recipes", "split_of"]
 
@@ -133,8 +133,7 @@ class Clip:
 
 def split_of(text: str) -> Split:
     """Returns the split of a sentence; texts that differ in case, spaces or marks only fall to the same one."""
-    letters = "".join(c for c in unicodedata.normalize("NFKC", text).casefold() if c.isalnum())
-    share = int.from_bytes(hashlib.sha256(letters.encode()).digest()[:6], "big") / 2**48
+    share = int.from_bytes(hashlib.sha256(letters(text).encode()).digest()[:6], "big") / 2**48
     if share < _HELD_OUT["test"]:
         return "test"
     return "dev" if share < _HELD_OUT["test"] + _HELD_OUT["dev"] else "train"
@@ -389,6 +388,22 @@ def _read_sentences(paths: Sequence[Path], limit: int | None, seed: int) -> dict
     return sentences
 
 
+def _read_held_out(paths: Sequence[Path]) -> frozenset[str]:
+    """Reads the letters of what is spoken in requests of test sets."""
+    held_out = set[str]()
+    for path in paths:
+        try:
+            lines = path.read_text("utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: not readable ({error}); give JSON lines with `transcript`") from error
+        for number, line in enumerate(lines, 1):
+            try:
+                held_out.add(letters(json.loads(line)["transcript"]))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise InputError(f"{path}:{number}: expected a JSON object with `transcript`, got {line!r}") from error
+    return frozenset(held_out)
+
+
 def _words(text: str, language: str) -> list[str]:
     """Words worth a clip of their own: English of four letters on, Mandarin compounds that the pinyin lexicon knows."""
     if language == "en":
@@ -451,7 +466,12 @@ def _rows(clips: Sequence[Clip], voices: Path, out: Path, num_workers: int) -> I
 
 def _run(arguments: argparse.Namespace) -> int:
     voices = fetch_voice_packs(arguments.voices)
-    planned = plan_clips(_read_sentences(arguments.sentences, arguments.limit, arguments.seed), arguments.seed)
+    held_out = _read_held_out(arguments.held_out)
+    sentences = {
+        language: [text for text in texts if letters(text) not in held_out]
+        for language, texts in _read_sentences(arguments.sentences, arguments.limit, arguments.seed).items()
+    }
+    planned = plan_clips(sentences, arguments.seed)
     clips = [clip for clip in planned if clip.kind in arguments.kinds]
     arguments.out.mkdir(parents=True, exist_ok=True)
     manifest = arguments.out / "manifest.jsonl"
@@ -480,6 +500,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("sentences", type=Path, nargs="+", help="files of `language<TAB>text` lines")
     parser.add_argument("--out", type=Path, required=True, help="folder of the corpus")
     parser.add_argument("--limit", type=int, help="sentences a file, after a seeded shuffle (default: all)")
+    parser.add_argument(
+        "--held-out",
+        type=Path,
+        nargs="+",
+        default=(),
+        metavar="REQUESTS",
+        help="files of requests whose sentences are not to be spoken here (`voxinstruct testset NAME --out FILE`)",
+    )
     kinds = get_args(Kind)
     parser.add_argument("--kinds", nargs="+", choices=kinds, default=kinds, help="of the plan (default: all)")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: a CPU each)")

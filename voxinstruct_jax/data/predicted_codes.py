@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from voxinstruct_jax.audio.codec import NUM_FEATURES, CodecConfig
+from voxinstruct_jax.audio.codec import CodecConfig
+from voxinstruct_jax.audio.linguistic import NUM_FEATURES
 from voxinstruct_jax.config import InputError
 
 __all__ = ["PredictedClip", "read_codes", "write_codes"]
@@ -20,7 +21,7 @@ class PredictedClip:
 
     codes: Int[np.ndarray, "codebook frame"]
     features: Int[np.ndarray, "frame feature"]
-    """Linguistic features (`audio.codec.NUM_FEATURES`); -1 = unknown."""
+    """Linguistic features (`audio.linguistic.NUM_FEATURES`); -1 = unknown."""
 
 
 def write_codes(file: Path, clips: Sequence[tuple[str, PredictedClip]]) -> None:

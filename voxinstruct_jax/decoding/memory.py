@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from voxinstruct_jax.audio.codec import NUM_FEATURES
 from voxinstruct_jax.audio.harmonics import no_intonation
+from voxinstruct_jax.audio.linguistic import NUM_FEATURES
 from voxinstruct_jax.config import ConfigError
 from voxinstruct_jax.decoding.profile import (
     CacheType,

@@ -14,9 +14,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Float32, Int, Int32, Key, Num
 
-from voxinstruct_jax.audio.codec import NUM_FEATURES, MelCodec
+from voxinstruct_jax.audio.codec import MelCodec
 from voxinstruct_jax.audio.codecs import Codec
 from voxinstruct_jax.audio.harmonics import Intonation
+from voxinstruct_jax.audio.linguistic import NUM_FEATURES
 from voxinstruct_jax.decoding.autoregressive import decode_ar
 from voxinstruct_jax.decoding.maskgit import fill_codebooks, masked_layout
 from voxinstruct_jax.decoding.prosody import Prosody, stressed_frames
@@ -222,7 +223,7 @@ def own_codes(
 def frame_features(
     stage: ARStage, request: SpeechRequest, spoken: Spoken, frames: int
 ) -> Int32[np.ndarray, "frame feature"]:
-    """Linguistic features of each of a clip's last `frames` (`audio.codec.NUM_FEATURES`); in a voice prompt, unknown.
+    """`audio.linguistic.NUM_FEATURES` of each of a clip's last `frames`; in a voice prompt, unknown.
 
     Semantic tokens and text are in time with frames where the AR model is aligned; elsewhere nothing is known.
     """

@@ -5,7 +5,6 @@ in one training transcript (MinHash finds the candidates, the exact Jaccard inde
 """
 
 import dataclasses
-import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from jaxtyping import UInt64
 
 from voxinstruct_jax.data.manifest import Row
+from voxinstruct_jax.text.words import letters
 
 __all__ = ["Leak", "find_leaks"]
 
@@ -67,9 +67,9 @@ class _Test:
 
     @classmethod
     def of(cls, item: Mapping[str, Any]) -> "_Test":
-        letters = _letters(item.get("transcript") or "")
+        said = letters(item.get("transcript") or "")
         speaker = item.get("speaker") or (item.get("attributes") or {}).get("speaker") or ""
-        return cls(str(item["id"]), letters, _grams(letters), str(speaker))
+        return cls(str(item["id"]), said, _grams(said), str(speaker))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,23 +95,19 @@ class _Index:
 
     def shared(self, row: Row) -> Iterator[tuple[int, str, float]]:
         """Yields the number of each test item that a training row gives away, how, and how much of it."""
-        letters = _letters(row.transcript)
-        seen = _grams(letters)
+        said = letters(row.transcript)
+        seen = _grams(said)
         yield from ((number, "speaker", 1.0) for number in self.by_speaker.get(row.speaker, ()))
-        yield from ((number, "sentence", 1.0) for number in self.by_letters.get(letters, ()))
+        yield from ((number, "sentence", 1.0) for number in self.by_letters.get(said, ()))
         for number in {number for band in _signature_bands(seen) for number in self.by_band.get(band, ())}:
             grams = self.tests[number].grams
             similarity = len(seen & grams) / len(seen | grams)
-            if similarity >= NEAR and self.tests[number].letters != letters:
+            if similarity >= NEAR and self.tests[number].letters != said:
                 yield number, "near_sentence", similarity
 
 
-def _letters(text: str) -> str:
-    return "".join(c for c in unicodedata.normalize("NFKC", text).casefold() if c.isalnum())
-
-
-def _grams(letters: str) -> frozenset[str]:
-    return frozenset(letters[start : start + GRAM] for start in range(max(len(letters) - GRAM + 1, 1)))
+def _grams(said: str) -> frozenset[str]:
+    return frozenset(said[start : start + GRAM] for start in range(max(len(said) - GRAM + 1, 1)))
 
 
 def _signature_bands(grams: frozenset[str]) -> list[tuple[int, bytes]]:

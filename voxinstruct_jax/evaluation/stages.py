@@ -316,7 +316,7 @@ def _tone_stage() -> Stage:
 
     return Stage(
         name="tone",
-        fingerprint=f"acoustic-tone/1/swift-f0-{metadata.version('swift-f0')}",
+        fingerprint=f"acoustic-tone/2/swift-f0-{metadata.version('swift-f0')}",
         hears=hears,
         depends=("transcript",),
         applies=lambda item: item.language == "zh",

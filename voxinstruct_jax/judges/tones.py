@@ -2,11 +2,12 @@
 
 A recogniser writes the right character for a wrong tone, since the sentence tells it; here pitch alone is heard. Each
 syllable gets cues: heights of F0 over its course, against the line along which the clip's F0 falls, and those of its
-neighbours. A logistic model fitted on speech whose tones are known (`tones.json`, which says on what) turns them into
+neighbours. A small network fitted on speech whose tones are known (`tones.json`, which says on what) turns them into
 probabilities of tones 1 to 4; neutral syllables have no tone of their own and are left out. Read `tone_cues`.
 
 Source:
-    Xu 1997, "Contextual tonal variations in Mandarin", for neighbours as cues; Cox 1958 for logistic regression.
+    Xu 1997, "Contextual tonal variations in Mandarin", for neighbours as cues; Lei et al. 2006, "Improved tone modeling
+    for Mandarin broadcast news speech recognition", section 3, for a perceptron over contours of fixed length.
 """
 
 import functools
@@ -22,31 +23,37 @@ from jaxtyping import Float
 from voxinstruct_jax.judges.pitch import PitchTrack
 from voxinstruct_jax.judges.stress import above_declination
 
-__all__ = ["NUM_CUES", "TONES", "ToneModel", "expected_tones", "load_tone_model", "tone_cues"]
+__all__ = ["NUM_CUES", "NUM_HEIGHTS", "TONES", "ToneModel", "expected_tones", "load_tone_model", "tone_cues"]
 
 TONES = (1, 2, 3, 4)
-POINTS = 6
-"""Places of a syllable at which its height is taken."""
+POINTS, NEIGHBOUR_POINTS = 10, 6
+"""Places of a syllable, and of its neighbours, at which their height is taken."""
 _FEWEST_VOICED = 3
-_MARGIN = 0.5 / POINTS
 _LARGEST_CUE = 15.0
-NUM_CUES = 3 * POINTS + 2
-"""Heights of the syllable, of the one before and of the one after; how much is voiced, and natural log of seconds."""
+_FARTHEST_S = 1.0
+_LEAST_SPREAD = 1.0
+NUM_HEIGHTS = POINTS + 2 * NEIGHBOUR_POINTS
+"""Cues that are heights: of the syllable, of the one before and of the one after; they come first."""
+NUM_CUES = NUM_HEIGHTS + 2 * 2 + 5
+"""Then the voiced share and the distance (s) of both neighbours, and of the syllable its natural log of seconds, its
+voiced share, the spread of all heights (semitones), its place and how many follow."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ToneModel:
-    """Multinomial logistic regression over standardised cues."""
+    """A perceptron over standardised cues: rectified hidden layers, then one score a tone."""
 
     means: Float[np.ndarray, " cue"]
     deviations: Float[np.ndarray, " cue"]
-    weights: Float[np.ndarray, "tone cue"]
-    biases: Float[np.ndarray, " tone"]
+    weights: tuple[Float[np.ndarray, "_ _"], ...]
+    biases: tuple[Float[np.ndarray, " _"], ...]
 
     def probabilities(self, cues: Float[np.ndarray, "syllable cue"]) -> Float[np.ndarray, "syllable tone"]:
         """Of `TONES`; NaN where a syllable's cues are."""
-        scores = (cues - self.means) / self.deviations @ self.weights.T + self.biases
-        likely = np.exp(scores - scores.max(axis=1, keepdims=True))
+        x = (cues - self.means) / self.deviations
+        for place, (weights, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            x = (np.maximum(x, 0.0) if place else x) @ weights + bias  # of NaN, NaN
+        likely = np.exp(x - x.max(axis=1, keepdims=True))
         return likely / likely.sum(axis=1, keepdims=True)
 
 
@@ -76,19 +83,25 @@ def tone_cues(pitch: PitchTrack, times_s: Sequence[tuple[float, float]]) -> Floa
         times_s: Start and end of each syllable.
 
     Returns:
-        Rows of NaN where fewer than three frames are voiced. A neighbour that there is not, or that is not voiced, is
-        as high as the near end of the syllable.
+        Rows of NaN where fewer than three frames of a syllable are voiced. Heights between voiced frames lie on the
+        line from one to the next; a neighbour that there is not is as high as the near end of the syllable.
     """
     heights = above_declination(pitch)
-    own = np.array([_course(pitch, heights, start, end) for start, end in times_s]).reshape(-1, POINTS)
+    if not pitch.voiced.any():
+        return np.full((len(times_s), NUM_CUES), np.nan)
+    spread = max(float(heights[pitch.voiced].std()), _LEAST_SPREAD)
     rows = []
     for place, (start, end) in enumerate(times_s):
-        before = own[place - 1] if place and np.isfinite(own[place - 1]).all() else np.repeat(own[place, 0], POINTS)
-        after = own[place + 1 : place + 2]
-        following = after[0] if len(after) and np.isfinite(after).all() else np.repeat(own[place, -1], POINTS)
-        inside = (pitch.times_s >= start) & (pitch.times_s < end)
-        voiced = float(pitch.voiced[inside].mean()) if inside.any() else 0.0
-        rows.append([*own[place], *before, *following, voiced, np.log(max(end - start, 0.02))])
+        inside = (pitch.times_s >= start) & (pitch.times_s < end) & pitch.voiced
+        if inside.sum() < _FEWEST_VOICED:
+            rows.append(np.full(NUM_CUES, np.nan))
+            continue
+        own = _course(pitch, heights, (start, end), POINTS)
+        before = _neighbour(pitch, heights, times_s[place - 1] if place else None, start, own[0])
+        after = _neighbour(pitch, heights, times_s[place + 1] if place + 1 < len(times_s) else None, end, own[-1])
+        further = [np.log(max(end - start, 0.02)), _voiced_share(pitch, start, end), spread]
+        order = [place / len(times_s), float(len(times_s) - place)]
+        rows.append(np.concatenate([own, before[0], after[0], before[1], after[1], further, order]))
     return np.clip(np.array(rows, np.float64).reshape(-1, NUM_CUES), -_LARGEST_CUE, _LARGEST_CUE)
 
 
@@ -96,15 +109,34 @@ def tone_cues(pitch: PitchTrack, times_s: Sequence[tuple[float, float]]) -> Floa
 def load_tone_model() -> ToneModel:
     """The model of this package."""
     stored: dict[str, Any] = json.loads((resources.files(__package__ or "") / "tones.json").read_text("utf-8"))
-    return ToneModel(**{name: np.array(stored[name]) for name in ("means", "deviations", "weights", "biases")})
+    layers = {name: tuple(map(np.array, stored[name])) for name in ("weights", "biases")}
+    return ToneModel(means=np.array(stored["means"]), deviations=np.array(stored["deviations"]), **layers)
+
+
+def _neighbour(
+    pitch: PitchTrack,
+    heights: Float[np.ndarray, " frame"],
+    times_s: tuple[float, float] | None,
+    edge_s: float,
+    edge_height: float,
+) -> tuple[Float[np.ndarray, " point"], list[float]]:
+    """Heights of a neighbour; its voiced share, and the pause between it and the syllable's edge."""
+    if times_s is None:
+        return np.full(NEIGHBOUR_POINTS, edge_height), [0.0, _FARTHEST_S]
+    course = _course(pitch, heights, times_s, NEIGHBOUR_POINTS)
+    pause = min(abs(edge_s - times_s[0]), abs(edge_s - times_s[1]), _FARTHEST_S)
+    return course, [_voiced_share(pitch, *times_s), pause]
 
 
 def _course(
-    pitch: PitchTrack, heights: Float[np.ndarray, " frame"], start_s: float, end_s: float
+    pitch: PitchTrack, heights: Float[np.ndarray, " frame"], times_s: tuple[float, float], points: int
 ) -> Float[np.ndarray, " point"]:
-    """Heights at evenly spaced places between start and end, from the voiced frames there."""
-    inside = (pitch.times_s >= start_s) & (pitch.times_s < end_s) & pitch.voiced
-    if inside.sum() < _FEWEST_VOICED:
-        return np.full(POINTS, np.nan)
-    places = start_s + (end_s - start_s) * np.linspace(_MARGIN, 1 - _MARGIN, POINTS)
-    return np.interp(places, pitch.times_s[inside], heights[inside])
+    """Heights at evenly spaced places between start and end."""
+    start, end = times_s
+    places = start + (end - start) * (np.arange(points) + 0.5) / points
+    return np.interp(places, pitch.times_s[pitch.voiced], heights[pitch.voiced])
+
+
+def _voiced_share(pitch: PitchTrack, start_s: float, end_s: float) -> float:
+    inside = (pitch.times_s >= start_s) & (pitch.times_s < end_s)
+    return float(pitch.voiced[inside].mean()) if inside.any() else 0.0

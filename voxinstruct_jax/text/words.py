@@ -1,10 +1,11 @@
 """What a word is, wherever words are counted or marked: in `attributes.stress`, in word times, in reports."""
 
 import re
+import unicodedata
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
-__all__ = ["Word", "listed_runs", "split_words"]
+__all__ = ["Word", "letters", "listed_runs", "split_words"]
 
 _HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _WORD = re.compile(rf"[{_HAN}]|(?:(?![{_HAN}])\w)+(?:['’\-.](?:(?![{_HAN}])\w)+)*")
@@ -29,6 +30,11 @@ def split_words(text: str) -> list[Word]:
     differ: a word of two characters is two words here.
     """
     return [Word(text=match.group(), start=match.start(), end=match.end()) for match in _WORD.finditer(text)]
+
+
+def letters(text: str) -> str:
+    """Returns letters and digits alone: the same for texts that differ in case, spaces or marks."""
+    return "".join(c for c in unicodedata.normalize("NFKC", text).casefold() if c.isalnum())
 
 
 def listed_runs(characters: str, listed: Container[str], longest: int) -> Iterator[tuple[int, int]]:

@@ -26,7 +26,7 @@ from voxinstruct_jax.audio.waveform import read_audio
 from voxinstruct_jax.audio.whisper import WhisperEncoder, block_outputs, load_whisper_encoder
 from voxinstruct_jax.config import ConfigError, InputError, fingerprint
 from voxinstruct_jax.data.manifest import read_manifest
-from voxinstruct_jax.data.predicted_codes import PredictedClip, read_codes
+from voxinstruct_jax.data.predicted_codes import read_codes
 from voxinstruct_jax.data.progress import progress_bar
 from voxinstruct_jax.data.segments import (
     INT16_SCALE,
@@ -56,6 +56,7 @@ __all__ = [
     "hearing_distance",
     "mel_distance",
     "open_clips",
+    "open_coded_clips",
     "segment_task",
     "stft_distance",
 ]
@@ -68,6 +69,9 @@ HEARING_STRIDE = 2
 TRUE_SHARE = 0.3
 """Share of crops that a decoder of predicted codes makes of true codes, so that it does not unlearn them. It is told
 nothing else of these, as of a voice prompt: what is said in a prompt is not known."""
+WRONG_SHARE, WRONG_FRAMES = 0.2, 2
+"""Share of the other crops' frames whose codes are of another moment of the crop, and how many there are in a row: AR
+models err, and where codes and what is said differ, the decoder is to keep to what is said."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -144,6 +148,8 @@ def codec_program(experiment: CodecExperiment) -> Program:
         if experiment.data.codes:
             for name in vars(model).keys() & ENCODER_PARTS:
                 freeze(getattr(model, name))
+        if config.melody_dim:
+            freeze(model.melody)  # it is trained by itself (`training.melody`)
         return model
 
     ear = None
@@ -208,9 +214,22 @@ def _partly_true(
 ) -> tuple[Int[Array, "batch codebook frame"], Int[Array, "batch frame feature"] | None]:
     """Codes and features of each crop: some have their own codes and no features, the others those predicted."""
     true = model.quantizer.encode(model.latents(batch.samples))[:, : batch.codes.shape[1]]
-    shown = jax.random.bernoulli(key, TRUE_SHARE, (len(true), 1, 1))
-    features = jnp.where(shown, -1, batch.features) if batch.features.shape[1] else None
-    return jnp.where(shown, true, batch.codes), features
+    show_key, wrong_key = jax.random.split(key)
+    shown = jax.random.bernoulli(show_key, TRUE_SHARE, (len(true), 1, 1))
+    if not batch.features.shape[1]:
+        return jnp.where(shown, true, batch.codes), None
+    predicted = _partly_wrong(jnp.asarray(batch.codes), wrong_key)
+    return jnp.where(shown, true, predicted), jnp.where(shown, -1, batch.features)
+
+
+def _partly_wrong(codes: Int[Array, "batch codebook frame"], key: jax.Array) -> Int[Array, "batch codebook frame"]:
+    """Codes with some stretches taken from elsewhere in the crop."""
+    batch, _, frames = codes.shape
+    shift_key, place_key = jax.random.split(key)
+    shifts = jax.random.randint(shift_key, (batch,), frames // 4, frames - frames // 4 + 1)
+    elsewhere = jax.vmap(lambda crop, shift: jnp.roll(crop, shift, axis=-1))(codes, shifts)
+    stretches = jax.random.bernoulli(place_key, WRONG_SHARE, (batch, 1, -(-frames // WRONG_FRAMES)))
+    return jnp.where(jnp.repeat(stretches, WRONG_FRAMES, axis=-1)[..., :frames], elsewhere, codes)
 
 
 def _code_losses(
@@ -237,33 +256,43 @@ def codec_task(experiment: CodecExperiment) -> Task:
         InputError: The data cannot be read, or no clip has codes.
     """
     data, config = experiment.data, experiment.model
-    rows, predicted = read_manifest(data.manifest), dict[str, PredictedClip]()
+    if data.codes and (data.gain_db or experiment.objective.unit_weight):
+        raise ConfigError("data.codes: the codes are of clips as they are; set gain_db and unit_weight to 0")
     if data.codes:
-        if data.gain_db or experiment.objective.unit_weight:
-            raise ConfigError("data.codes: the codes are of clips as they are; set gain_db and unit_weight to 0")
-        predicted = read_codes(data.codes, config)
-        rows = [row for row in rows if row.id in predicted]
-        if not rows:
-            raise InputError(f"{data.codes}: no codes of any clip of {data.manifest}")
-    paths = [row.audio for row in rows]
-    folder = Path(data.cache or Path(data.manifest).parent / ("audio-cache-coded" if data.codes else "audio-cache"))
-    cache = build_cache(paths, folder, config.sample_rate)
-    tokens = FrameTokens(frame_samples=config.hop_length)
-    if data.codes:
-        clips = [predicted[row.id] for row in rows]
-        frames = -(-np.diff(cache.offsets) // config.hop_length)
-        for row, clip, wanted in zip(rows, clips, frames.tolist(), strict=True):
-            if wanted and clip.codes.shape[1] != wanted:
-                raise InputError(f"{data.codes}: {clip.codes.shape[1]} frames of {row.id}, its sound has {wanted}")
-        features = [clip.features for clip in clips] if config.feature_sizes else ()
-        tokens = dataclasses.replace(tokens, codes=[clip.codes for clip in clips], features=features)
-    elif experiment.objective.unit_weight:
-        tokens = dataclasses.replace(tokens, units=_clip_units(experiment, cache, paths, folder))
-    if config.vocos.source_rate:
-        tracks = _clip_pitch(config, cache, folder)
-        tokens = dataclasses.replace(tokens, pitch=tracks, pitch_frames=config.downsample)
+        cache, paths, tokens = open_coded_clips(data, config)
+    else:
+        paths = [row.audio for row in read_manifest(data.manifest)]
+        folder = Path(data.cache or Path(data.manifest).parent / "audio-cache")
+        cache, tokens = build_cache(paths, folder, config.sample_rate), FrameTokens(frame_samples=config.hop_length)
+        if experiment.objective.unit_weight:
+            tokens = dataclasses.replace(tokens, units=_clip_units(experiment, cache, paths, folder))
+        tokens = _with_pitch(tokens, config, cache, folder)
     further = {"discriminator": experiment.discriminator} if experiment.objective.adversarial_weight else {}
     return segment_task("codec", experiment, codec_program(experiment), cache, paths, tokens=tokens, **further)
+
+
+def open_coded_clips(data: SegmentData, config: CodecConfig) -> tuple[AudioCache, list[str], FrameTokens]:
+    """Opens the clips of a manifest whose codes are in `data.codes`: their sound, files, codes, features and pitch.
+
+    Raises:
+        InputError: The data cannot be read, or no clip has codes, or others than it has frames for.
+    """
+    predicted = read_codes(data.codes, config)
+    rows = [row for row in read_manifest(data.manifest) if row.id in predicted]
+    if not rows:
+        raise InputError(f"{data.codes}: no codes of any clip of {data.manifest}")
+    paths = [row.audio for row in rows]
+    folder = Path(data.cache or Path(data.manifest).parent / "audio-cache-coded")
+    cache = build_cache(paths, folder, config.sample_rate)
+    clips = [predicted[row.id] for row in rows]
+    frames = -(-np.diff(cache.offsets) // config.hop_length)
+    for row, clip, wanted in zip(rows, clips, frames.tolist(), strict=True):
+        if wanted and clip.codes.shape[1] != wanted:
+            raise InputError(f"{data.codes}: {clip.codes.shape[1]} frames of {row.id}, its sound has {wanted}")
+    features = [clip.features for clip in clips] if config.feature_sizes else ()
+    codes = [clip.codes for clip in clips]
+    tokens = FrameTokens(frame_samples=config.hop_length, codes=codes, features=features)
+    return cache, paths, _with_pitch(tokens, config, cache, folder)
 
 
 def open_clips(data: SegmentData, sample_rate: int) -> tuple[AudioCache, list[str]]:
@@ -358,6 +387,13 @@ def _clip_units(
                 yield np.zeros(0, np.int16)
 
     return _kept(stored, "Reading units", make, lengths)
+
+
+def _with_pitch(tokens: FrameTokens, config: CodecConfig, cache: AudioCache, folder: Path) -> FrameTokens:
+    """With the pitch of the clips, for a codec with a harmonic source."""
+    if not config.vocos.source_rate:
+        return tokens
+    return dataclasses.replace(tokens, pitch=_clip_pitch(config, cache, folder), pitch_frames=config.downsample)
 
 
 def _clip_pitch(config: CodecConfig, cache: AudioCache, folder: Path) -> list[Float32[np.ndarray, " _"]]:

@@ -36,6 +36,7 @@ from voxinstruct_jax.training.language_model import abstract_batch
 from voxinstruct_jax.training.masked_latents import MaskedLatentsExperiment, masked_latents_program, masked_latents_task
 from voxinstruct_jax.training.mel_vae import MelVAEExperiment, mel_vae_task
 from voxinstruct_jax.training.mel_vocoder import MelVocoderExperiment, mel_vocoder_task
+from voxinstruct_jax.training.melody import MelodyExperiment, melody_task
 from voxinstruct_jax.training.nar import NARExperiment, nar_program, nar_task
 from voxinstruct_jax.training.optimizer import make_optimizer
 from voxinstruct_jax.training.step import build_trainer
@@ -65,6 +66,7 @@ Experiment = (
     | StyleExperiment
     | MelVAEExperiment
     | MelVocoderExperiment
+    | MelodyExperiment
     | Denoising
 )
 Plannable = ARExperiment | NARExperiment | Denoising
@@ -80,6 +82,7 @@ _TASKS: dict[type, Callable[[Any], Task]] = {
     MaskedLatentsExperiment: masked_latents_task,
     MelVAEExperiment: mel_vae_task,
     MelVocoderExperiment: mel_vocoder_task,
+    MelodyExperiment: melody_task,
 }
 
 

@@ -41,6 +41,7 @@ OPTIONAL = (
     "lora_up",
     "discriminator",
     "features",
+    "melody",
     "noise_head",
     "pitch_head",
     "style_reader",
