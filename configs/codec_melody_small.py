@@ -10,6 +10,8 @@ Expect: loss falls well below `flat_distance`, what a voice without any tune has
 Measured: see voxinstruct_jax/release/MODEL_CARD.md.
 """
 
+import dataclasses
+
 from voxinstruct_jax.audio.codec import CodecConfig
 from voxinstruct_jax.training.codec import SegmentData
 from voxinstruct_jax.training.melody import MelodyExperiment
@@ -17,7 +19,7 @@ from voxinstruct_jax.training.optimizer import OptimizerConfig
 from voxinstruct_jax.training.task import TrainConfig
 
 experiment = MelodyExperiment(
-    model=CodecConfig.small(),
+    model=dataclasses.replace(CodecConfig.small(), melody_dim=96),
     data=SegmentData(segment_s=3.84, rows=24, gain_db=0.0),
     optimizer=OptimizerConfig(
         peak_lr=3e-3,

@@ -88,12 +88,10 @@ class CodecConfig:
 
     @classmethod
     def small(cls) -> "CodecConfig":
-        """The embedded voice's codec: about 6 million parameters, 1.5 kbit/s."""
+        """The embedded voice's codec without its melody, which is trained last: about 6M parameters, 1.5 kbit/s."""
         quantizer = QuantizerConfig(num_codebooks=6, codebook_size=1024, dropout=1.0)
         vocos = VocosConfig(source_rate=MelConfig().sample_rate)
-        return cls(
-            quantizer=quantizer, vocos=vocos, num_units=256, feature_sizes=(256, 93, 281, 93, 281), melody_dim=96
-        )
+        return cls(quantizer=quantizer, vocos=vocos, num_units=256, feature_sizes=(256, 93, 281, 93, 281))
 
     @classmethod
     def tiny(cls) -> "CodecConfig":

@@ -46,7 +46,7 @@ class MelodyExperiment:
         ConfigError: The codec has no melody, or there is nothing to learn it from.
     """
 
-    model: CodecConfig = dataclasses.field(default_factory=CodecConfig.small)
+    model: CodecConfig
     objective: MelodyObjective = MelodyObjective()
     data: SegmentData = SegmentData()
     optimizer: OptimizerConfig = OptimizerConfig()
