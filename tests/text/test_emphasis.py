@@ -46,6 +46,8 @@ def places(instruction):
         ("把三点读重一点，“我们三点出发。”", ["三点"]),
         ('Put the weight on NEVER. "I never said it"', ["never"]),
         ('Follow the stress marks: "I *never* said it"', ["never"]),
+        ("星号里的词要重读：“这是*小周*说的，不是**小王**。”", ["小周", "小王"]),
+        ('Stress the starred word: "2*3*4 is a **lot**"', ["lot"]),
         ('Stress what is in capitals: "I NEVER said it"', ["NEVER"]),
         ('"It’s don\'t, not do." Accent "don’t".', ["don't"]),
         ("Stress ‘coat looks’ and ‘it’: ‘Your coat looks as though it needed brushing.’", ["coat looks", "it"]),

@@ -17,7 +17,7 @@ __all__ = ["RULE_VERSION", "STRESS_PATTERNS", "asks_for_stress", "stressed_spans
 _MAX_REQUESTS = 16
 _WINDOW = 80
 """Characters before a request that are looked at; it bounds the time that odd texts take."""
-RULE_VERSION = 1
+RULE_VERSION = 2
 """Raise it when anything here but `STRESS_PATTERNS` may find other words: the tokenizer's fingerprint follows both."""
 _QUOTED, _CONTENT = "\x02", "\x00"
 """Stand for the characters of quoted words and of the content, so that neither is read as a request."""
@@ -149,7 +149,7 @@ _HAN_TRAIL = re.compile(
 _HAN_JOINTS = re.compile("以及|还有|[和与跟及、]")
 _SPELT_OUT = re.compile(r"\b(?:capitals?|capitali[sz]ed|caps|upper[- ]?case)\b|大写", re.IGNORECASE)
 _CAPITALS = re.compile(r"\b[A-Z][A-Z'’]*[A-Z]\b")
-_STARRED = re.compile(r"(?<![\w*])\*(?=[^\s*])([^*]+)(?<=[^\s*])\*(?![\w*])")
+_STARRED = re.compile(r"(?<![A-Za-z\d*])(\*{1,2})(?=[^\s*])(?P<word>[^*]+)(?<=[^\s*])\1(?![A-Za-z\d*])")
 
 Run = range
 """Indices of neighbouring words of the content."""
@@ -460,7 +460,7 @@ def _listed(named: str, words: Sequence[Word]) -> list[Run]:
 
 def _written_out(text: str, blanked: str, content: Content, words: Sequence[Word]) -> list[Run]:
     """Words written so that they stand out: in *asterisks*, or in capitals in the description."""
-    starred = [found.span(1) for found in _STARRED.finditer(text, content.start, content.end)]
+    starred = [found.span("word") for found in _STARRED.finditer(text, content.start, content.end)]
     if not starred and _SPELT_OUT.search(blanked):
         starred = [found.span() for found in _CAPITALS.finditer(text, content.start, content.end)]
     if starred:

@@ -59,7 +59,7 @@ _SEAMS: Sequence[tuple[re.Pattern[str], _Seam]] = [
             _Seam(0.0, _LABELLED, True, 0.0),
         ),
         (r"\s*(?<!\d)[:：](?!//)\s*|\s*[:：](?!\d|//)\s*", _Seam(-1.0, 0.5, True)),
-        (r"\s*\n\s*", _Seam(0.1, 0.2, True)),
+        (r"\s*】?\s*\n\s*【?\s*", _Seam(0.1, 0.2, True)),
         (
             r"\s+[-–|/]+\s+|\s*—+\s*|\s*[|｜]\s*|\s*-{2,}\s*|\s*->\s*|\s*[→⇒]\s*|\s*[\[(（【]\s*|\s*[\])）】]\s*",
             _Seam(0.1, 0.1, True),
@@ -75,6 +75,7 @@ _SEAMS: Sequence[tuple[re.Pattern[str], _Seam]] = [
     )
 ]
 """Where a text may be cut, strongest first."""
+_BRACKETED = re.compile(r"【[^【】]*】")
 _LEAST = 0.15
 _AT_AN_END = 0.1
 _LONG = 0.1
@@ -125,6 +126,7 @@ def _pieces(text: str) -> list[tuple[int, int, _Seam]]:
     """Start and end of each stretch between seams, and what the seam before it speaks for."""
     taken = np.zeros(len(text) + 1, bool)
     seams: list[tuple[int, int, _Seam]] = []
+    text = _BRACKETED.sub(lambda found: found[0].replace("\n", " "), text)  # lines within brackets belong together
     for pattern, seam in _SEAMS:
         for match in pattern.finditer(text):
             start, end = match.span()
