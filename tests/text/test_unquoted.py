@@ -30,6 +30,10 @@ def found_of(name):
         ("男声，小声一点：明天别忘了带伞。", "明天别忘了带伞。"),
         ("请用低沉的嗓音读\n我们到家了\n语速慢一些", "我们到家了"),
         ("语速：快\n内容：会议改到三点", "会议改到三点"),
+        ("用一个阴森的男声说门自己开了，语速慢一点", "门自己开了，"),
+        ("让一个小伙子大声喊一句我们赢了", "我们赢了"),
+        ("a low slow voice going the lights are off now", "the lights are off now"),
+        ("say the show starts on monday in a cheerful female voice", "the show starts on monday"),
         ("女声；轻一点\n【灯关了……\n门也锁了。】\n速度：慢", "灯关了……\n门也锁了。"),
     ],
 )

@@ -67,11 +67,20 @@ _SEAMS: Sequence[tuple[re.Pattern[str], _Seam]] = [
         (r"(?<=[.!?;。！？；…])\s*", _Seam(0.0, 0.0, False, 0.4)),
         (r"(?<=[,，])\s*", _Seam(-0.1, -0.1, False, 0.8)),
         (
-            rf"(?<=[{HAN}](?:说|念|读|讲|喊))(?<![就阅]读)(?=[{HAN}A-Za-z])(?![出来得地着过完法话起一下成了于])",
+            rf"(?<=[声音气吻调腔][说念读讲喊])(?=[{HAN}A-Za-z])(?![出来得地着过完法话起一下成了于])",
+            _Seam(-0.1, 0.3, False, 0.4),
+        ),
+        (
+            rf"(?<=[{HAN}](?:说|念|读|讲|喊))(?<![就阅]读)(?=[{HAN}A-Za-z])(?![出来得地着过完法话起一下成了于])"
+            rf"|(?:(?<=[说念读讲喊]一[句声])|(?<=[说念读讲喊][句声道]))(?=[{HAN}A-Za-z])",
             _Seam(-0.1, 0.0, False, 0.4),
         ),
         (r"(?:(?<=^)|(?<=[.;!?,]\s))the (?:lines?|words?|text|sentence) (?:is|are)\s+", _Seam(0.0, 0.3, True)),
-        (r"(?<=\bsay)\s+|(?<=\bsays)\s+|(?<=\bsaying)\s+|(?<=\bread)\s+", _Seam(-0.1, 0.0, False, 0.4)),
+        (
+            r"(?<=\bsay)\s+|(?<=\bsays)\s+|(?<=\bsaying)\s+|(?<=\bread)\s+|(?<=\bvoice going)\s+",
+            _Seam(-0.1, 0.0, False, 0.4),
+        ),
+        (r"\s+(?=(?:in|with) an? (?:[\w-]+,? ){0,4}(?:voice|tone)\b)", _Seam(0.0, -0.1, False, 0.4)),
     )
 ]
 """Where a text may be cut, strongest first."""
