@@ -34,6 +34,10 @@ def found_of(name):
         ("让一个小伙子大声喊一句我们赢了", "我们赢了"),
         ("a low slow voice going the lights are off now", "the lights are off now"),
         ("say the show starts on monday in a cheerful female voice", "the show starts on monday"),
+        ("input_text = 今天好冷\nvoice = female", "今天好冷"),
+        ("外面下雨了，记得带伞，这句话用奶奶的口气慢慢说", "外面下雨了，记得带伞"),
+        ("There is some soup left, he said gruffly, his voice deep and slow.", "There is some soup left"),
+        ("用姐姐的声音温柔地念一句 月亮睡了", "月亮睡了"),
         ("女声；轻一点\n【灯关了……\n门也锁了。】\n速度：慢", "灯关了……\n门也锁了。"),
     ],
 )
