@@ -31,6 +31,16 @@ def test_a_key_says_what_is_spoken_where_the_description_is_longer():
     assert spoken_content(plain_fields(json.dumps(request))).text == "Hi there."
 
 
+@pytest.mark.parametrize("words", ["门开着，进来吧。", 'He said "no" to me.', "It is late,\nand cold."])
+def test_escapes_of_json_are_read(words):
+    plain = plain_fields(json.dumps({"text": words, "gender": "male"}))
+    assert spoken_content(plain).text == words.replace('"', "'").replace("\n", " ")
+
+
+def test_what_is_hardly_json_is_left_alone():
+    assert plain_fields('{"text": ' + "[" * 1900) == '{"text": ' + "[" * 1900
+
+
 @pytest.mark.parametrize(
     ("instruction", "stressed"),
     [

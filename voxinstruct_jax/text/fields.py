@@ -4,6 +4,7 @@ There quotes stand around keys and around what describes the voice too, where a 
 Read `plain_fields`.
 """
 
+import json
 import re
 
 from voxinstruct_jax.text.content import quoted_spans, spoken_content
@@ -31,6 +32,7 @@ def plain_fields(instruction: str) -> str:
     Returns:
         The instruction with fewer quote marks; as it was where nothing but the content is quoted.
     """
+    instruction = _unescaped(instruction)
     spans = [span for span in quoted_spans(instruction) if instruction[span[0] : span[1]].strip()]
     if len(spans) < 2:
         return instruction
@@ -48,3 +50,14 @@ def plain_fields(instruction: str) -> str:
         if apart and is_field and not named:
             dropped |= {first - 1, last}
     return "".join(character for at, character in enumerate(instruction) if at not in dropped)
+
+
+def _unescaped(instruction: str) -> str:
+    """A JSON object in the characters that its escapes stand for; anything else as it is."""
+    try:
+        fields = json.loads(instruction) if instruction.lstrip().startswith("{") else None
+    except (ValueError, RecursionError):  # the latter of a thousand brackets
+        return instruction
+    if not isinstance(fields, dict):
+        return instruction
+    return json.dumps(fields, ensure_ascii=False).replace('\\"', "'").replace("\\n", " ")
