@@ -12,6 +12,7 @@ from voxinstruct_jax.config import InputError
 from voxinstruct_jax.guidance import Guidance
 from voxinstruct_jax.text.content import Content, spoken_content
 from voxinstruct_jax.text.emphasis import asks_for_stress
+from voxinstruct_jax.text.fields import plain_fields
 from voxinstruct_jax.text.unquoted import unquoted_content
 from voxinstruct_jax.text.words import split_words
 
@@ -30,6 +31,8 @@ _SHOWN_CHARACTERS = 60
 _MARKS = (('"', '"'), ("“", "”"), ("「", "」"), ("«", "»"), ("『", "』"))
 _SPEAKING = re.compile(r"(?:\b(?:say|says|said|read|reads|speak|speaks)|[说念读喊])[\s:：,，]*$", re.IGNORECASE)
 """Verbs right before a quote."""
+_FENCED = re.compile(r"(?P<fence>```|'''|\"\"\"|`)\s*(?P<words>(?:(?!(?P=fence)).)*[^\s`])\s*(?P=fence)", re.DOTALL)
+"""Words set off as Markdown and programs do."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,6 +126,7 @@ def checked_seed(seed: int) -> int:
 
 def with_quotes(instruction: str, transcript: str | None, notes: list[str]) -> str:
     """Quotes what is to be spoken, for models that speak nothing else; what is guessed is added to `notes`."""
+    instruction = plain_fields(_unfenced(instruction))
     quoted = spoken_content(instruction)
     if quoted.text is not None:
         stressed = _may_be_stressed_word(instruction, quoted)
@@ -139,6 +143,15 @@ def with_quotes(instruction: str, transcript: str | None, notes: list[str]) -> s
         return instruction
     notes.append("no quoted words and no transcript: the whole instruction is spoken")
     return _quote("", instruction, "")
+
+
+def _unfenced(instruction: str) -> str:
+    """Quotes what stands between fences, where there are no quotes besides."""
+    fenced = _FENCED.search(instruction)
+    if fenced is None:
+        return instruction
+    before, after = instruction[: fenced.start()], instruction[fenced.end() :]
+    return instruction if spoken_content(before + after).text is not None else _quote(before, fenced["words"], after)
 
 
 def _quote(before: str, content: str, after: str) -> str:

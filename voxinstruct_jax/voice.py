@@ -21,7 +21,7 @@ from voxinstruct_jax.config import InputError, VoxError, from_dict
 from voxinstruct_jax.decoding.engine import Speech, speak_many
 from voxinstruct_jax.decoding.memory import default_profile, fit_profile
 from voxinstruct_jax.decoding.profile import CacheType, EngineProfile
-from voxinstruct_jax.decoding.prosody import Prosody, stressed_frames
+from voxinstruct_jax.decoding.prosody import Prosody, limit_peaks, stressed_frames
 from voxinstruct_jax.decoding.requests import FREE_TEMPO, ARRequest, Capacity, Limits, batch_requests
 from voxinstruct_jax.decoding.sampling import SamplingConfig
 from voxinstruct_jax.decoding.stages import (
@@ -304,8 +304,9 @@ class TokenVoice(abc.ABC):
         frames = -(-len(samples) // self.codec.config.hop_length)
         stressed = stressed_frames(request.ar.text_tokens, spoken.durations, frames)
         samples = self.prosody.raise_words(samples, self.sample_rate, stressed)
+        samples = self.prosody.set_level(samples, self.sample_rate, spoken.classes, spoken.language)
         return Audio(
-            samples=self.prosody.set_level(samples, self.sample_rate, spoken.classes, spoken.language),
+            samples=limit_peaks(samples),
             sample_rate=self.sample_rate,
             semantic=speech.spoken.semantic,
             acoustic=speech.codes[:, prompt_frames:],

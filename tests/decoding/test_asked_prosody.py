@@ -10,7 +10,7 @@ from flax import nnx
 
 from voxinstruct_jax.config import ConfigError
 from voxinstruct_jax.decoding.prefill import prefill
-from voxinstruct_jax.decoding.prosody import Prosody, StressLift, asked_class, stressed_frames
+from voxinstruct_jax.decoding.prosody import Prosody, StressLift, asked_class, limit_peaks, stressed_frames
 from voxinstruct_jax.decoding.requests import ARRequest, Limits, batch_requests
 from voxinstruct_jax.decoding.rules import FIXED
 from voxinstruct_jax.guidance import Branch, Guidance
@@ -123,6 +123,20 @@ def test_peaks_are_not_clipped_for_a_level():
     samples[100] = 0.5
     raised = KEPT.set_level(samples, RATE, told(energy="high"), "en")
     assert np.abs(raised).max() == pytest.approx(0.99, abs=1e-3)
+
+
+def test_a_spike_is_bent_and_the_rest_of_the_clip_stays():
+    samples = (0.3 * np.sin(np.arange(RATE) / 20)).astype(np.float32)
+    spiked = samples.copy()
+    spiked[500:503] = (1.2, -1.45, 0.9)
+    limited = limit_peaks(spiked)
+    assert np.abs(limited).max() < 1.0
+    assert np.all(np.sign(limited) == np.sign(spiked))
+    assert limited[501] < -0.9
+    assert limited[500] > limited[502] > 0.79
+    np.testing.assert_array_equal(np.delete(limited, range(500, 503)), np.delete(samples, range(500, 503)))
+    assert limit_peaks(samples) is samples
+    assert limit_peaks(samples[:0]).size == 0
 
 
 def test_a_stressed_word_is_louder_and_the_rest_is_as_it_was():

@@ -46,6 +46,14 @@ def places(instruction):
         ("把三点读重一点，“我们三点出发。”", ["三点"]),
         ('Put the weight on NEVER. "I never said it"', ["never"]),
         ('Follow the stress marks: "I *never* said it"', ["never"]),
+        ("下划线里的词要重读：“这_真的_不贵。”", ["真的"]),
+        (
+            'All the weight of the line must fall on the word cook, and the rest may pass. "But the cook did it."',
+            ["cook"],
+        ),
+        ("整句话的分量要压在“妹妹”上：“打碎它的是妹妹。”", ["妹妹"]),
+        ("星号里的词要重读：“这是*小周*说的，不是**小王**。”", ["小周", "小王"]),
+        ('Stress the starred word: "2*3*4 is a **lot**"', ["lot"]),
         ('Stress what is in capitals: "I NEVER said it"', ["NEVER"]),
         ('"It’s don\'t, not do." Accent "don’t".', ["don't"]),
         ("Stress ‘coat looks’ and ‘it’: ‘Your coat looks as though it needed brushing.’", ["coat looks", "it"]),
@@ -105,6 +113,20 @@ def test_nothing_is_stressed_unasked(instruction):
 def test_what_is_denied_does_not_hide_what_is_asked():
     assert stressed('Stress "said", not "never": "I never said it."') == ["said"]
     assert stressed("重点在“三点”，别强调错了：“我们三点出发。”") == ["三点"]
+
+
+@pytest.mark.parametrize(
+    ("instruction", "words"),
+    [
+        ('Read "We leave on Monday" so that one hears it is Monday and not Friday.', ["Monday"]),
+        ('"It is red, not blue." A man, slowly.', []),
+        ('It is a friend, not an enemy, who says: "The door is open."', []),
+        ("“我坐船走。”要让人听明白：是船，不是车。", ["船"]),
+        ("说话的是妈妈，不是奶奶：“门开着。”", []),
+    ],
+)
+def test_what_is_set_against_something_else_is_stressed(instruction, words):
+    assert stressed(instruction) == words
 
 
 def test_the_shipped_requests_are_understood():

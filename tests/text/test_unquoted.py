@@ -30,6 +30,15 @@ def found_of(name):
         ("男声，小声一点：明天别忘了带伞。", "明天别忘了带伞。"),
         ("请用低沉的嗓音读\n我们到家了\n语速慢一些", "我们到家了"),
         ("语速：快\n内容：会议改到三点", "会议改到三点"),
+        ("用一个阴森的男声说门自己开了，语速慢一点", "门自己开了，"),
+        ("让一个小伙子大声喊一句我们赢了", "我们赢了"),
+        ("a low slow voice going the lights are off now", "the lights are off now"),
+        ("say the show starts on monday in a cheerful female voice", "the show starts on monday"),
+        ("input_text = 今天好冷\nvoice = female", "今天好冷"),
+        ("外面下雨了，记得带伞，这句话用奶奶的口气慢慢说", "外面下雨了，记得带伞"),
+        ("There is some soup left, he said gruffly, his voice deep and slow.", "There is some soup left"),
+        ("用姐姐的声音温柔地念一句 月亮睡了", "月亮睡了"),
+        ("女声；轻一点\n【灯关了……\n门也锁了。】\n速度：慢", "灯关了……\n门也锁了。"),
     ],
 )
 def test_words_behind_a_seam_are_found(instruction, words):
@@ -80,6 +89,21 @@ def test_what_is_guessed_is_quoted_and_told():
     notes = []
     assert with_quotes("A deep voice: be quiet now.", None, notes) == 'A deep voice: "be quiet now."'
     assert notes == ["no quotes around what is to be spoken: taken to be 'be quiet now.'"]
+
+
+@pytest.mark.parametrize(
+    ("instruction", "words"),
+    [
+        ("Say `hello there` slowly, in a man's voice.", "hello there"),
+        ("voice = woman, sad\n'''\nIt's late,\nand it's cold.\n'''\npace = slow", "It's late,\nand it's cold."),
+        ("```\n门开着。\n```\n女声，慢一点", "门开着。"),
+        ('A man says "run `ls` now".', "run `ls` now"),
+    ],
+)
+def test_words_between_fences_are_what_is_spoken(instruction, words):
+    notes = []
+    assert spoken_content(with_quotes(instruction, None, notes)).text == words
+    assert not notes
 
 
 def test_a_word_quoted_to_be_stressed_is_not_what_is_spoken():

@@ -21,12 +21,14 @@ from voxinstruct_jax.judges.pitch import FLOOR_DBFS, active_level_dbfs, energy_t
 from voxinstruct_jax.models.style import SURE, class_places
 from voxinstruct_jax.text.tokenizer import CONCEPT_CHANNEL, INSIDE_QUOTES, QUOTE_CHANNEL, stress_concept, tokens_in_time
 
-__all__ = ["Prosody", "StressLift", "asked_class", "stressed_frames"]
+__all__ = ["Prosody", "StressLift", "asked_class", "limit_peaks", "stressed_frames"]
 
 MARGIN = 0.05
 """Share that pitch and speed are kept from a boundary: judges err by 3 and 6 %."""
 MARGIN_DB = 1.5
 HIGHEST_PEAK = 0.99
+KNEE = 0.8
+"""Share of the highest peak from which on peaks are bent."""
 RAMP_S = 0.02
 """That a stressed word takes to become louder."""
 Range = tuple[float, float]
@@ -146,6 +148,19 @@ class Prosody:
         if self.bins is None or attribute not in self.bins.attributes:
             return None
         return self.bins.attributes[attribute].groups.get(group(attribute, language, gender))
+
+
+def limit_peaks(samples: Float32[np.ndarray, " sample"]) -> Float32[np.ndarray, " sample"]:
+    """Bends the peaks of a clip that goes beyond full scale, so that a file holds it; other clips stay as they are.
+
+    A decoder leaves a spike now and then; to turn down the whole clip for it would make it softer than is asked.
+    """
+    if np.abs(samples).max(initial=0.0) <= HIGHEST_PEAK:
+        return samples
+    knee = KNEE * HIGHEST_PEAK
+    room = HIGHEST_PEAK - knee
+    above = np.maximum(np.abs(samples) - knee, 0.0)
+    return (np.sign(samples) * (np.minimum(np.abs(samples), knee) + room * np.tanh(above / room))).astype(np.float32)
 
 
 def asked_class(classes: Float32[np.ndarray, " class"], attribute: str) -> str | None:

@@ -17,7 +17,7 @@ __all__ = ["RULE_VERSION", "STRESS_PATTERNS", "asks_for_stress", "stressed_spans
 _MAX_REQUESTS = 16
 _WINDOW = 80
 """Characters before a request that are looked at; it bounds the time that odd texts take."""
-RULE_VERSION = 1
+RULE_VERSION = 2
 """Raise it when anything here but `STRESS_PATTERNS` may find other words: the tokenizer's fingerprint follows both."""
 _QUOTED, _CONTENT = "\x02", "\x00"
 """Stand for the characters of quoted words and of the content, so that neither is read as a request."""
@@ -33,7 +33,7 @@ STRESS_PATTERNS: tuple[str, ...] = (
     r"\bprominence\b",
     r"\bhighlight(?:s|ed|ing)?\b",
     r"\bunder(?:lin|scor)(?:es?|ed|ing)\b",
-    r"\bweight\s+(?:falls\s+|goes\s+|is\s+)?(?:on|upon|to)\b|\b(?:extra|more|added|special|particular|full)\s+weight\b",
+    r"\bweight\s+(?:falls\s+|goes\s+|is\s+)?(?:on|upon|to)\b|\bweight\s+(?:\w+\s+){0,6}falls?\s+(?:on|upon)\b|\b(?:extra|more|added|special|particular|full)\s+weight\b",
     r"\b(?:more|extra)\s+force\s+(?:on|upon)\b",
     r"\blean(?:s|ing)?\s+(?:\w+\s+){0,2}(?:on|into|upon)\b",
     rf"\bhit(?:s|ting)?\b(?={_THE_WORD}|(?:\s+\S+){{1,4}}?\s+hard)",
@@ -46,7 +46,7 @@ STRESS_PATTERNS: tuple[str, ...] = (
     r"\beverything\s+turns\s+on\b",
     r"\bfocus(?:es|ing)?\s+(?:on|upon)\b|\b(?:important|key|main|focus)\s+words?\b",
     r"\b(?:louder|harder|stronger|heavier)\s+than\s+(?:all\s+)?(?:the\s+)?(?:others?|rest)\b",
-    "重读|重音|强调|着重|加重|突出|凸[显出]|咬重|重点|用力|加强语气|注意到|为重(?!点)",
+    "重读|重音|强调|着重|加重|突出|凸[显出]|咬重|重点|用力|分量|加强语气|注意到|为重(?!点)",
     "[读念说讲喊咬][得的](?:比[^，。；]{1,8})?(?:更|很|特别|格外|稍微|稍|最|非常)?(?:重(?!复)|响|有力)|[读念说讲]重(?!复)",
     "重(?:一点|一些|点儿|点|些)",
 )
@@ -136,7 +136,7 @@ _COMMON = frozenset(
 """Words that a description is full of: named without quotes only where nothing follows them."""
 
 _HAN_LEAD = re.compile(
-    "(?:[：:=\\s]|等于|一下|放[在到]|落[在到]|砸[在到]|给到|打在|压在|是|在|为|那个|这个|的(?:词|字)(?:是|为)?|词|的)*"
+    "(?:[：:=\\s]|等于|一下|放[在到]|落[在到]|砸[在到]|给到|打在|要?压在|是|在|为|那个|这个|的(?:词|字)(?:是|为)?|词|的)*"
 )
 _HAN_REST = re.compile(rf"[^，,：:。；;！？!?{_CONTENT}{_QUOTED}\[\]()（）【】|/]*")
 _HAN_NAMED = re.compile(
@@ -149,7 +149,13 @@ _HAN_TRAIL = re.compile(
 _HAN_JOINTS = re.compile("以及|还有|[和与跟及、]")
 _SPELT_OUT = re.compile(r"\b(?:capitals?|capitali[sz]ed|caps|upper[- ]?case)\b|大写", re.IGNORECASE)
 _CAPITALS = re.compile(r"\b[A-Z][A-Z'’]*[A-Z]\b")
-_STARRED = re.compile(r"(?<![\w*])\*(?=[^\s*])([^*]+)(?<=[^\s*])\*(?![\w*])")
+_STARRED = re.compile(r"(?<![A-Za-z\d*_])(\*{1,2}|_{1,2})(?=[^\s*_])(?P<word>[^*_]+)(?<=[^\s*_])\1(?![A-Za-z\d*_])")
+_CONTRASTED = re.compile(
+    r"\bit(?:\s+is|['’]s|\s+was)\s+(?:the\s+)?(?P<en>[\w'’-]+)\s*,?\s*(?:and\s+)?(?:not|rather\s+than)\s+(?:the\s+)?"
+    r"(?P<other>[a-z][\w'’-]*)|是(?P<zh>[^\W\da-z_]{1,6}?)[，,]?而?不是(?P<rather>[^\W\da-z_]{1,6})",
+    re.IGNORECASE,
+)
+"""It is this, not that."""
 
 Run = range
 """Indices of neighbouring words of the content."""
@@ -171,7 +177,8 @@ def stressed_spans(text: str) -> tuple[tuple[int, int], ...]:
     """Finds the words of the content that the description asks to stress.
 
     They are named in quotes, without quotes, by which of several ("the second “again”"), by their place ("the last
-    word"), or by asterisks around them. Words named and not found in the content count for nothing, nor does a name
+    word"), by asterisks or underscores around them, or against what it is not ("so that one hears it is Thursday, not
+    Tuesday"). Words named and not found in the content count for nothing, nor does a name
     that fits all of it.
 
     Args:
@@ -181,18 +188,19 @@ def stressed_spans(text: str) -> tuple[tuple[int, int], ...]:
         Start and end in `text` of each stretch of stressed words, in order, apart from one another; none where no
         stress is asked for.
     """
-    if not _ASKING.search(text):
+    if not (_ASKING.search(text) or _CONTRASTED.search(text)):  # nearly all instructions end here
         return ()
     content = spoken_content(text)
     if content.text is None:
         return ()
     blanked = _blanked(text, content)
     asked, denied = _requests(blanked)
-    if not asked:
-        return ()
     words = split_words(content.text)
-    runs = _named_in_quotes(text, blanked, content, words, asked, denied)
-    runs = runs or _named_without_quotes(blanked, words, asked) or _written_out(text, blanked, content, words)
+    runs = _contrasted(blanked, words)
+    if asked:
+        named = _named_in_quotes(text, blanked, content, words, asked, denied)
+        named = named or _named_without_quotes(blanked, words, asked) or _written_out(text, blanked, content, words)
+        runs = named or runs
     chosen = sorted({index for run in runs for index in run})
     if not chosen or len(chosen) == len(words) > 1:
         return ()
@@ -392,7 +400,7 @@ def _ahead(blanked: str, start: int, end: int, words: Sequence[Word]) -> list[Ru
             joint = _NEXT.match(blanked, at, end)
             if joint is None:
                 break
-            at = joint.end()
+            at, sure = joint.end(), False  # what is called a word is the first of them
         if runs:
             break
     return runs
@@ -459,8 +467,8 @@ def _listed(named: str, words: Sequence[Word]) -> list[Run]:
 
 
 def _written_out(text: str, blanked: str, content: Content, words: Sequence[Word]) -> list[Run]:
-    """Words written so that they stand out: in *asterisks*, or in capitals in the description."""
-    starred = [found.span(1) for found in _STARRED.finditer(text, content.start, content.end)]
+    """Words written so that they stand out: in *asterisks* or _underscores_, or in capitals in the description."""
+    starred = [found.span("word") for found in _STARRED.finditer(text, content.start, content.end)]
     if not starred and _SPELT_OUT.search(blanked):
         starred = [found.span() for found in _CAPITALS.finditer(text, content.start, content.end)]
     if starred:
@@ -471,3 +479,12 @@ def _written_out(text: str, blanked: str, content: Content, words: Sequence[Word
             if any(start <= word.start and word.end <= end for start, end in spans)
         ]
     return [run for found in _CAPITALS.finditer(blanked) for run in _occurrences(words, found[0])]
+
+
+def _contrasted(blanked: str, words: Sequence[Word]) -> list[Run]:
+    """What the content says, and the description sets against what it doesn't say."""
+    runs: list[Run] = []
+    for found in _CONTRASTED.finditer(blanked):
+        if not _occurrences(words, found["other"] or found["rather"]):
+            runs += _occurrences(words, found["en"] or found["zh"])
+    return runs

@@ -19,15 +19,16 @@ from voxinstruct_jax.text.lexicon import instruction_concepts
 from voxinstruct_jax.text.normalizer import HAN
 from voxinstruct_jax.text.words import listed_runs
 
-__all__ = ["unquoted_content"]
+__all__ = ["CONTENT_LABELS", "unquoted_content"]
 
 _LEFT_OUT = ("age", "languages", "frame words")
 """Headings of the list of instruction words that stand over what speech itself is full of."""
 _PRONOUNS = ("he", "she", "they", "it", "i", "you", "we")
-_LABELS = (
-    "text|content|line|lines|words|script|sentence|transcript|message|say|says|read|"
+CONTENT_LABELS = (
+    "text|input|input_text|content|line|lines|words|script|sentence|transcript|message|say|says|read|"
     "台词|内容|文本|文字|原文|正文|句子|话|词|说|念|读|朗读|说什么|读什么|念什么"
 )
+"""Keys and labels that stand before what is to be spoken, as alternatives of a regular expression."""
 _EVERYDAY = (
     "hello hi hey good great morning evening night afternoon today tonight now ladies gentlemen welcome please thank "
     "thanks sorry yes no ok love like well back 你好 您好 大家 再 再见 谢谢 早上 晚上 今天 "
@@ -49,32 +50,46 @@ class _Seam(NamedTuple):
     """How much of what is left must describe a voice."""
 
 
+_SAID = _Seam(0.3, -0.2, False, 0.4)
+"""Before who says it, and how."""
 _END = _Seam(0.0, 0.0, True, 1.0)
 _LABELLED = 2.0
 _SEAMS: Sequence[tuple[re.Pattern[str], _Seam]] = [
     (re.compile(pattern, re.IGNORECASE), seam)
     for pattern, seam in (
         (
-            rf"(?:(?<![\w])|(?<=[{HAN}]))(?:{_LABELS})(?:\s*[（(][^()（）]*[)）])?\s*[:：](?!//)\s*",
+            rf"(?:(?<![\w])|(?<=[{HAN}])(?<!重))(?:{CONTENT_LABELS})(?:\s*[（(][^()（）]*[)）])?\s*[:：=](?!//)\s*",
             _Seam(0.0, _LABELLED, True, 0.0),
         ),
-        (r"\s*(?<!\d)[:：](?!//)\s*|\s*[:：](?!\d|//)\s*", _Seam(-1.0, 0.5, True)),
-        (r"\s*\n\s*", _Seam(0.1, 0.2, True)),
+        (r"\s*(?<!\d)[:：](?!//)\s*|\s*[:：](?!\d|//)\s*|\s+=\s+", _Seam(-1.0, 0.5, True)),
+        (r"\s*】?\s*\n\s*【?\s*", _Seam(0.1, 0.2, True)),
         (
             r"\s+[-–|/]+\s+|\s*—+\s*|\s*[|｜]\s*|\s*-{2,}\s*|\s*->\s*|\s*[→⇒]\s*|\s*[\[(（【]\s*|\s*[\])）】]\s*",
             _Seam(0.1, 0.1, True),
         ),
+        (r",\s+(?=(?:he|she|the \w+) (?:said|says|murmur|whisper|shout|mutter|cried|call|ask|repli|answer))", _SAID),
+        (r"[，,]\s*(?=这句|这段|这行)", _SAID),
         (r"(?<=[.!?;。！？；…])\s*", _Seam(0.0, 0.0, False, 0.4)),
         (r"(?<=[,，])\s*", _Seam(-0.1, -0.1, False, 0.8)),
         (
-            rf"(?<=[{HAN}](?:说|念|读|讲|喊))(?<![就阅]读)(?=[{HAN}A-Za-z])(?![出来得地着过完法话起一下成了于])",
+            rf"(?<=[声音气吻调腔][说念读讲喊])(?=[{HAN}A-Za-z])(?![出来得地着过完法话起一下成了于])",
+            _Seam(-0.1, 0.3, False, 0.4),
+        ),
+        (
+            rf"(?<=[{HAN}](?:说|念|读|讲|喊))(?<![就阅]读)(?=[{HAN}A-Za-z])(?![出来得地着过完法话起一下成了于])"
+            rf"|(?:(?<=[说念读讲喊]一[句声])|(?<=[说念读讲喊][句声道]))\s*(?=[{HAN}A-Za-z])",
             _Seam(-0.1, 0.0, False, 0.4),
         ),
         (r"(?:(?<=^)|(?<=[.;!?,]\s))the (?:lines?|words?|text|sentence) (?:is|are)\s+", _Seam(0.0, 0.3, True)),
-        (r"(?<=\bsay)\s+|(?<=\bsays)\s+|(?<=\bsaying)\s+|(?<=\bread)\s+", _Seam(-0.1, 0.0, False, 0.4)),
+        (
+            r"(?<=\bsay)\s+|(?<=\bsays)\s+|(?<=\bsaying)\s+|(?<=\bread)\s+|(?<=\bvoice going)\s+",
+            _Seam(-0.1, 0.0, False, 0.4),
+        ),
+        (r"\s+(?=(?:in|with) an? (?:[\w-]+,? ){0,4}(?:voice|tone)\b)", _Seam(0.0, -0.1, False, 0.4)),
     )
 ]
 """Where a text may be cut, strongest first."""
+_BRACKETED = re.compile(r"【[^【】]*】")
 _LEAST = 0.15
 _AT_AN_END = 0.1
 _LONG = 0.1
@@ -125,6 +140,7 @@ def _pieces(text: str) -> list[tuple[int, int, _Seam]]:
     """Start and end of each stretch between seams, and what the seam before it speaks for."""
     taken = np.zeros(len(text) + 1, bool)
     seams: list[tuple[int, int, _Seam]] = []
+    text = _BRACKETED.sub(lambda found: found[0].replace("\n", " "), text)  # lines within brackets belong together
     for pattern, seam in _SEAMS:
         for match in pattern.finditer(text):
             start, end = match.span()
