@@ -49,6 +49,14 @@ def test_requests_add_what_results_lack_and_name_what_is_missing(tmp_path):
     assert (other.id, other.audio) == ("b", None)
 
 
+def test_what_is_spoken_is_found_among_fields(tmp_path):
+    asked = '{"voice": "an old man, slow and calm", "text": "Good night."}'
+    requests = write_rows(tmp_path / "requests.jsonl", {"id": "a", "instruction": asked})
+    (tmp_path / "made").mkdir()
+    (one,), _ = read_items(tmp_path / "made", requests)
+    assert one.transcript == "Good night."
+
+
 def test_bad_rows_are_set_aside_with_their_number_and_an_empty_transcript_is_none(tmp_path):
     table = write_rows(
         tmp_path / "manifest.jsonl",

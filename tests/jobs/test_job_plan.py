@@ -107,6 +107,7 @@ def test_ids_that_are_long_or_odd_have_names_of_their_own():
         ('Say "room 12"', {}, 4),
         ('Say "' + "la " * 90 + '"', {"max_duration_s": 2.0}, 10),
         ("nothing quoted", {}, 4),
+        (r'{"text": "\u4f60\u597d", "voice": "an old man who speaks slowly"}', {}, 2),
     ],
 )
 def test_syllables_are_estimated_from_what_is_to_be_spoken(instruction, changes, expected):
