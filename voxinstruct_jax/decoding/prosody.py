@@ -155,12 +155,13 @@ def limit_peaks(samples: Float32[np.ndarray, " sample"]) -> Float32[np.ndarray, 
 
     A decoder leaves a spike now and then; to turn down the whole clip for it would make it softer than is asked.
     """
-    if np.abs(samples).max(initial=0.0) <= HIGHEST_PEAK:
+    size = np.abs(samples)
+    if size.max(initial=0.0) <= HIGHEST_PEAK:
         return samples
     knee = KNEE * HIGHEST_PEAK
     room = HIGHEST_PEAK - knee
-    above = np.maximum(np.abs(samples) - knee, 0.0)
-    return (np.sign(samples) * (np.minimum(np.abs(samples), knee) + room * np.tanh(above / room))).astype(np.float32)
+    bent = knee + room * np.tanh((size - knee) / room)
+    return np.where(size > knee, np.copysign(bent, samples), samples).astype(np.float32)
 
 
 def asked_class(classes: Float32[np.ndarray, " class"], attribute: str) -> str | None:

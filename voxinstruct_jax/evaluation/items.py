@@ -14,8 +14,7 @@ from typing import Any
 
 from voxinstruct_jax.config import InputError, fingerprint
 from voxinstruct_jax.data.manifest import Rejection, iter_records
-from voxinstruct_jax.text.content import spoken_content
-from voxinstruct_jax.text.fields import plain_fields
+from voxinstruct_jax.text.fields import quoted_words
 from voxinstruct_jax.text.normalizer import HAN_CHARACTER
 
 __all__ = ["Item", "file_digest", "read_items", "request_digest"]
@@ -161,7 +160,7 @@ def _item(row: Mapping[str, Any]) -> Item:
     instruction = _text(row, "instruction")
     if not instruction and isinstance(row.get("instructions"), list) and row["instructions"]:
         instruction = str(row["instructions"][0])
-    transcript = _text(row, "transcript") or (spoken_content(plain_fields(instruction)).text or "").strip()
+    transcript = _text(row, "transcript") or (quoted_words(instruction) or "").strip()
     language = _text(row, "language_asked") or _text(row, "language") or _language(transcript)
     timings = row["timings"] if isinstance(row.get("timings"), Mapping) else {}
     return Item(

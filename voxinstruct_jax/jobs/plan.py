@@ -28,8 +28,7 @@ from voxinstruct_jax.jobs.requests import RejectedRequest, Request, duplicate, i
 from voxinstruct_jax.jobs.results import file_name
 from voxinstruct_jax.jobs.settings import JobSettings
 from voxinstruct_jax.jobs.store import Store, open_binary
-from voxinstruct_jax.text.content import spoken_content
-from voxinstruct_jax.text.fields import plain_fields
+from voxinstruct_jax.text.fields import quoted_words
 from voxinstruct_jax.text.normalizer import HAN, HAN_CHARACTER
 
 __all__ = [
@@ -105,7 +104,7 @@ class PlannedRequest:
 
 def estimate_syllables(request: Request) -> float:
     """Returns roughly how many syllables are to be spoken: by letters alone, so that a million take seconds."""
-    content = request.transcript or spoken_content(plain_fields(request.instruction)).text or request.instruction
+    content = request.transcript or quoted_words(request.instruction) or request.instruction
     words = sum(max(1, len(_VOWELS.findall(word))) for word in _WORD.findall(content))
     syllables = max(1.0, words + len(HAN_CHARACTER.findall(content)) + 1.5 * len(_DIGIT.findall(content)))
     most = math.inf if request.max_duration_s is None else SYLLABLES_A_SECOND * request.max_duration_s

@@ -20,8 +20,7 @@ from voxinstruct_jax.judges.asr import load_asr
 from voxinstruct_jax.judges.pitch import EnergyTrack, active_level_dbfs, energy_track, spoken_seconds
 from voxinstruct_jax.judges.speaker import embed_speaker, similarity
 from voxinstruct_jax.judges.transcripts import error_counts
-from voxinstruct_jax.text.content import spoken_content
-from voxinstruct_jax.text.fields import plain_fields
+from voxinstruct_jax.text.fields import quoted_words
 from voxinstruct_jax.text.lengths import syllables
 from voxinstruct_jax.utterance import Audio
 
@@ -100,7 +99,7 @@ class Inspector:
             request: What it was made for.
             prompt: Local file of the voice prompt.
         """
-        content = request.transcript or spoken_content(plain_fields(request.instruction)).text
+        content = request.transcript or quoted_words(request.instruction)
         measures = _measure(spoken.samples, spoken.sample_rate)
         notes: list[str] = []
         if content is not None:

@@ -12,7 +12,7 @@ from voxinstruct_jax.text.emphasis import asks_for_stress
 from voxinstruct_jax.text.unquoted import CONTENT_LABELS
 from voxinstruct_jax.text.words import letters
 
-__all__ = ["plain_fields"]
+__all__ = ["plain_fields", "quoted_words"]
 
 _MARK = r"[\"“”'‘’]"
 _KEY_BEFORE = re.compile(rf"(?P<key>[\w-]+){_MARK}?\s*[:：=]\s*$")
@@ -50,6 +50,11 @@ def plain_fields(instruction: str) -> str:
         if apart and is_field and not named:
             dropped |= {first - 1, last}
     return "".join(character for at, character in enumerate(instruction) if at not in dropped)
+
+
+def quoted_words(instruction: str) -> str | None:
+    """The words to be spoken of an instruction in prose or fields; None where it quotes none."""
+    return spoken_content(plain_fields(instruction)).text
 
 
 def _unescaped(instruction: str) -> str:
