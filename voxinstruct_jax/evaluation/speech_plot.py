@@ -177,7 +177,8 @@ def _styled(salt: str) -> Iterator[None]:
     import matplotlib as mpl
 
     coloured = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
-    settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": salt, "font.size": 9}
+    font = {"font.size": 9, "font.sans-serif": ["DejaVu Sans"]}  # alone: every text names all of them
+    settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": salt, **font}
     with mpl.rc_context(settings | dict.fromkeys(coloured, _INK)):
         yield
 
@@ -259,6 +260,8 @@ def _inline(document: str, description: str) -> str:
     element = document[document.index("<svg") :].replace(_INK, "currentColor")
     element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL)
     element = re.sub(r'="[^"]*"', lambda value: _MANY_DIGITS.sub(r"\1", value[0]), re.sub(r"\n\s+", "\n", element))
+    # nothing refers to groups, and most text is not turned
+    element = re.sub(r">\n<", "><", re.sub(r'(?<=<g) id="[^"]*"| transform="rotate\(-0 [^"]*"', "", element))
     opening, rest = element.split(">", 1)
     opening = re.sub(r' (width|height)="[^"]*"', "", opening)
     return f'{opening} role="img" aria-label="{description}"><title>{description}</title>{rest}'.strip()
