@@ -1,4 +1,7 @@
+import bz2
+import json
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,6 +15,13 @@ from voxinstruct_jax.utterance import with_quotes
 
 def letters(text):
     return re.sub(r"[\W_]+", "", text.casefold())
+
+
+REQUESTS = [
+    json.loads(line)
+    for line in bz2.decompress(Path(__file__).with_name("unquoted_requests.jsonl.bz2").read_bytes()).splitlines()
+]
+"""What is before the words, the words, and what is after, of requests by four writers that nothing was learnt from."""
 
 
 def found_of(name):
@@ -80,6 +90,18 @@ def test_most_unquoted_rows_of_the_shipped_sets_are_read():
     free = [found_of(name) for name in ("free_wording_en", "free_wording_zh")]
     assert sum(right for right, _ in grammar) > 0.9 * sum(total for _, total in grammar)
     assert sum(right for right, _ in free) > 0.7 * sum(total for _, total in free)
+
+
+def test_most_requests_of_other_writers_are_read():
+    found = [unquoted_content("".join(parts)).text or "" for parts in REQUESTS]
+    right = [letters(text) == letters(words) for text, (_, words, _) in zip(found, REQUESTS, strict=True)]
+    assert len(right) == 420
+    assert sum(right) > 0.86 * len(right)
+
+
+def test_hardly_any_of_their_words_are_cut_where_they_stand_alone():
+    cut = [words for _, words, _ in REQUESTS if unquoted_content(words).text is not None]
+    assert len(cut) < 0.07 * len(REQUESTS)
 
 
 def test_what_is_guessed_is_quoted_and_told():

@@ -103,7 +103,7 @@ def cut(text: str) -> Pieces:
             taken[:end] = True
             seams.append((0, end, kind))
 
-    plain = _BRACKETED.sub(lambda found: found[0].replace("\n", " "), text)  # lines within brackets belong together
+    plain = _BRACKETED.sub(lambda found: found[0].replace("\n", "\0"), text)  # lines within brackets belong together
     for kind, pattern in enumerate(_SEAMS):
         for match in pattern.finditer(plain):
             take(*match.span("seam" if kind == _SAID else 0), kind)

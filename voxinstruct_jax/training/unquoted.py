@@ -44,6 +44,8 @@ SEEN = 0.7
 LEAST = 20
 """Examples that a clue is met in at least; rarer ones tell nothing."""
 BATCH = 64
+LEVELS = 31
+"""Of a weight's size in the file; ten read as many requests right as a hundred."""
 LEARNING_RATE, WEIGHT_DECAY = 0.03, 0.1
 
 
@@ -92,7 +94,7 @@ def train(
     spoken = [words for _, words in quoted]
     copies = [copy for request in requests for copy in _copies(request, spoken, draw)]
     further = [request for each in quoted if (request := _unquoted(*each)) is not None]
-    alone = [Request(before="", words=each.words, after="") for each in [*requests, *copies[::COPIES]]]
+    alone = [Request(before="", words=each.words, after="") for each in [*requests, *copies[::2]]]
     examples = _examples([*requests, *copies, *further, *alone])
     _LOG.info("%d examples of %d requests", len(examples.right), len(requests))
     return _fit(examples, num_epochs, seed)
@@ -243,7 +245,7 @@ def _met(examples: Examples) -> Int[np.ndarray, " clue"]:
 
 
 def _save(weights: Float[np.ndarray, " clue"], path: pathlib.Path) -> None:
-    scale = np.abs(weights).max() / 127  # a byte a clue; most are 0 and cost nothing
+    scale = np.abs(weights).max() / LEVELS
     partial = path.with_name(path.name + ".partial.npz")
     np.savez_compressed(partial, weights=np.round(weights / scale).astype(np.int8), scale=np.float32(scale))
     partial.replace(path)
