@@ -218,10 +218,10 @@ def _fit(examples: Examples, num_epochs: int, seed: int) -> Float[np.ndarray, " 
     state = optimizer.init(weights)
 
     @jax.jit
-    def step(weights: Array, state: Any, batch: Sequence[Array], key: Array) -> tuple[Array, Any, Array]:
+    def step(weights: Any, state: Any, batch: Sequence[Array], key: Array) -> tuple[Any, Any, Array]:
         loss, gradient = jax.value_and_grad(_loss)(weights, known, batch, key)
         updates, state = optimizer.update(gradient, state, weights)
-        return weights + updates, state, loss
+        return optax.apply_updates(weights, updates), state, loss
 
     order = np.random.default_rng(seed)
     for epoch in range(num_epochs):
