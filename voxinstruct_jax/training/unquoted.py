@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Int8
 
 from voxinstruct_jax.data.shards import ShardReader
 from voxinstruct_jax.text.content import spoken_content
@@ -37,6 +37,8 @@ MAX_PIECES, MAX_CLUES = 24, 160
 COPIES, JOINED = 4, (1, 1, 1, 2, 2, 3)
 """Copies of each request with other words in place of its own, and of how many sentences: how it is put does not tell
 what is said."""
+ENDED_ALIKE = 0.7
+"""Share of the copies whose words end as the request's own do, with a mark or without one."""
 EVERY = 12
 """One clip in so many of the corpus gives an instruction and a sentence: its grammar is soon learnt."""
 SEEN = 0.7
@@ -44,8 +46,8 @@ SEEN = 0.7
 LEAST = 20
 """Examples that a clue is met in at least; rarer ones tell nothing."""
 BATCH = 64
-LEVELS = 31
-"""Of a weight's size in the file; ten read as many requests right as a hundred."""
+LEVELS = 63
+"""Of a weight's size in the file: as many requests are read right as with all of its digits."""
 LEARNING_RATE, WEIGHT_DECAY = 0.03, 0.1
 
 
@@ -91,8 +93,8 @@ def train(
         What each clue speaks for, for `unquoted_content`.
     """
     draw = random.Random(seed)
-    spoken = [words for _, words in quoted]
-    copies = [copy for request in requests for copy in _copies(request, spoken, draw)]
+    spoken = {is_han: [words for _, words in quoted if _is_han(words) == is_han] for is_han in (False, True)}
+    copies = [copy for request in requests for copy in _copies(request, spoken[_is_han(request.words)], draw)]
     further = [request for each in quoted if (request := _unquoted(*each)) is not None]
     alone = [Request(before="", words=each.words, after="") for each in [*requests, *copies[::2]]]
     examples = _examples([*requests, *copies, *further, *alone])
@@ -124,13 +126,12 @@ def _same(found: str | None, request: Request) -> bool:
 
 
 def _copies(request: Request, spoken: Sequence[str], draw: random.Random) -> list[Request]:
-    """The request with other words."""
-    alike = [words for words in draw.sample(spoken, 12 * COPIES) if _is_han(words) == _is_han(request.words)]
+    """The request with other words in its script, if there are any."""
     copies = []
-    for _ in range(COPIES):
-        words = ("" if _is_han(request.words) else " ").join(draw.sample(alike, draw.choice(JOINED)))
+    for _ in range(COPIES if spoken else 0):
+        words = ("" if _is_han(request.words) else " ").join(draw.choices(spoken, k=draw.choice(JOINED)))
         ending = request.words[-1]
-        if draw.random() < SEEN:  # mostly as the request ends its own: with a mark, or without one
+        if draw.random() < ENDED_ALIKE:
             words = words.rstrip("。.!！?？") + ("" if ending.isalnum() else ending)
         copies.append(Request(before=request.before, words=words, after=request.after))
     return copies
@@ -244,11 +245,10 @@ def _met(examples: Examples) -> Int[np.ndarray, " clue"]:
     return met[:-1]
 
 
-def _save(weights: Float[np.ndarray, " clue"], path: pathlib.Path) -> None:
-    scale = np.abs(weights).max() / LEVELS
-    partial = path.with_name(path.name + ".partial.npz")
-    np.savez_compressed(partial, weights=np.round(weights / scale).astype(np.int8), scale=np.float32(scale))
-    partial.replace(path)
+def _rounded(weights: Float[np.ndarray, " clue"]) -> tuple[Int8[np.ndarray, " clue"], np.float32]:
+    """Weights as whole numbers, and what one of them is worth."""
+    scale = np.float32(np.abs(weights).max() / LEVELS)
+    return np.round(weights / scale).astype(np.int8), scale
 
 
 def main() -> None:
@@ -263,9 +263,12 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     requests = read_requests(read_data(REQUESTS_FILE))
     weights = train(requests, _of_corpus(arguments.corpus), num_epochs=arguments.epochs, seed=arguments.seed)
+    levels, scale = _rounded(weights)
     for path in arguments.held_out:
-        _LOG.info("%s: %d of %d right", path, *accuracy(weights, read_requests(path.read_bytes())))
-    _save(weights, arguments.out)
+        _LOG.info("%s: %d of %d right", path, *accuracy(levels * scale, read_requests(path.read_bytes())))
+    partial = arguments.out.with_name(arguments.out.name + ".partial.npz")
+    np.savez_compressed(partial, weights=levels, scale=scale)
+    partial.replace(arguments.out)
 
 
 if __name__ == "__main__":
