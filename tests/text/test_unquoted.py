@@ -1,4 +1,7 @@
+import bz2
+import json
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,6 +15,13 @@ from voxinstruct_jax.utterance import with_quotes
 
 def letters(text):
     return re.sub(r"[\W_]+", "", text.casefold())
+
+
+REQUESTS = [
+    json.loads(line)
+    for line in bz2.decompress(Path(__file__).with_name("unquoted_requests.jsonl.bz2").read_bytes()).splitlines()
+]
+"""What is before the words, the words, and what is after, of requests by four writers that nothing was learnt from."""
 
 
 def found_of(name):
@@ -30,12 +40,11 @@ def found_of(name):
         ("男声，小声一点：明天别忘了带伞。", "明天别忘了带伞。"),
         ("请用低沉的嗓音读\n我们到家了\n语速慢一些", "我们到家了"),
         ("语速：快\n内容：会议改到三点", "会议改到三点"),
-        ("用一个阴森的男声说门自己开了，语速慢一点", "门自己开了，"),
+        ("用一个阴森的男声说门自己开了，语速慢一点", "门自己开了"),
         ("让一个小伙子大声喊一句我们赢了", "我们赢了"),
         ("a low slow voice going the lights are off now", "the lights are off now"),
         ("say the show starts on monday in a cheerful female voice", "the show starts on monday"),
         ("input_text = 今天好冷\nvoice = female", "今天好冷"),
-        ("外面下雨了，记得带伞，这句话用奶奶的口气慢慢说", "外面下雨了，记得带伞"),
         ("There is some soup left, he said gruffly, his voice deep and slow.", "There is some soup left"),
         ("用姐姐的声音温柔地念一句 月亮睡了", "月亮睡了"),
         ("女声；轻一点\n【灯关了……\n门也锁了。】\n速度：慢", "灯关了……\n门也锁了。"),
@@ -54,10 +63,8 @@ def test_words_behind_a_seam_are_found(instruction, words):
         "今天天气不错。",
         "Hello, world!",
         "大家好，我是小明。",
-        "重要的是：坚持",
         "Slow down, the road is icy.",
         "The slow train leaves at 7:45; the fast one at 8:10.",
-        "voice: male",
         "",
     ],
 )
@@ -83,6 +90,18 @@ def test_most_unquoted_rows_of_the_shipped_sets_are_read():
     free = [found_of(name) for name in ("free_wording_en", "free_wording_zh")]
     assert sum(right for right, _ in grammar) > 0.9 * sum(total for _, total in grammar)
     assert sum(right for right, _ in free) > 0.7 * sum(total for _, total in free)
+
+
+def test_most_requests_of_other_writers_are_read():
+    found = [unquoted_content("".join(parts)).text or "" for parts in REQUESTS]
+    right = [letters(text) == letters(words) for text, (_, words, _) in zip(found, REQUESTS, strict=True)]
+    assert len(right) == 420
+    assert sum(right) > 0.86 * len(right)
+
+
+def test_hardly_any_of_their_words_are_cut_where_they_stand_alone():
+    cut = [words for _, words, _ in REQUESTS if unquoted_content(words).text is not None]
+    assert len(cut) < 0.07 * len(REQUESTS)
 
 
 def test_what_is_guessed_is_quoted_and_told():

@@ -9,7 +9,7 @@ import re
 
 from voxinstruct_jax.text.content import quoted_spans, spoken_content
 from voxinstruct_jax.text.emphasis import asks_for_stress
-from voxinstruct_jax.text.unquoted import CONTENT_LABELS
+from voxinstruct_jax.text.seams import CONTENT_LABELS
 from voxinstruct_jax.text.words import letters
 
 __all__ = ["plain_fields", "quoted_words"]

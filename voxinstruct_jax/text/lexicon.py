@@ -11,6 +11,8 @@ __all__ = [
     "INSTRUCTION_WORDS_FILE",
     "LETTER_TO_SOUND_FILE",
     "LEXICON_FILE",
+    "REQUESTS_FILE",
+    "UNQUOTED_FILE",
     "english_lexicon",
     "instruction_concepts",
     "letter_to_sound",
@@ -20,6 +22,8 @@ __all__ = [
 INSTRUCTION_WORDS_FILE = "instruction_words.txt"
 LEXICON_FILE = "cmudict.txt.xz"
 LETTER_TO_SOUND_FILE = "letter_to_sound.npz"
+REQUESTS_FILE = "requests.jsonl.bz2"
+UNQUOTED_FILE = "unquoted.npz"
 
 
 def read_data(name: str) -> bytes:

@@ -1,181 +1,221 @@
-"""The words to be spoken of an instruction that quotes nothing: told by where it stops describing a voice.
+"""The words to be spoken of an instruction that quotes nothing: told by what describes a voice and what does not.
 
-`slow male voice: good morning`, or the words on a line of their own: the text is cut where such writing has a seam, and
-the stretch is taken that describes a voice least while what is left does most. Read `unquoted_content`.
+`slow male voice: good morning`, or the words on a line of their own: the text is cut at its seams (`text.seams`), and
+of all stretches between two of them the likeliest is taken. Clues are words, marks and seams; what each speaks for was
+learnt from requests of which the words are known (`training.unquoted`). Read `unquoted_content`.
 """
 
 import functools
+import io
 import itertools
 import re
-from collections.abc import Sequence
-from typing import NamedTuple
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool
-from numpy import ndarray
+from jaxtyping import Float, Int
 
 from voxinstruct_jax.text.content import Content
-from voxinstruct_jax.text.lexicon import instruction_concepts
+from voxinstruct_jax.text.lexicon import UNQUOTED_FILE, instruction_concepts, read_data
 from voxinstruct_jax.text.normalizer import HAN
+from voxinstruct_jax.text.seams import SEAMS, Pieces, cut
 from voxinstruct_jax.text.words import listed_runs
 
-__all__ = ["CONTENT_LABELS", "unquoted_content"]
+__all__ = ["NUM_CLUES", "Clues", "read_clues", "seam_pairs", "unquoted_content"]
 
-_LEFT_OUT = ("age", "languages", "frame words")
-"""Headings of the list of instruction words that stand over what speech itself is full of."""
-_PRONOUNS = ("he", "she", "they", "it", "i", "you", "we")
-CONTENT_LABELS = (
-    "text|input|input_text|content|line|lines|words|script|sentence|transcript|message|say|says|read|"
-    "台词|内容|文本|文字|原文|正文|句子|话|词|说|念|读|朗读|说什么|读什么|念什么"
+_NUM_PAIRS = len(SEAMS) ** 2
+_NUM_HASHES = 2**17
+NUM_CLUES = _NUM_PAIRS + _NUM_HASHES
+"""Ids of clues: first every pair of seams around what is spoken, then all others, by their hash."""
+_TOKEN = re.compile(rf"[a-z]+(?:'[a-z]+)*|\d+|[{HAN}]|[^\w\s]|\n")
+_RUN = re.compile(rf"[a-z][a-z']*|[{HAN}]+")
+_HAN_CHARACTER = re.compile(f"[{HAN}]")
+_HANGING = ",，、 "
+"""Marks that end no sentence."""
+_STEM, _ENDING = 4, 3
+"""Letters of an English word's beginning and end, which words of one family share."""
+_FUNCTION_WORDS = (
+    "a an the he she it they i you we him her them me us his its their my your our who that this these those there "
+    "here in on at of to for from with without by as like and or but so not no is are was were be been am do does did "
+    "have has had will would can could shall should may might must let one two please say said voice then than if "
+    "when while what 的 地 得 着 了 过 说 道 他 她 它 我 你 您 们 请 用 把 被 这 那 一 位 个 是 不 没 有 在 就 也 都 "
+    "要 会 像 以 给 让 吧 吗 呢 啊 声"
 )
-"""Keys and labels that stand before what is to be spoken, as alternatives of a regular expression."""
-_EVERYDAY = (
-    "hello hi hey good great morning evening night afternoon today tonight now ladies gentlemen welcome please thank "
-    "thanks sorry yes no ok love like well back 你好 您好 大家 再 再见 谢谢 早上 晚上 今天 "
-    "晚安 欢迎 请 爱 好 坚持 喂 嘘"
-)
-"""Instruction words that speech is as full of."""
+_ENDINGS = ("ing", "ed", "ly", "n't", "s")
 
 
-class _Seam(NamedTuple):
-    """What a cut speaks for."""
+@dataclass(frozen=True, kw_only=True)
+class Clues:
+    """What may tell which pieces of a text are spoken, as ids below `NUM_CLUES`."""
 
-    before: float
-    """For content that ends there."""
-    after: float
-    """For content that begins there."""
-    whole: bool
-    """Whether content in lines of its own may end or begin there."""
-    least: float = 0.2
-    """How much of what is left must describe a voice."""
-
-
-_SAID = _Seam(0.3, -0.2, False, 0.4)
-"""Before who says it, and how."""
-_END = _Seam(0.0, 0.0, True, 1.0)
-_LABELLED = 2.0
-_SEAMS: Sequence[tuple[re.Pattern[str], _Seam]] = [
-    (re.compile(pattern, re.IGNORECASE), seam)
-    for pattern, seam in (
-        (
-            rf"(?:(?<![\w])|(?<=[{HAN}])(?<!重))(?:{CONTENT_LABELS})(?:\s*[（(][^()（）]*[)）])?\s*[:：=](?!//)\s*",
-            _Seam(0.0, _LABELLED, True, 0.0),
-        ),
-        (r"\s*(?<!\d)[:：](?!//)\s*|\s*[:：](?!\d|//)\s*|\s+=\s+", _Seam(-1.0, 0.5, True)),
-        (r"\s*】?\s*\n\s*【?\s*", _Seam(0.1, 0.2, True)),
-        (
-            r"\s+[-–|/]+\s+|\s*—+\s*|\s*[|｜]\s*|\s*-{2,}\s*|\s*->\s*|\s*[→⇒]\s*|\s*[\[(（【]\s*|\s*[\])）】]\s*",
-            _Seam(0.1, 0.1, True),
-        ),
-        (r",\s+(?=(?:he|she|the \w+) (?:said|says|murmur|whisper|shout|mutter|cried|call|ask|repli|answer))", _SAID),
-        (r"[，,]\s*(?=这句|这段|这行)", _SAID),
-        (r"(?<=[.!?;。！？；…])\s*", _Seam(0.0, 0.0, False, 0.4)),
-        (r"(?<=[,，])\s*", _Seam(-0.1, -0.1, False, 0.8)),
-        (
-            rf"(?<=[声音气吻调腔][说念读讲喊])(?=[{HAN}A-Za-z])(?![出来得地着过完法话起一下成了于])",
-            _Seam(-0.1, 0.3, False, 0.4),
-        ),
-        (
-            rf"(?<=[{HAN}](?:说|念|读|讲|喊))(?<![就阅]读)(?=[{HAN}A-Za-z])(?![出来得地着过完法话起一下成了于])"
-            rf"|(?:(?<=[说念读讲喊]一[句声])|(?<=[说念读讲喊][句声道]))\s*(?=[{HAN}A-Za-z])",
-            _Seam(-0.1, 0.0, False, 0.4),
-        ),
-        (r"(?:(?<=^)|(?<=[.;!?,]\s))the (?:lines?|words?|text|sentence) (?:is|are)\s+", _Seam(0.0, 0.3, True)),
-        (
-            r"(?<=\bsay)\s+|(?<=\bsays)\s+|(?<=\bsaying)\s+|(?<=\bread)\s+|(?<=\bvoice going)\s+",
-            _Seam(-0.1, 0.0, False, 0.4),
-        ),
-        (r"\s+(?=(?:in|with) an? (?:[\w-]+,? ){0,4}(?:voice|tone)\b)", _Seam(0.0, -0.1, False, 0.4)),
-    )
-]
-"""Where a text may be cut, strongest first."""
-_BRACKETED = re.compile(r"【[^【】]*】")
-_LEAST = 0.15
-_AT_AN_END = 0.1
-_LONG = 0.1
-_WITHIN_A_LINE = 0.3
+    pieces: Pieces
+    inside: list[Int[np.ndarray, " _"]]
+    """Of each piece's own words."""
+    first: list[Int[np.ndarray, " _"]]
+    """Around the beginning of each piece, if what is spoken begins with it."""
+    last: list[Int[np.ndarray, " _"]]
+    """Around the end of each piece, if what is spoken ends with it."""
 
 
-def unquoted_content(instruction: str) -> Content:
+def unquoted_content(instruction: str, weights: Float[np.ndarray, " clue"] | None = None) -> Content:
     """Finds the words to be spoken where no quotes say so.
 
     Args:
         instruction: As the user wrote it.
+        weights: What each clue speaks for; None = as the package ships them.
 
     Returns:
         The content, its text equal to `instruction[start:end]`; None where all of it may be content.
     """
-    pieces = _pieces(instruction)
-    letters = np.array([character.isalnum() for character in instruction], bool)
-    num_letters = np.concatenate([[0], np.cumsum(letters)])
-    num_telling = np.concatenate([[0], np.cumsum(letters & _telling(instruction))])
-    passed = np.cumsum([0.0, *(max(seam.after, 0.0) for _, _, seam in pieces)])
-    in_lines = "\n" in instruction.strip()
-    best, found = _LEAST, None
-    for first, last in itertools.combinations_with_replacement(range(len(pieces)), 2):
-        (start, _, before), (_, end, _) = pieces[first], pieces[last]
-        after = pieces[last + 1][2] if last + 1 < len(pieces) else _END
-        inside, telling = (int(each[end] - each[start]) for each in (num_letters, num_telling))
-        outside, telling_outside = num_letters[-1] - inside, num_telling[-1] - telling
-        told = telling_outside / max(outside, 1)
-        of_itself = telling / max(inside, 1)
-        if not inside or not telling_outside or told < min(before.least, after.least):
-            continue
-        if of_itself == 1 and before.after != _LABELLED:
-            continue
-        score = told - of_itself + before.after + after.before + _LONG * inside / num_letters[-1]
-        score -= passed[last + 1] - passed[first + 1]
-        if in_lines:
-            score -= _WITHIN_A_LINE * (not (before.whole and after.whole))
-        else:
-            score += _AT_AN_END * (first == 0 or last == len(pieces) - 1)
-        if score > best:
-            best, found = score, (start, end)
-    if found is None:
+    clues = read_clues(instruction)
+    spans = clues.pieces.spans
+    if len(spans) < 2:
         return Content(text=None, start=0, end=0)
-    return Content(text=instruction[found[0] : found[1]], start=found[0], end=found[1])
+    scores = _scores(clues, _weights() if weights is None else weights)
+    first, last = (int(piece) for piece in np.unravel_index(np.argmax(scores), scores.shape))
+    if (first, last) == (0, len(spans) - 1):
+        return Content(text=None, start=0, end=0)
+    start, end = spans[first][0], spans[last][1]
+    end = start + len(instruction[start:end].rstrip(_HANGING))
+    return Content(text=instruction[start:end], start=start, end=end)
 
 
-def _pieces(text: str) -> list[tuple[int, int, _Seam]]:
-    """Start and end of each stretch between seams, and what the seam before it speaks for."""
-    taken = np.zeros(len(text) + 1, bool)
-    seams: list[tuple[int, int, _Seam]] = []
-    text = _BRACKETED.sub(lambda found: found[0].replace("\n", " "), text)  # lines within brackets belong together
-    for pattern, seam in _SEAMS:
-        for match in pattern.finditer(text):
-            start, end = match.span()
-            if start > 0 and not taken[start : end + 1].any():
-                taken[start : end + 1] = True
-                seams.append((start, end, seam))
-            elif start == 0 < end and not taken[:end].any():  # a label or a bracket at the very beginning
-                taken[:end] = True
-                seams.append((0, end, seam))
-    seams.sort(key=lambda each: each[:2])
-    starts = [(0, _END), *((end, seam) for _, end, seam in seams)]
-    ends = [*(start for start, _, _ in seams), len(text.rstrip())]
-    return [(start, end, seam) for (start, seam), end in zip(starts, ends, strict=True) if text[start:end].strip()]
+def read_clues(text: str) -> Clues:
+    """Cuts a text at its seams and lists what may tell which pieces are spoken."""
+    pieces = cut(text)
+    spoken = [text[start:end] for start, end in pieces.spans]
+    tokens = [["0" if token.isdigit() else token for token in _TOKEN.findall(_plain(piece))] for piece in spoken]
+    scripts = [_script(piece) for piece in spoken]
+    names = [SEAMS[kind] for kind in pieces.kinds]
+    inside = [
+        (*_word_clues(piece, own), *_form_clues(own, *names[at : at + 2]), _script_clue(scripts, at))
+        for at, (piece, own) in enumerate(zip(spoken, tokens, strict=True))
+    ]
+    count = len(spoken)
+    edged, marked = [["^"], *tokens, ["$"]], ["none", *scripts, "none"]
+    around = [
+        _first_clues(edged[at], edged[at + 1], names[at], f"{marked[at]}>{marked[at + 1]}", at) for at in range(count)
+    ]
+    behind = [
+        _last_clues(edged[at + 1], edged[at + 2], names[at + 1], f"{marked[at + 1]}>{marked[at + 2]}", count - 1 - at)
+        for at in range(count)
+    ]
+    return Clues(
+        pieces=pieces,
+        inside=[_ids(clues) for clues in inside],
+        first=[_ids(clues) for clues in around],
+        last=[_ids(clues) for clues in behind],
+    )
 
 
-def _telling(text: str) -> Bool[ndarray, " character"]:
-    """Characters of words that describe voices."""
-    words, found = _telling_words(), np.zeros(len(text), bool)
-    longest = max(len(word) for word in words if not word.isascii())
-    for match in re.finditer(rf"[A-Za-z][A-Za-z'’]*|[{HAN}]+", text):
-        start, run = match.start(), match[0].lower().replace("’", "'")
+def seam_pairs(pieces: Pieces) -> Int[np.ndarray, "first last"]:
+    """The clue that the seams around each stretch are, by its first and its last piece."""
+    kinds = np.array(pieces.kinds)
+    return kinds[:-1, None] * len(SEAMS) + kinds[None, 1:]
+
+
+def _scores(clues: Clues, weights: Float[np.ndarray, " clue"]) -> Float[np.ndarray, "first last"]:
+    """How likely each stretch is to be what is spoken, as a logit."""
+
+    def told(lists: Sequence[Int[np.ndarray, " _"]]) -> Float[np.ndarray, " piece"]:
+        return np.array([weights[ids].sum() / max(len(ids), 1) ** 0.5 for ids in lists])
+
+    passed = np.concatenate([[0.0], np.cumsum(told(clues.inside))])
+    result = passed[None, 1:] - passed[:-1, None] + told(clues.first)[:, None] + told(clues.last)[None, :]
+    result += weights[seam_pairs(clues.pieces)]
+    return np.where(np.triu(np.ones_like(result)) > 0, result, -np.inf)
+
+
+def _word_clues(piece: str, tokens: list[str]) -> Iterator[str]:
+    """Words, pairs and triples of neighbours, beginnings and endings, headings in the list of instruction words."""
+    marked = ["^", *tokens, "$"]
+    yield from (f"i:{token}" for token in marked)
+    yield from (f"i:{a} {b}" for a, b in itertools.pairwise(marked))
+    yield from (f"i:{a} {b} {c}" for a, b, c in zip(marked, marked[1:], marked[2:], strict=False) if _is_han(b))
+    for token in tokens:
+        if token.isascii() and token.isalpha() and len(token) > _STEM:
+            yield f"i:{token[:_STEM]}-"
+            yield f"i:-{token[-_ENDING:]}"
+    headings, longest = _headings()
+    for run in _RUN.findall(_plain(piece)):
         if run.isascii():
-            found[start : match.end()] = run in words
+            yield f"h:{headings.get(run, '')}"
             continue
-        for first, end in listed_runs(run, words, longest):
-            found[start + first : start + end] = True
-    return found
+        found = list(listed_runs(run, headings, longest))
+        yield from (f"h:{headings[run[start:end]]}" for start, end in found)
+        if 2 * sum(end - start for start, end in found) < len(run):
+            yield "h:han"
+
+
+def _form_clues(tokens: list[str], before: str, after: str) -> Iterator[str]:
+    """How a piece begins and ends once its words are left out, how long it is, and what it stands between."""
+    shapes = [_shape(token) for token in tokens]
+    yield from (f"s^{' '.join(shapes[:size])}" for size in (2, 3, 4))
+    yield from (f"s${' '.join(shapes[-size:])}" for size in (2, 3))
+    yield from (f"k:{before}>{after}", f"k:{after}:{min(len(tokens), 6)}", f"l:{len(tokens).bit_length()}", "piece")
+
+
+def _script_clue(scripts: list[str], at: int) -> str:
+    """A piece in letters of its own is likely the one in another language."""
+    others = set(scripts) - {"none", scripts[at]}
+    return f"alone:{scripts[at]}" if others else "same"
+
+
+def _first_clues(before: list[str], own: list[str], seam: str, scripts: str, at: int) -> Iterator[str]:
+    shapes, ahead = ([_shape(token) for token in each] for each in (own[:3], before[-3:]))
+    yield from (f"b:{seam}", f"b:{seam}:{min(at, 2)}", f"b:{scripts}")
+    yield from (f"b1:{before[-1:]}", f"b1:{seam}:{before[-1:]}", f"b2:{before[-2:]}", f"b3:{before[-3:]}")
+    yield from (f"b+:{own[:1]}", f"b+:{seam}:{own[:2]}")
+    yield from (f"bs:{seam}:{shapes[:2]}", f"bs:{seam}:{shapes}", f"bs-:{seam}:{ahead[-2:]}", f"bs-:{seam}:{ahead}")
+
+
+def _last_clues(own: list[str], after: list[str], seam: str, scripts: str, to_come: int) -> Iterator[str]:
+    shapes, behind = ([_shape(token) for token in each] for each in (own[-2:], after[:4]))
+    yield from (f"e:{seam}", f"e:{seam}:{min(to_come, 2)}", f"e:{scripts}")
+    yield from (f"e1:{after[:1]}", f"e1:{seam}:{after[:1]}", f"e2:{after[:2]}", f"e3:{after[:3]}", f"e-:{own[-1:]}")
+    yield from (f"es:{seam}:{behind[:2]}", f"es:{seam}:{behind[:3]}", f"es:{seam}:{behind}", f"es-:{seam}:{shapes}")
+
+
+def _shape(token: str) -> str:
+    """What remains of a token whose meaning does not matter: itself if a mark or a function word, else its ending."""
+    if token in _function_words() or not token.replace("'", "").isalpha():
+        return token
+    if not token.isascii():
+        return "H"
+    return next((ending for ending in _ENDINGS if token.endswith(ending)), "w")
+
+
+def _script(text: str) -> str:
+    han, latin = _is_han(text), re.search("[A-Za-z]", text) is not None
+    return {(True, True): "both", (True, False): "han", (False, True): "latin"}.get((han, latin), "none")
+
+
+def _is_han(text: str) -> bool:
+    return _HAN_CHARACTER.search(text) is not None
+
+
+def _plain(text: str) -> str:
+    return text.lower().replace("’", "'")
+
+
+def _ids(clues: Iterable[str]) -> Int[np.ndarray, " clue"]:
+    return np.array([_NUM_PAIRS + zlib.crc32(clue.encode()) % _NUM_HASHES for clue in clues], np.int32)
 
 
 @functools.cache
-def _telling_words() -> frozenset[str]:
-    """Instruction words but for those that speech itself is full of."""
-    told = [
-        forms
-        for heading, forms in instruction_concepts()
-        if not heading.startswith(_LEFT_OUT) and forms[0] not in _PRONOUNS
-    ]
-    return frozenset(form for forms in told for form in forms) - set(_EVERYDAY.split())
+def _function_words() -> frozenset[str]:
+    return frozenset(_FUNCTION_WORDS.split())
+
+
+@functools.cache
+def _headings() -> tuple[dict[str, str], int]:
+    """The heading over each word of the list of instruction words, and characters of the longest one in Mandarin."""
+    headings = {form: heading for heading, forms in instruction_concepts() for form in forms}
+    return headings, max(len(form) for form in headings if not form.isascii())
+
+
+@functools.cache
+def _weights() -> Float[np.ndarray, " clue"]:
+    with np.load(io.BytesIO(read_data(UNQUOTED_FILE)), allow_pickle=False) as archive:
+        return archive["weights"].astype(np.float32) * archive["scale"]
