@@ -73,7 +73,7 @@ _AFTER_SAYING = re.compile(
     re.IGNORECASE,
 )
 """Where words that a verb of saying stands before may end, within a sentence."""
-_SENTENCE_END = re.compile(r"[.!?;\n]|\Z")
+_SENTENCE_END = re.compile(r"[.!?;\n]")
 SEAMS = (*(name for name, _ in _PATTERNS), "end of saying", "edge")
 """Kinds of seams, strongest first; at last the edge of the text."""
 _SAID, _END_OF_SAYING, _EDGE = (SEAMS.index(name) for name in ("saying", "end of saying", "edge"))
