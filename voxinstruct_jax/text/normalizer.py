@@ -10,7 +10,7 @@ import unicodedata
 
 from voxinstruct_jax.text.spoken_forms import RULES, Rule
 
-__all__ = ["HAN", "HAN_CHARACTER", "normalize"]
+__all__ = ["HAN", "HAN_CHARACTER", "has_han", "normalize"]
 
 HAN = "\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 """Chinese characters, as the inside of a regular expression's brackets."""
@@ -47,6 +47,11 @@ _REPLACED = {
     "㎜": "mm",
 }
 _DROPPED_CATEGORIES = ("Cc", "Cf", "Cs", "Co", "Cn", "So", "Me")
+
+
+def has_han(text: str) -> bool:
+    """Whether a text holds a Chinese character."""
+    return HAN_CHARACTER.search(text) is not None
 
 
 def _is_han(character: str) -> bool:

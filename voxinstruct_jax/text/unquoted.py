@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 
 from voxinstruct_jax.text.content import Content
 from voxinstruct_jax.text.lexicon import UNQUOTED_FILE, instruction_concepts, read_data
-from voxinstruct_jax.text.normalizer import HAN
+from voxinstruct_jax.text.normalizer import HAN, has_han
 from voxinstruct_jax.text.seams import SEAMS, Pieces, cut
 from voxinstruct_jax.text.words import listed_runs
 
@@ -30,7 +30,6 @@ NUM_CLUES = _NUM_PAIRS + _NUM_HASHES
 """Ids of clues: first every pair of seams around what is spoken, then all others, by their hash."""
 _TOKEN = re.compile(rf"[a-z]+(?:'[a-z]+)*|\d+|[{HAN}]|[^\w\s]|\n")
 _RUN = re.compile(rf"[a-z][a-z']*|[{HAN}]+")
-_HAN_CHARACTER = re.compile(f"[{HAN}]")
 _HANGING = ",，、 "
 """Marks that end no sentence."""
 _STEM, _ENDING = 4, 3
@@ -132,7 +131,7 @@ def _word_clues(piece: str, tokens: list[str]) -> Iterator[str]:
     marked = ["^", *tokens, "$"]
     yield from (f"i:{token}" for token in marked)
     yield from (f"i:{a} {b}" for a, b in itertools.pairwise(marked))
-    yield from (f"i:{a} {b} {c}" for a, b, c in zip(marked, marked[1:], marked[2:], strict=False) if _is_han(b))
+    yield from (f"i:{a} {b} {c}" for a, b, c in zip(marked, marked[1:], marked[2:], strict=False) if has_han(b))
     for token in tokens:
         if token.isascii() and token.isalpha() and len(token) > _STEM:
             yield f"i:{token[:_STEM]}-"
@@ -187,12 +186,8 @@ def _shape(token: str) -> str:
 
 
 def _script(text: str) -> str:
-    han, latin = _is_han(text), re.search("[A-Za-z]", text) is not None
+    han, latin = has_han(text), re.search("[A-Za-z]", text) is not None
     return {(True, True): "both", (True, False): "han", (False, True): "latin"}.get((han, latin), "none")
-
-
-def _is_han(text: str) -> bool:
-    return _HAN_CHARACTER.search(text) is not None
 
 
 def _plain(text: str) -> str:

@@ -10,7 +10,6 @@ import json
 import logging
 import pathlib
 import random
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Int, Int8
 from voxinstruct_jax.data.shards import ShardReader
 from voxinstruct_jax.text.content import spoken_content
 from voxinstruct_jax.text.lexicon import REQUESTS_FILE, read_data
-from voxinstruct_jax.text.normalizer import HAN
+from voxinstruct_jax.text.normalizer import has_han
 from voxinstruct_jax.text.unquoted import NUM_CLUES, Clues, read_clues, seam_pairs, unquoted_content
 from voxinstruct_jax.text.words import letters
 
@@ -93,8 +92,8 @@ def train(
         What each clue speaks for, for `unquoted_content`.
     """
     draw = random.Random(seed)
-    spoken = {is_han: [words for _, words in quoted if _is_han(words) == is_han] for is_han in (False, True)}
-    copies = [copy for request in requests for copy in _copies(request, spoken[_is_han(request.words)], draw)]
+    spoken = {is_han: [words for _, words in quoted if has_han(words) == is_han] for is_han in (False, True)}
+    copies = [copy for request in requests for copy in _copies(request, spoken[has_han(request.words)], draw)]
     further = [request for each in quoted if (request := _unquoted(*each)) is not None]
     alone = [Request(before="", words=each.words, after="") for each in [*requests, *copies[::2]]]
     examples = _examples([*requests, *copies, *further, *alone])
@@ -129,7 +128,7 @@ def _copies(request: Request, spoken: Sequence[str], draw: random.Random) -> lis
     """The request with other words in its script, if there are any."""
     copies = []
     for _ in range(COPIES if spoken else 0):
-        words = ("" if _is_han(request.words) else " ").join(draw.choices(spoken, k=draw.choice(JOINED)))
+        words = ("" if has_han(request.words) else " ").join(draw.choices(spoken, k=draw.choice(JOINED)))
         ending = request.words[-1]
         if draw.random() < ENDED_ALIKE:
             words = words.rstrip("。.!！?？") + ("" if ending.isalnum() else ending)
@@ -143,10 +142,6 @@ def _unquoted(instruction: str, words: str) -> Request | None:
     if found.text != words:
         return None
     return Request(before=instruction[: found.start - 1], words=words, after=instruction[found.end + 1 :])
-
-
-def _is_han(text: str) -> bool:
-    return re.search(f"[{HAN}]", text) is not None
 
 
 def _examples(requests: Sequence[Request]) -> Examples:
