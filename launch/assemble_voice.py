@@ -2,8 +2,8 @@ r"""Puts the parts of a voice into one folder that `voxinstruct_jax.load` opens.
 
 Run: uv run python launch/assemble_voice.py --units voice/units --codec runs/codec --ar runs/ar --nar runs/nar \
     --out voice
-Runs are exported in bfloat16; boundaries of classes (`bins.json`) come with the AR run; `--card` is stored as the
-voice's MODEL_CARD.md.
+Runs are exported in int8, what makes codes in bfloat16; boundaries of classes (`bins.json`) come with the AR run;
+`--card` is stored as the voice's MODEL_CARD.md.
 """
 
 import argparse
@@ -29,10 +29,10 @@ def main() -> int:
     options = parser.parse_args()
     out: Path = options.out
     try:
-        for part, dtype in (("codec", "bfloat16"), ("ar", "bfloat16"), ("nar", "bfloat16")):
+        for part in ("codec", "ar", "nar"):
             source: Path = getattr(options, part)
             if (source / "run.json").is_file():
-                step = export_run(source, out / part, dtype=dtype)
+                step = export_run(source, out / part, dtype="int8")
                 print(f"{part}: step {step}")
             elif source.resolve() != (out / part).resolve():
                 shutil.copytree(source, out / part, dirs_exist_ok=True)

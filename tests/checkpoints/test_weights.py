@@ -48,11 +48,51 @@ def test_bfloat16_weights_keep_eight_bits_take_half_the_room_and_load_as_float32
     assert arrays["kernel"].dtype == jnp.float32
     np.testing.assert_allclose(arrays["kernel"], values, rtol=2**-8)
     assert not np.array_equal(arrays["kernel"], values)
-    sizes = [
-        sum(path.stat().st_size for path in (tmp_path / name / "weights").rglob("*") if path.is_file())
-        for name in ("float32", "bfloat16")
-    ]
-    assert sizes[1] < 0.7 * sizes[0]
+    assert _stored_bytes(tmp_path / "bfloat16") < 0.7 * _stored_bytes(tmp_path / "float32")
+
+
+def _stored_bytes(folder):
+    return sum(path.stat().st_size for path in (folder / "weights").rglob("*") if path.is_file())
+
+
+def test_int8_matrices_keep_to_half_a_step_take_half_the_room_of_bfloat16_and_load_as_float32(tmp_path):
+    draw = np.random.default_rng(0).standard_normal
+    rows = draw((256, 64)) * np.logspace(-3, 3, 256)[:, None]  # as of a table of embeddings: some long, some short
+    arrays = {"columns": draw((64, 256)) * np.logspace(-3, 3, 256), "rows": rows, "none": np.zeros((3, 2))}
+    weights = {"linear": {name: jnp.asarray(value, jnp.float32) for name, value in arrays.items()}}
+    weights["linear"]["bias"] = jnp.asarray([1 / 3])
+    for dtype in ("bfloat16", "int8"):
+        save_weights(tmp_path / dtype, weights, {}, card="", dtype=dtype)
+    found = load_weights(tmp_path / "int8")[1]["linear"]
+    for name, axis in (("columns", 0), ("rows", 1)):
+        step = np.abs(arrays[name]).max(axis, keepdims=True) / 127
+        assert found[name].dtype == jnp.float32
+        assert (np.abs(found[name] - arrays[name]) <= 0.501 * step).all()
+    np.testing.assert_array_equal(found["none"], 0)
+    np.testing.assert_allclose(found["bias"], 1 / 3, rtol=2**-8)
+    assert _stored_bytes(tmp_path / "int8") < 0.7 * _stored_bytes(tmp_path / "bfloat16")
+
+
+def test_parts_that_make_codes_are_not_rounded_to_whole_steps(tmp_path):
+    kernel = jnp.asarray(np.random.default_rng(0).standard_normal((8, 8)), jnp.bfloat16).astype(jnp.float32)
+    save_weights(
+        tmp_path / "codec",
+        {"encoder": {0: kernel}, "decoder": {0: kernel}},
+        {},
+        card="",
+        dtype="int8",
+        exact=("encoder",),
+    )
+    _, arrays = load_weights(tmp_path / "codec")
+    np.testing.assert_array_equal(arrays["encoder"][0], kernel)
+    assert not np.array_equal(arrays["decoder"][0], kernel)
+
+
+def test_settings_that_were_read_can_be_written_with_other_arrays(folder, tmp_path):
+    settings, _ = load_weights(folder)
+    save_weights(tmp_path / "other", {"kernel": jnp.ones((2, 3))}, settings, card="", dtype="int8")
+    _, arrays = load_weights(tmp_path / "other")
+    assert arrays["kernel"].shape == (2, 3)
 
 
 def test_a_new_version_replaces_the_old_one_whole(folder):

@@ -6,13 +6,14 @@ Arrays that several models have in common may lie in one folder beside theirs (`
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Num
 
 from voxinstruct_jax.checkpoints.run import file_checksums
 from voxinstruct_jax.config import InputError
@@ -30,11 +31,21 @@ __all__ = [
 FORMAT_VERSION = 1
 SHARING_VERSION = 2
 """Of folders that are whole only with another one."""
+WHOLE_NUMBERS_VERSION = 3
+"""Of folders that hold matrices as whole numbers with their steps."""
 SETTINGS = "config.json"
 CHECKSUMS = "sha256.json"
 
 
-def save_weights(folder: Path, weights: Any, settings: dict[str, Any], *, card: str, dtype: str = "float32") -> None:
+def save_weights(
+    folder: Path,
+    weights: Any,
+    settings: dict[str, Any],
+    *,
+    card: str,
+    dtype: str = "float32",
+    exact: Collection[str] = (),
+) -> None:
     """Writes a model's folder; it appears whole or not at all, and replaces an older one.
 
     Args:
@@ -42,11 +53,16 @@ def save_weights(folder: Path, weights: Any, settings: dict[str, Any], *, card: 
         weights: Nested dict of arrays; floating ones are stored as `dtype`.
         settings: All that is needed to build the model again; under "shared", what `share_weights` gave.
         card: Markdown for `MODEL_CARD.md`.
-        dtype: "float32" or "bfloat16".
+        dtype: Of floating arrays: "float32", "bfloat16", or "int8": matrices as eight bits a number, the others, and
+            parts that are named in `exact`, as bfloat16.
+        exact: Top-level parts that eight bits a number are too few for.
     """
     import orbax.checkpoint as ocp
 
-    stored = jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, weights)
+    stored = {
+        name: _as_stored(part, "bfloat16" if dtype == "int8" and name in exact else dtype)
+        for name, part in weights.items()
+    }
     partial = folder.with_name(f".{folder.name}.partial").absolute()
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -55,7 +71,8 @@ def save_weights(folder: Path, weights: Any, settings: dict[str, Any], *, card: 
     for note in (partial / "weights").rglob("commit_success.txt"):
         note.write_text("committed\n")  # Orbax names the folder it saved to, a path of this machine
     version = SHARING_VERSION if "shared" in settings else FORMAT_VERSION
-    described = {"format_version": version, "arrays": _describe(stored), **settings}
+    version = WHOLE_NUMBERS_VERSION if dtype == "int8" else version
+    described = {**settings, "format_version": version, "arrays": _describe(stored)}
     (partial / SETTINGS).write_text(json.dumps(described, indent=1) + "\n")
     (partial / "MODEL_CARD.md").write_text(card)
     (partial / CHECKSUMS).write_text(json.dumps(file_checksums(partial), indent=1) + "\n")
@@ -81,10 +98,10 @@ def read_settings(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{folder}: no checkpoint here (it has no {SETTINGS})")
     settings = json.loads(path.read_text())
-    if settings.get("format_version") not in (FORMAT_VERSION, SHARING_VERSION):
+    if settings.get("format_version") not in range(FORMAT_VERSION, WHOLE_NUMBERS_VERSION + 1):
         raise InputError(
-            f"{path}: format version {settings.get('format_version')}, this release reads {FORMAT_VERSION} and "
-            f"{SHARING_VERSION}"
+            f"{path}: format version {settings.get('format_version')}, this release reads {FORMAT_VERSION} to "
+            f"{WHOLE_NUMBERS_VERSION}"
         )
     return settings
 
@@ -130,8 +147,7 @@ def load_weights(folder: Path, shared: dict[Path, Any] | None = None) -> tuple[d
     target = _abstract(settings["arrays"])
     with ocp.StandardCheckpointer() as checkpointer:
         arrays = checkpointer.restore((folder / "weights").absolute(), target)
-    arrays = jax.tree.map(lambda a: a.astype(jnp.float32) if a.dtype == jnp.bfloat16 else a, arrays)
-    arrays = _integer_keys(arrays)
+    arrays = _integer_keys(_as_computed(arrays))
     if "shared" in settings:
         _put(arrays, settings["shared"]["place"], _load_shared(folder, settings.pop("shared"), shared))
     return settings, arrays
@@ -170,6 +186,38 @@ def _check_files(folder: Path) -> None:
     damaged = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
     if damaged:
         raise InputError(f"{folder}: {damaged[0]} is not as it was saved; copy the checkpoint again")
+
+
+def _as_stored(tree: Any, dtype: str) -> Any:
+    if isinstance(tree, dict):
+        return {name: _as_stored(part, dtype) for name, part in tree.items()}
+    if not jnp.issubdtype(tree.dtype, jnp.floating):
+        return tree
+    if dtype == "int8" and tree.ndim > 1:
+        return _as_whole_numbers(np.asarray(tree, np.float32))
+    return tree.astype("bfloat16" if dtype == "int8" else dtype)
+
+
+def _as_whole_numbers(array: Float[np.ndarray, "..."]) -> dict[str, Num[np.ndarray, "..."]]:
+    """Rounds to whole steps, each row or each column having its own: whichever is nearer to the array."""
+
+    def rounded(axis: int) -> dict[str, Num[np.ndarray, "..."]]:
+        largest = np.abs(array).max(axis, keepdims=True)
+        step = np.where(largest > 0, largest / 127, 1).astype(np.float32)
+        return {"int8": np.round(array / step).astype(np.int8), "step": step}
+
+    return min(
+        map(rounded, (-2, -1)), key=lambda stored: float(np.square(array - stored["int8"] * stored["step"]).sum())
+    )
+
+
+def _as_computed(tree: Any) -> Any:
+    """Floating arrays as float32, whatever they are stored as."""
+    if not isinstance(tree, dict):
+        return tree.astype(jnp.float32) if tree.dtype == jnp.bfloat16 else tree
+    if set(tree) == {"int8", "step"}:
+        return tree["int8"] * tree["step"]
+    return {name: _as_computed(part) for name, part in tree.items()}
 
 
 def _describe(tree: Any) -> Any:

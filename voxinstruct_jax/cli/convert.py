@@ -4,6 +4,7 @@ import argparse
 import importlib
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,9 @@ EXAMPLE = """examples:
     voxinstruct convert voice/ar --to safetensors --out ar_tensors
     voxinstruct convert voice/hubert --to original --out hubert_folder"""
 
+DTYPES = ("float32", "bfloat16")
+"""That any weights can be stored as."""
+
 MODELS_OF_RUNS = {"style": "ar", "melody": "codec"}
 """What a run's weights are, where its kind does not say."""
 
@@ -63,7 +67,11 @@ def run(arguments: list[str]) -> int:
         return _convert_release(arguments[1:])
     if kind in (*PORTS, "kmeans"):
         return _convert_part(str(kind), arguments[1:])
-    parser = _parser("voxinstruct convert", "Turn a training run, or the weights of another program, into weights.")
+    parser = _parser(
+        "voxinstruct convert",
+        "Turn a training run, or the weights of another program, into weights.",
+        (*DTYPES, "int8"),
+    )
     parser.add_argument("source", type=Path, help="a run, a weights folder, a voice, or what --to safetensors wrote")
     parser.add_argument("--to", choices=("safetensors", "release", "original"), help="the way back: see the examples")
     parser.add_argument("--card", type=Path, help="of a run: a MODEL_CARD.md to store with the weights")
@@ -76,6 +84,8 @@ def run(arguments: list[str]) -> int:
     if options.to is not None:
         return _export(options.source, options.out, options.to)
     if (options.source / "model.safetensors").is_file():
+        if options.dtype not in DTYPES:
+            raise ConfigError(f"--dtype {options.dtype} is for runs; give {' or '.join(DTYPES)}")
         from voxinstruct_jax.interop.folders import from_safetensors
 
         from_safetensors(options.source, options.out, dtype=options.dtype)
@@ -165,6 +175,7 @@ def export_run(source: Path, out: Path, *, dtype: str, card: Path | None = None)
     Raises:
         InputError: The folder holds no run, or no whole state.
     """
+    from voxinstruct_jax.audio.codec import ENCODER_PARTS
     from voxinstruct_jax.checkpoints.run import RunStore
     from voxinstruct_jax.checkpoints.weights import merge_trees, save_weights
 
@@ -182,16 +193,17 @@ def export_run(source: Path, out: Path, *, dtype: str, card: Path | None = None)
     for part in TRAINED_AGAINST:
         weights.pop(part, None)
     described = {name: settings[name] for name in ("model", "latents", "diffusion") if name in settings}
-    save_weights(out, weights, {"kind": kind, **described, "step": steps[0]}, card=text, dtype=dtype)
+    exact = ENCODER_PARTS if kind == "codec" else ()  # shards hold the codes that it makes
+    save_weights(out, weights, {"kind": kind, **described, "step": steps[0]}, card=text, dtype=dtype, exact=exact)
     return steps[0]
 
 
-def _parser(name: str, description: str) -> argparse.ArgumentParser:
+def _parser(name: str, description: str, dtypes: Sequence[str] = DTYPES) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         name, description=description, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="how weights are stored")
+    parser.add_argument("--dtype", choices=dtypes, default="float32", help="how weights are stored")
     return parser
 
 
