@@ -164,6 +164,19 @@ def test_a_weights_folder_goes_to_safetensors_and_back_exactly(voice, tmp_path):
         np.testing.assert_array_equal(again[path], array)
 
 
+def test_int8_weights_go_to_safetensors_as_they_are_computed_with_and_back(tmp_path, capsys):
+    kernel = jax.numpy.asarray(np.random.default_rng(0).standard_normal((6, 4)), "float32")
+    save_weights(tmp_path / "small", {"linear": {"kernel": kernel}}, {"kind": "nar"}, card="", dtype="int8")
+    _, arrays = load_weights(tmp_path / "small")
+    assert main(["convert", str(tmp_path / "small"), "--to", "safetensors", "--out", str(tmp_path / "tensors")]) == 0
+    assert main(["convert", str(tmp_path / "tensors"), "--out", str(tmp_path / "back")]) == 0
+    _, again = load_weights(tmp_path / "back")
+    np.testing.assert_array_equal(again["linear"]["kernel"], arrays["linear"]["kernel"])
+    capsys.readouterr()
+    assert main(["convert", str(tmp_path / "tensors"), "--dtype", "int8", "--out", str(tmp_path / "x")]) == 2
+    assert "--dtype int8 is for runs" in capsys.readouterr().err
+
+
 def test_a_part_goes_there_and_back(tmp_path):
     random = np.random.default_rng(0)
     tensors = {key: random.standard_normal(shape).astype(np.float32) for key, shape in MT5_SHAPES.items()}

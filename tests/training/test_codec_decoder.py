@@ -90,6 +90,9 @@ def test_the_decoder_learns_and_what_codes_depend_on_stays_as_it_was(data, tmp_p
     assert changed == {"from_latent", "decoder", "upsample", "vocos"}
     assert np.abs(after["features"]["output"]["kernel"]).max() > 0
     assert codes_fingerprint(load_codec(folder / "codec")) == codes_fingerprint(load_codec(tmp_path / "codec"))
+    for dtype in ("bfloat16", "int8"):
+        export_run(tmp_path / "run", tmp_path / dtype, dtype=dtype)
+    assert codes_fingerprint(load_codec(tmp_path / "int8")) == codes_fingerprint(load_codec(tmp_path / "bfloat16"))
 
 
 def test_some_crops_have_their_true_codes_and_some_the_predicted_ones(data, monkeypatch):
