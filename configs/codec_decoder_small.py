@@ -22,7 +22,7 @@ from voxinstruct_jax.training.task import TrainConfig
 experiment = CodecExperiment(
     model=CodecConfig.small(),
     objective=CodecObjective(hearing_weight=1.0, pitch_weight=0.5),
-    data=SegmentData(rows=12, gain_db=0.0),
+    data=SegmentData(rows=6, segment_s=2.56, gain_db=0.0),  # short crops would show half of what a block sees
     optimizer=OptimizerConfig(
         peak_lr=8e-4,
         warmup_steps=100,
