@@ -202,9 +202,8 @@ def from_safetensors(source: Path, out: Path, *, dtype: str = "float32") -> None
         for name in parents:
             place = place.setdefault(name, {})
         place[last] = array
-    kept = {name: value for name, value in settings.items() if name != "format_version"}
     card = f"# {settings['kind']}\n\nConverted from safetensors.\n"
-    save_weights(out, weights, kept, card=card, dtype=dtype)
+    save_weights(out, weights, settings, card=card, dtype=dtype)
 
 
 def _write_shared_encoder(folder: Path, networks: Mapping[str, ARModel | NARModel], dtype: str) -> dict[str, Any]:
