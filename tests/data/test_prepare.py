@@ -202,9 +202,11 @@ def test_bad_rows_are_listed_with_their_reason_and_the_rest_goes_on(tmp_path, ro
 
 def test_durations_are_stored_and_instructions_with_other_words_dropped(tmp_path, rows, timed_encoders):
     said, other = 'He says "CLIP 0" slowly', "He says “clip 1” slowly"
-    first = dataclasses.replace(rows[0], transcript="clip 0", instructions=(other, said, "clip 0", "“clip zero”"))
+    stressed = 'He says "clip 0" with stress on "clip".'
+    written = (other, said, stressed, "clip 0", "“clip zero”")
+    first = dataclasses.replace(rows[0], transcript="clip 0", instructions=written)
     reader = prepare([first, *rows[1:6]], tmp_path / "out", timed_encoders, progress=False)
-    assert reader[0].instructions == (said, "“clip zero”", instruction_variants(first)[-1])
+    assert reader[0].instructions == (said, stressed, "“clip zero”", instruction_variants(first)[-1])
     assert len(reader) == 6
     for record, row in enumerate([first, *rows[1:6]]):
         samples, example = soundfile.read(row.audio, dtype="float32")[0], reader[record]

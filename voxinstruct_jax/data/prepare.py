@@ -26,7 +26,7 @@ from voxinstruct_jax.data.manifest import Rejection, Row
 from voxinstruct_jax.data.progress import progress_bar
 from voxinstruct_jax.data.shard_parts import ShardPart, assemble, claim, finished, locked, record, scan, text_arrays
 from voxinstruct_jax.data.shards import Example, ShardReader, is_stressed, write_index, write_shard
-from voxinstruct_jax.text.tokenizer import TextTokenizer, content_rows
+from voxinstruct_jax.text.tokenizer import CONCEPT_CHANNEL, TextTokenizer, content_rows
 from voxinstruct_jax.vocabulary import deduplicate
 
 __all__ = [
@@ -338,9 +338,9 @@ def _common_frames(frames: int, units: int, encoders: Encoders, source: str) -> 
 
 
 def _says(instruction: str, transcript: str, tokenizer: TextTokenizer) -> bool:
-    """Whether the content of an instruction is the transcript, character by character."""
+    """Whether the content of an instruction is the transcript, character by character, whatever is stressed in it."""
     found, wanted = (content_rows(tokenizer.encode(text)) for text in (instruction, quoted(transcript)))
-    return np.array_equal(found, wanted)
+    return np.array_equal(*(np.delete(rows, CONCEPT_CHANNEL, axis=1) for rows in (found, wanted)))
 
 
 def _count_text(example: Example, tokenizer: TextTokenizer) -> tuple[int, ...]:
