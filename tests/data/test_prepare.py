@@ -207,6 +207,11 @@ def test_durations_are_stored_and_instructions_with_other_words_dropped(tmp_path
     first = dataclasses.replace(rows[0], transcript="clip 0", instructions=written)
     reader = prepare([first, *rows[1:6]], tmp_path / "out", timed_encoders, progress=False)
     assert reader[0].instructions == (said, stressed, "“clip zero”", instruction_variants(first)[-1])
+    (left_out, _) = (json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines())
+    assert (left_out["id"], left_out["reason"]) == (
+        first.id,
+        f"{first.audio}: an instruction that says other words than the transcript: {other}",
+    )
     assert len(reader) == 6
     for record, row in enumerate([first, *rows[1:6]]):
         samples, example = soundfile.read(row.audio, dtype="float32")[0], reader[record]

@@ -133,7 +133,8 @@ def prepare(
 ) -> ShardReader:
     """Encodes a manifest into the folder `out`, or goes on where an earlier run stopped.
 
-    Bad rows are listed in `rejected.jsonl` with the reason; the rest goes on. Memory does not grow with the number of
+    Bad rows are listed in `rejected.jsonl` with the reason, and so are instructions that are left out as they say other
+    words than the transcript (where durations are known); the rest goes on. Memory does not grow with the number of
     rows.
 
     Args:
@@ -210,7 +211,12 @@ def prepare_shard(
         frames=tuple(example.codes.shape[1] for example in examples),
         semantic=tuple(len(example.semantic_tokens) for example in examples),
         text=tuple(_count_text(example, encoders.tokenizer) for example in examples),
-        rejected=tuple(outcome for outcome in outcomes if isinstance(outcome, Rejection)),
+        rejected=tuple(
+            itertools.chain.from_iterable(
+                [outcome] if isinstance(outcome, Rejection) else _left_out(row, outcome)
+                for row, outcome in zip(rows, outcomes, strict=True)
+            )
+        ),
     )
     record(folder, number, part)
     return part
@@ -321,6 +327,13 @@ def _encode(row: Row, samples: Float[np.ndarray, " sample"], encoders: Encoders)
         speaker=row.speaker,
         attributes=dict(sorted(row.attributes.items())),  # Parquet has an order of its own
     )
+
+
+def _left_out(row: Row, example: Example) -> list[Rejection]:
+    """The instructions of a clip that did not go with it."""
+    texts = (text for text in row.instructions if text not in example.instructions)
+    reason = "an instruction that says other words than the transcript"
+    return [Rejection(row=0, id=row.id, reason=f"{row.audio}: {reason}: {text}") for text in texts]
 
 
 def _common_frames(frames: int, units: int, encoders: Encoders, source: str) -> tuple[int, int]:
