@@ -157,6 +157,16 @@ def test_sentences_of_a_test_set_are_left_out_whatever_their_marks(tmp_path, mon
     asked = [str(sentences), "--out", str(tmp_path / "out"), "--held-out", str(held_out)]
     assert main(asked) == 0
     assert {clip.transcript for clip in planned if clip.kind == "sentence"} == {"Nobody said so."}
+    sentences.write_text("".join(f"en\tNobody said {number} and {number + 1}.\n" for number in range(60)))
+    planned.clear()
+    assert main(asked) == 0
+    words = {clip.transcript for clip in planned if clip.kind == "word"}
+    assert words
+    held_out.write_text("".join(json.dumps({"transcript": f"{word.upper()}?"}) + "\n" for word in words))
+    planned.clear()
+    assert main(asked) == 0
+    assert "word" not in {clip.kind for clip in planned}
+    assert len(planned) >= 60
     held_out.write_text('{"id": "a", "instruction": "x"}\n')
     assert main(asked) == 2
     assert "test.jsonl:1: expected a JSON object with `transcript`" in capsys.readouterr().err

@@ -472,7 +472,8 @@ def _run(arguments: argparse.Namespace) -> int:
         for language, texts in _read_sentences(arguments.sentences, arguments.limit, arguments.seed).items()
     }
     planned = plan_clips(sentences, arguments.seed)
-    clips = [clip for clip in planned if clip.kind in arguments.kinds]
+    wanted = [clip for clip in planned if clip.kind in arguments.kinds]
+    clips = [clip for clip in wanted if held_out.isdisjoint(map(letters, clip.texts))]  # a word may be a held-out one
     arguments.out.mkdir(parents=True, exist_ok=True)
     manifest = arguments.out / "manifest.jsonl"
     done = finished_ids(manifest)
