@@ -8,6 +8,7 @@ from voxinstruct_jax.config import InputError
 from voxinstruct_jax.data import generated_corpus
 from voxinstruct_jax.data.generated_corpus import Clip, classify, finished_ids, main, plan_clips, recipes, split_of
 from voxinstruct_jax.data.kokoro import TOKEN_IDS, Recipe, count_syllables, language_spans
+from voxinstruct_jax.text.words import letters
 
 SENTENCES = {
     "en": [f"Another {n} thing happened there today." for n in range(120)],
@@ -24,6 +25,17 @@ def test_no_sentence_stands_in_two_splits():
             if clip.kind != "word" and text in clip.transcript:
                 assert clip.split == split, clip
     assert {clip.split for clip in clips} == {"train", "dev", "test"}
+
+
+def test_no_word_stands_in_two_splits_whatever_its_case():
+    english = [f"{word} {n} gone." for n in range(400) for word in ("Another", "another", "There", "there")]
+    clips = plan_clips({"en": english}, seed=0)
+    by_split = {
+        split: {letters(clip.transcript) for clip in clips if clip.kind == "word" and clip.split == split}
+        for split in ("train", "dev", "test")
+    }
+    assert by_split["train"] >= {"another", "there", "gone"}
+    assert by_split["train"].isdisjoint(by_split["dev"] | by_split["test"])
 
 
 def test_every_sentence_has_a_clip_and_every_kind_its_share():

@@ -161,7 +161,9 @@ def plan_clips(sentences: Mapping[str, Sequence[str]], seed: int) -> list[Clip]:
         for kind, texts in planned_here:
             clip = Clip(kind=kind, texts=texts, split=split, seed=seed)
             planned.setdefault(clip.id, clip)
-    return list(planned.values())
+    heard = {letters(clip.transcript) for clip in planned.values() if clip.split == "train"}
+    # Sentences fall to one split each; a word that was drawn from two of them must not be in two.
+    return [clip for clip in planned.values() if clip.split == "train" or letters(clip.transcript) not in heard]
 
 
 def _extras(
