@@ -25,6 +25,7 @@ from voxinstruct_jax.training.codec import (
     SegmentData,
     codec_loss,
     codec_task,
+    open_coded_clips,
 )
 from voxinstruct_jax.training.loop import train
 from voxinstruct_jax.training.optimizer import OptimizerConfig
@@ -171,6 +172,17 @@ def test_codes_of_another_length_than_the_sound_are_refused(data):
     short = file_of(folder / "short.npz", codes=codes[:, :6])
     with pytest.raises(InputError, match=r"short\.npz: 6 frames of a, its sound has 20"):
         codec_task(experiment_of(folder, codes=short, cache=str(folder / "cache-short")))
+
+
+def test_a_last_frame_that_a_rounded_duration_left_out_is_that_before_it(data):
+    folder, codes = data
+    features = np.arange(19)[:, None] % 2 * np.ones(NUM_FEATURES, np.int16)
+    changes = {"codes": codes[:, :19], "features": features, "offsets": np.array([0, 19])}
+    short = file_of(folder / "rounded.npz", **changes)
+    config = experiment_of(folder, codes=short, cache=str(folder / "cache-rounded"))
+    _, _, tokens = open_coded_clips(config.data, config.model)
+    np.testing.assert_array_equal(tokens.codes[0], codes[:, [*range(19), 18]])
+    np.testing.assert_array_equal(tokens.features[0], features[[*range(19), 18]])
 
 
 def test_gains_are_refused_with_codes(data):

@@ -26,7 +26,7 @@ from voxinstruct_jax.audio.waveform import read_audio
 from voxinstruct_jax.audio.whisper import WhisperEncoder, block_outputs, load_whisper_encoder
 from voxinstruct_jax.config import ConfigError, InputError, fingerprint
 from voxinstruct_jax.data.manifest import read_manifest
-from voxinstruct_jax.data.predicted_codes import read_codes
+from voxinstruct_jax.data.predicted_codes import PredictedClip, read_codes
 from voxinstruct_jax.data.progress import progress_bar
 from voxinstruct_jax.data.segments import (
     INT16_SCALE,
@@ -284,8 +284,8 @@ def open_coded_clips(data: SegmentData, config: CodecConfig) -> tuple[AudioCache
     paths = [row.audio for row in rows]
     folder = Path(data.cache or Path(data.manifest).parent / "audio-cache-coded")
     cache = build_cache(paths, folder, config.sample_rate)
-    clips = [predicted[row.id] for row in rows]
     frames = -(-np.diff(cache.offsets) // config.hop_length)
+    clips = [_to_the_end(predicted[row.id], wanted) for row, wanted in zip(rows, frames.tolist(), strict=True)]
     for row, clip, wanted in zip(rows, clips, frames.tolist(), strict=True):
         if wanted and clip.codes.shape[1] != wanted:
             raise InputError(f"{data.codes}: {clip.codes.shape[1]} frames of {row.id}, its sound has {wanted}")
@@ -293,6 +293,16 @@ def open_coded_clips(data: SegmentData, config: CodecConfig) -> tuple[AudioCache
     codes = [clip.codes for clip in clips]
     tokens = FrameTokens(frame_samples=config.hop_length, codes=codes, features=features)
     return cache, paths, _with_pitch(tokens, config, cache, folder)
+
+
+def _to_the_end(clip: PredictedClip, frames: int) -> PredictedClip:
+    """The clip, its last frame twice where one is missing: a manifest's rounded duration can leave out some samples."""
+    if not 0 < clip.codes.shape[1] == frames - 1:
+        return clip
+    return PredictedClip(
+        codes=np.pad(clip.codes, ((0, 0), (0, 1)), mode="edge"),
+        features=np.pad(clip.features, ((0, 1), (0, 0)), mode="edge"),
+    )
 
 
 def open_clips(data: SegmentData, sample_rate: int) -> tuple[AudioCache, list[str]]:
