@@ -352,8 +352,9 @@ def _common_frames(frames: int, units: int, encoders: Encoders, source: str) -> 
 
 def _says(instruction: str, transcript: str, tokenizer: TextTokenizer) -> bool:
     """Whether the content of an instruction is the transcript, character by character, whatever is stressed in it."""
-    found, wanted = (content_rows(tokenizer.encode(text)) for text in (instruction, quoted(transcript)))
-    return np.array_equal(*(np.delete(rows, CONCEPT_CHANNEL, axis=1) for rows in (found, wanted)))
+    rows = (content_rows(tokenizer.encode(text)) for text in (instruction, quoted(transcript)))
+    found, wanted = (np.delete(content, CONCEPT_CHANNEL, axis=1) for content in rows)
+    return np.array_equal(found, wanted)
 
 
 def _count_text(example: Example, tokenizer: TextTokenizer) -> tuple[int, ...]:
