@@ -211,12 +211,7 @@ def prepare_shard(
         frames=tuple(example.codes.shape[1] for example in examples),
         semantic=tuple(len(example.semantic_tokens) for example in examples),
         text=tuple(_count_text(example, encoders.tokenizer) for example in examples),
-        rejected=tuple(
-            itertools.chain.from_iterable(
-                [outcome] if isinstance(outcome, Rejection) else _left_out(row, outcome)
-                for row, outcome in zip(rows, outcomes, strict=True)
-            )
-        ),
+        rejected=tuple(itertools.chain.from_iterable(map(_set_aside, rows, outcomes))),
     )
     record(folder, number, part)
     return part
@@ -329,9 +324,11 @@ def _encode(row: Row, samples: Float[np.ndarray, " sample"], encoders: Encoders)
     )
 
 
-def _left_out(row: Row, example: Example) -> list[Rejection]:
-    """The instructions of a clip that did not go with it."""
-    texts = (text for text in row.instructions if text not in example.instructions)
+def _set_aside(row: Row, outcome: Example | Rejection) -> list[Rejection]:
+    """The row, if it was rejected, or those of its instructions that did not go with it."""
+    if isinstance(outcome, Rejection):
+        return [outcome]
+    texts = (text for text in row.instructions if text not in outcome.instructions)
     reason = "an instruction that says other words than the transcript"
     return [Rejection(row=0, id=row.id, reason=f"{row.audio}: {reason}: {text}") for text in texts]
 
