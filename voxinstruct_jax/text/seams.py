@@ -22,12 +22,16 @@ CONTENT_LABELS = (
 _SAYING = (
     "says?|saying|said|reads?|reading|going|goes|announc(?:es?|ing)|shout(?:s|ing)?|whisper(?:s|ing)?|utter(?:s|ing)?|"
     "yell(?:s|ing)?|mutter(?:s|ing)?|murmur(?:s|ing)?|barks?|breathes?|pronounces?|call(?:s|ing)?|cry|cries|screams?|"
-    "sighs?|growls?|hear|tells?|ask(?:s|ing)?|declares?|recites?|delivers?|speaks?|mumbles?|chants?|me|them|"
-    "the (?:words?|phrase|lines?|sentence|text)|(?:words|lines) are|(?:word|line|sentence|text|phrase) is"
+    "sighs?|growls?|hear|tells?|ask(?:s|ing)?|declares?|recites?|delivers?|speaks?|mumbles?|chants?|states?|me|them|us|"
+    "the (?:words?|phrase|lines?|sentence|text|intro|message)(?: to (?:say|read|be (?:said|read|spoken)))?"
+    "(?: is| are)?|"
+    "(?:words|lines) are|(?:word|line|sentence|text|phrase) is"
 )
 _SPEAK, _NO_OBJECT = "说念读讲喊", "(?![出来得地着过完法话起一下成了于])"
 _AT_ONCE = "出来|出去|得|完|成|一遍|给"
 _LATIN_WORD = "[A-Za-z'’]+"
+_NO_TITLE = r"(?<!\b[DM]r\.)(?<!\bM[rs]s\.)(?<!\bM[st]\.)(?<!\bSt\.)(?<!\bProf\.)(?<!(?<!\.)\b[A-Za-z]\.)"
+"""Behind a full stop: it does not belong to a title or a letter that stands for a word."""
 _PATTERNS: Sequence[tuple[str, str]] = (
     (
         "label",
@@ -37,13 +41,13 @@ _PATTERNS: Sequence[tuple[str, str]] = (
     ("blank line", r"\s*】?\s*\n[ \t]*\n\s*【?\s*"),
     ("line", r"\s*】?\s*\n\s*【?\s*"),
     ("colon", r"\s*(?<!\d)[:：](?!//)\s*|\s*[:：](?!\d|//)\s*|\s+=\s+|\s*＝\s*"),
-    ("bracket", r"\s*[\[(（【<〈《{]\s*"),
+    ("bracket", r"\s*(?:[\[(（【〈《{]|<(?!-))\s*"),
     ("bracket end", r"\s*[\])）】>〉》}]\s*"),
     (
         "dash",
         rf"\s+[-–|/~]+\s+|\s*—+\s*|\s*[|｜]\s*|\s*-{{2,}}\s*|\s*[-=]>\s*|\s*[→⇒]\s*|(?<=[{HAN}])[/·](?=[{HAN}])",
     ),
-    ("sentence", r"(?<=[.!?;。！？；…~～])(?![.!?…])\s*"),
+    ("sentence", rf"(?<=[.!?;。！？；…~～])(?![.!?…]){_NO_TITLE}\s*"),
     (
         "comma and who",
         r"(?<=[，,])\s*(?=这[句段行几]|以上)"
@@ -61,23 +65,29 @@ _PATTERNS: Sequence[tuple[str, str]] = (
     (
         "说",
         rf"(?<=[{HAN}][{_SPEAK}])(?<![就阅]读)(?=[{HAN}A-Za-z]){_NO_OBJECT}"
-        rf"|(?:(?<=[{_SPEAK}]一[句声])|(?<=[{_SPEAK}][句声道出]))\s*(?=[{HAN}A-Za-z])|(?<=[话词句容本文字][是为])",
+        rf"|(?:(?<=[{_SPEAK}录叫问答][一两][句声下遍])|(?<=[{_SPEAK}][句声道出下])|(?<=[吼报咕]))\s*(?=[{HAN}A-Za-z])"
+        r"|(?<=[话词句容本文字说][是为])|(?<=[说念读]的是)",
     ),
     ("把", rf"(?<=把)(?=[^。！？\n]{{2,40}}?[{_SPEAK}](?:{_AT_ONCE}))"),
+    ("就好", rf"(?=就(?:行|好|可以|成)了?(?![{HAN}]))|(?=(?:行不行|好不好|可以吗|给我听|的时候))"),
     ("把 end", rf"(?=(?:轻声|大声|小声|慢慢|[{HAN}]{{2,4}}地)?[{_SPEAK}](?:{_AT_ONCE}))|(?=这[句段行几]话?)"),
 )
 _SEAMS = [re.compile(pattern, re.IGNORECASE) for _, pattern in _PATTERNS]
 _AFTER_SAYING = re.compile(
     r"\s+(?=(?:in|with|without|like|as|by|be|spoken|said|read|and|while|until|so|please|pls|thanks|thank|for|to|at|but|"
-    r"across|from|through|over|into|under|he|she|they|using|who)\b)",
+    r"across|from|through|over|into|under|he|she|they|using|who|up|thx|ty|right|the way)\b"
+    r"|(?:(?:very|really|quite|so|as) )?(?:\w+ly|loud|aloud|slow|fast|soft)\s*"
+    r"(?:[,.!?;]|$|(?:and|please|for|to|like|as|at)\b))",
     re.IGNORECASE,
 )
 """Where words that a verb of saying stands before may end, within a sentence."""
-_SENTENCE_END = re.compile(r"[.!?;\n]")
+_SENTENCE_END = re.compile(rf"(?:[!?;\n]|\.){_NO_TITLE}")
 SEAMS = (*(name for name, _ in _PATTERNS), "end of saying", "edge")
 """Kinds of seams, strongest first; at last the edge of the text."""
 _SAID, _END_OF_SAYING, _EDGE = (SEAMS.index(name) for name in ("saying", "end of saying", "edge"))
-_BRACKETED = re.compile(r"【[^【】]*】")
+_BRACKETED = re.compile(r"【[^【】]*】|\[[^\[\]]*\]|[（(][^()（）]*[)）]")
+_INNER = re.compile(r"[\n,，、.;!?；。！？…]")
+"""What is no seam between brackets: words in them belong together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +113,7 @@ def cut(text: str) -> Pieces:
             taken[:end] = True
             seams.append((0, end, kind))
 
-    plain = _BRACKETED.sub(lambda found: found[0].replace("\n", "\0"), text)  # lines within brackets belong together
+    plain = _BRACKETED.sub(lambda found: _INNER.sub("\0", found[0]), text)
     for kind, pattern in enumerate(_SEAMS):
         for match in pattern.finditer(plain):
             take(*match.span("seam" if kind == _SAID else 0), kind)

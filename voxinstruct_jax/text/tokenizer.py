@@ -377,7 +377,8 @@ def _is_han_run(segment: str) -> bool:
 @functools.lru_cache(maxsize=65536)
 def _word_rows(word: str, spelled: bool) -> Rows:
     plain = word.replace("’", "'")
-    concept = _instruction_words().get(plain, 0)
+    words = _instruction_words()
+    concept = words.get(plain) or words.get(plain.removesuffix("'s"), 0)  # "in a dad's voice"
     return _letter_rows(plain, english_phones(plain, spelled=spelled), concept)
 
 

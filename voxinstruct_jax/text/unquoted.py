@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from voxinstruct_jax.text.content import Content
+from voxinstruct_jax.text.emphasis import stressed_spans
 from voxinstruct_jax.text.lexicon import UNQUOTED_FILE, instruction_concepts, read_data
 from voxinstruct_jax.text.normalizer import HAN, has_han
 from voxinstruct_jax.text.seams import SEAMS, Pieces, cut
@@ -74,10 +75,17 @@ def unquoted_content(instruction: str, weights: Float[np.ndarray, " clue"] | Non
     scores = _scores(clues, _weights() if weights is None else weights)
     first, last = (int(piece) for piece in np.unravel_index(np.argmax(scores), scores.shape))
     if (first, last) == (0, len(spans) - 1):
-        return Content(text=None, start=0, end=0)
+        if not _asks_for_stress(instruction, spans[last][0]):
+            return Content(text=None, start=0, end=0)
+        last -= 1
     start, end = spans[first][0], spans[last][1]
     end = start + len(instruction[start:end].rstrip(_HANGING))
     return Content(text=instruction[start:end], start=start, end=end)
+
+
+def _asks_for_stress(instruction: str, start: int) -> bool:
+    """Whether what begins there asks for stress on words that stand before it."""
+    return bool(stressed_spans(f"“{instruction[:start].strip()}” {instruction[start:]}"))
 
 
 def read_clues(text: str) -> Clues:
