@@ -30,7 +30,7 @@ _SAYING = (
 _SPEAK, _NO_OBJECT = "说念读讲喊", "(?![出来得地着过完法话起一下成了于])"
 _AT_ONCE = "出来|出去|得|完|成|一遍|给"
 _LATIN_WORD = "[A-Za-z'’]+"
-_NO_TITLE = r"(?<!\b[DM]r\.)(?<!\bM[rs]s\.)(?<!\bM[st]\.)(?<!\bSt\.)(?<!\bProf\.)(?<!(?<!\.)\b[A-Za-z]\.)"
+_NO_TITLE = r"(?<!\b[DM]r\.)(?<!\bMrs\.)(?<!\bM[st]\.)(?<!\bSt\.)(?<!\bProf\.)(?<!(?<!\.)\b[A-Za-z]\.)"
 """Behind a full stop: it does not belong to a title or a letter that stands for a word."""
 _PATTERNS: Sequence[tuple[str, str]] = (
     (
@@ -81,7 +81,7 @@ _AFTER_SAYING = re.compile(
     re.IGNORECASE,
 )
 """Where words that a verb of saying stands before may end, within a sentence."""
-_SENTENCE_END = re.compile(rf"(?:[!?;\n]|\.){_NO_TITLE}")
+_SENTENCE_END = re.compile(rf"[.!?;\n]{_NO_TITLE}")
 SEAMS = (*(name for name, _ in _PATTERNS), "end of saying", "edge")
 """Kinds of seams, strongest first; at last the edge of the text."""
 _SAID, _END_OF_SAYING, _EDGE = (SEAMS.index(name) for name in ("saying", "end of saying", "edge"))

@@ -75,7 +75,7 @@ def unquoted_content(instruction: str, weights: Float[np.ndarray, " clue"] | Non
     scores = _scores(clues, _weights() if weights is None else weights)
     first, last = (int(piece) for piece in np.unravel_index(np.argmax(scores), scores.shape))
     if (first, last) == (0, len(spans) - 1):
-        if not _asks_for_stress(instruction, spans[last][0]):
+        if not _stresses_what_precedes(instruction, spans[last][0]):
             return Content(text=None, start=0, end=0)
         last -= 1
     start, end = spans[first][0], spans[last][1]
@@ -83,7 +83,7 @@ def unquoted_content(instruction: str, weights: Float[np.ndarray, " clue"] | Non
     return Content(text=instruction[start:end], start=start, end=end)
 
 
-def _asks_for_stress(instruction: str, start: int) -> bool:
+def _stresses_what_precedes(instruction: str, start: int) -> bool:
     """Whether what begins there asks for stress on words that stand before it."""
     return bool(stressed_spans(f"“{instruction[:start].strip()}” {instruction[start:]}"))
 
