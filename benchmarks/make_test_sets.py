@@ -14,7 +14,6 @@ import functools
 import itertools
 import json
 import logging
-import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ import numpy as np
 from voxinstruct_jax.data.generated_corpus import split_of
 from voxinstruct_jax.data.instructions import FORMS, POSITIONS, write_instruction
 from voxinstruct_jax.text.content import spoken_content
+from voxinstruct_jax.text.normalizer import has_han
 from voxinstruct_jax.text.words import split_words
 
 SEED = 20261121
@@ -188,7 +188,7 @@ def _by_hand(name: str, kinds: Mapping[str, Sequence[str]], generator: np.random
     number = 0
     for kind, texts in kinds.items():
         for text in texts:
-            language = "zh" if re.search("[\u4e00-\u9fff]", text) else "en"
+            language = "zh" if has_han(text) else "en"
             attributes = {"gender": VALUES["gender"][number % 2]}
             row = _row(f"{name}_{number:03d}", text, language, attributes, number, generator)
             row["attributes"]["kind"] = kind

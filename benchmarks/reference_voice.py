@@ -28,6 +28,7 @@ from voxinstruct_jax.data.kokoro import (
     voice_names,
 )
 from voxinstruct_jax.data.progress import progress_bar
+from voxinstruct_jax.text.normalizer import has_han
 
 SENTENCE_END = re.compile(r"(?<=[.!?。！？])\s*")
 
@@ -60,7 +61,7 @@ def main() -> int:
 
 def choose_voice(row: dict[str, Any], names: list[str]) -> Recipe:
     """One of the voices of the language that the gender asked for allows; a Mandarin one speaks both languages."""
-    mandarin = row["language"] == "zh" or re.search(r"[\u4e00-\u9fff]", row["transcript"]) is not None
+    mandarin = row["language"] == "zh" or has_han(row["transcript"])
     gender = (row.get("attributes") or {}).get("gender", "")[:1]
     fitting = [name for name in names if (name[0] == "z") == mandarin and name[1].startswith(gender)]
     digest = hashlib.sha256(row["id"].encode()).digest()

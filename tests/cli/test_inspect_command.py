@@ -1,6 +1,7 @@
 import json
 import shutil
 import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -320,3 +321,14 @@ def test_codes_of_another_codec_are_not_spoken(tiny_voice_folder, tmp_path):
     page = (folder / "report.html").read_text()
     assert "the codes are of another codec; give the voice that made them with --voice" in page
     assert "<audio" not in page
+
+
+def test_output_that_nobody_reads_on_is_no_crash():
+    program = "import sys; from voxinstruct_jax.cli.main import main; sys.exit(main(['testset']))"
+    running = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    running.stdout.close()  # as `| head` does once it has its lines; the command has not printed yet
+    _, errors = running.communicate()
+    assert running.returncode == 1
+    assert errors == ""

@@ -2,6 +2,8 @@
 
 import importlib
 import keyword
+import os
+import select
 import sys
 
 from voxinstruct_jax.config import ConfigError, VoxError
@@ -43,13 +45,27 @@ def main(arguments: list[str] | None = None) -> int:
     # No module can be named as a keyword is: `import` lives in import_.py.
     module = importlib.import_module(f"voxinstruct_jax.cli.{command}{'_' * keyword.iskeyword(command)}")
     try:
-        return module.run(rest)
+        code = module.run(rest)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        if not _nobody_reads_on():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # takes what is written on the way out
+        return 1
     except VoxError as error:
         print(f"voxinstruct {command}: {error}", file=sys.stderr)
         return WRONG_USE if isinstance(error, ConfigError) else 1
     except KeyboardInterrupt:
         print(f"voxinstruct {command}: stopped", file=sys.stderr)
         return 1
+
+
+def _nobody_reads_on() -> bool:
+    """Whether the reader of our output has closed it, as `head` does once it has its lines."""
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in output.poll(0))
 
 
 def _usage() -> str:

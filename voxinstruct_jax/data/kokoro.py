@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Float
 
 from voxinstruct_jax.config import InputError
+from voxinstruct_jax.text.normalizer import HAN_CHARACTER, has_han
 
 __all__ = ["SAMPLE_RATE", "Kokoro", "Recipe", "count_syllables", "fetch_voice_packs", "language_spans", "voice_names"]
 
@@ -44,7 +45,6 @@ _SYMBOL_RUNS = (
 )  # fmt: skip
 TOKEN_IDS = {symbol: first + place for first, run in _SYMBOL_RUNS for place, symbol in enumerate(run)}
 
-_HAN = re.compile(r"[\u3400-\u9fff]")
 _LATIN_WORD = re.compile(r"[A-Za-z]")
 _IPA_VOWEL = re.compile(r"[aeiouyæɑɐɒɔəɚɛɜɨɪʊʌᵻ]+ː?")
 _STOPS = re.compile(r"([;:,.!?—…\"“”()]+)")
@@ -165,7 +165,7 @@ def language_spans(text: str) -> list[tuple[str, str]]:
     """Splits a text into runs of one language: ("zh" | "en", run). Marks and spaces go with what stands before them."""
     spans: list[list[str]] = []
     for character in text:
-        language = "zh" if _HAN.match(character) else "en" if _LATIN_WORD.match(character) else None
+        language = "zh" if has_han(character) else "en" if _LATIN_WORD.match(character) else None
         if spans and language in (None, spans[-1][0]):
             spans[-1][1] += character
         else:
@@ -178,7 +178,7 @@ def language_spans(text: str) -> list[tuple[str, str]]:
 def count_syllables(text: str, phonemes: str) -> dict[str, int]:
     """Counts syllables by language: Han characters, and vowel groups of the English phonemes."""
     languages = {language for language, _ in language_spans(text)}
-    counts = {"zh": len(_HAN.findall(text))} if "zh" in languages else {}
+    counts = {"zh": len(HAN_CHARACTER.findall(text))} if "zh" in languages else {}
     if languages == {"en"}:
         counts["en"] = len(_IPA_VOWEL.findall(phonemes))
     elif "en" in languages:  # phonemes of both are mixed: letter groups stand in for the English part

@@ -18,6 +18,7 @@ from typing import Any
 
 from voxinstruct_jax.config import ConfigError, InputError
 from voxinstruct_jax.data.manifest import Row, iter_manifest
+from voxinstruct_jax.text.normalizer import has_han
 
 __all__ = [
     "PUBLISHED",
@@ -153,7 +154,7 @@ def read_instruct_tts_eval(source: Path, language: str | None = None) -> Iterato
             texts = {style: record[style] for style in STYLES if record.get(style)}
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(f"{source}, line {number}: expected an object with id, text and {STYLES}") from error
-        spoken = language or ("zh" if any("\u4e00" <= letter <= "\u9fff" for letter in text) else "en")
+        spoken = language or ("zh" if has_han(text) else "en")
         for style, asked in texts.items():
             described = str(asked["instruction"] if isinstance(asked, Mapping) else asked).strip()
             yield {

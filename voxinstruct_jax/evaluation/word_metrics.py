@@ -16,6 +16,7 @@ from voxinstruct_jax.evaluation.score import Findings, Metric, Score
 from voxinstruct_jax.evaluation.stages import SOUND
 from voxinstruct_jax.judges.tones import expected_tones
 from voxinstruct_jax.judges.transcripts import Unit, align, error_counts, tokens
+from voxinstruct_jax.text.normalizer import has_han
 
 __all__ = ["FLAGS", "error_rate", "finish_flags", "is_mixed", "word_metrics"]
 
@@ -47,7 +48,7 @@ def word_metrics(others: Mapping[str, str]) -> list[Metric]:
 def is_mixed(item: Item) -> bool:
     """Whether the words to be spoken are of both scripts."""
     found = tokens(item.transcript, "mixed")
-    han = [token for token in found if "\u3400" <= token[0] <= "\u9fff"]
+    han = [token for token in found if has_han(token)]
     return bool(han) and any(token not in han and token[0].isalpha() for token in found)
 
 

@@ -20,6 +20,7 @@ from typing import Any, Literal
 from rapidfuzz.distance import Levenshtein
 
 from voxinstruct_jax.config import InputError
+from voxinstruct_jax.text.normalizer import HAN
 from voxinstruct_jax.text.normalizer import normalize as spoken_form
 
 __all__ = ["Edit", "ErrorCounts", "Unit", "align", "error_counts", "normalise", "normaliser_name", "tokens"]
@@ -28,7 +29,7 @@ Unit = Literal["word", "character", "pinyin", "mixed", "seed_en", "seed_zh"]
 Edit = tuple[str, str, str]
 """`("=", "S", "D" or "I"; token of the reference or ""; token that was heard or "")`."""
 
-_UNIT_TOKEN = re.compile(r"[\u3400-\u9fff]|[^\W\u3400-\u9fff]+(?:'[^\W\u3400-\u9fff]+)*")
+_UNIT_TOKEN = re.compile(rf"[{HAN}]|[^\W{HAN}]+(?:'[^\W{HAN}]+)*")
 _CJK_MARKS = (
     "＂＃＄％＆＇（）＊＋，－／：；＜＝＞＠［＼］＾＿｀｛｜｝～｟｠｢｣､\u3000、〃〈〉《》「」『』【】〔〕〖〗〘〙〚〛〜〝〞〟〰〾〿"
     "–—‘’‛“”„‟…‧﹏﹑﹔·！？｡。"

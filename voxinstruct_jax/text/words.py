@@ -5,10 +5,11 @@ import unicodedata
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
+from voxinstruct_jax.text.normalizer import HAN
+
 __all__ = ["Word", "letters", "listed_runs", "split_words"]
 
-_HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_WORD = re.compile(rf"[{_HAN}]|(?:(?![{_HAN}])\w)+(?:['’\-.](?:(?![{_HAN}])\w)+)*")
+_WORD = re.compile(rf"[{HAN}]|(?:(?![{HAN}])\w)+(?:['’\-.](?:(?![{HAN}])\w)+)*")
 
 
 @dataclass(frozen=True, kw_only=True)
