@@ -11,10 +11,12 @@ import pytest
 from flax import nnx
 
 import voxinstruct_jax as vox
+from voxinstruct_jax.attributes import STYLE_CLASSES
 from voxinstruct_jax.audio.waveform import read_audio
 from voxinstruct_jax.judges.bins import classify, group
 from voxinstruct_jax.judges.judge import Clip
 from voxinstruct_jax.judges.prosody import EnergyJudge, PitchJudge, SpeedJudge
+from voxinstruct_jax.text.sample_requests import read_samples
 from voxinstruct_jax.utterance import Utterance
 from voxinstruct_jax.voice_folder import decode_clip, embedded_release
 
@@ -28,8 +30,8 @@ def voice():
     return vox.load()
 
 
-def load_script():
-    spec = importlib.util.spec_from_file_location("stored", ROOT / "launch" / "store_release_tokens.py")
+def load_script(place="launch/store_release_tokens.py"):
+    spec = importlib.util.spec_from_file_location("stored", ROOT / place)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -44,6 +46,15 @@ def test_a_voice_opens_in_bfloat16():
         others = {str(x.dtype) for path, x in nnx.to_flat_state(part.state) if path[-1] != "kernel"}
         assert (kernels, others) == ({"bfloat16"}, {"float32"})
     assert {str(x.dtype) for x in jax.tree.leaves(voice.codec.state)} == {"float32"}
+
+
+def test_what_requests_of_outsiders_ask_for_is_read():
+    """Two hundred requests by two writers who had seen nothing of this; no training has met them."""
+    requests = read_samples((ROOT / "tests" / "text" / "outside_requests.jsonl.bz2").read_bytes())
+    counts = load_script("benchmarks/reading.py").read_all(embedded_release(), tuple(requests), show=False)
+    assert [counts[name, "asked"] for name in STYLE_CLASSES] == [137, 84, 97, 107]
+    for name, least in {"gender": 0.9, "pitch": 0.88, "energy": 0.85, "speed": 0.84}.items():
+        assert counts[name, "right"] >= least * counts[name, "asked"], name
 
 
 @pytest.mark.slow

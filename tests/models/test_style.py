@@ -1,6 +1,7 @@
 """Reads known evidence off texts whose classes follow from it, and checks who gets what was read."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from flax import nnx
 from voxinstruct_jax.attributes import STYLE_CLASSES, class_numbers
 from voxinstruct_jax.config import ConfigError
 from voxinstruct_jax.models.ar import ARConfig, ARModel
-from voxinstruct_jax.models.style import StyleReader, give_style, style_losses
+from voxinstruct_jax.models.style import Style, StyleReader, give_style, style_losses, surely_asked
 from voxinstruct_jax.text.tokenizer import PronunciationTokenizer
 from voxinstruct_jax.vocabulary import Vocabulary
 
@@ -23,7 +24,7 @@ TOKENIZER = PronunciationTokenizer()
 
 def random_reader(seed=0):
     """All weights drawn, those too that start as zero."""
-    reader, random = StyleReader(CHANNELS, DIM, rngs=nnx.Rngs(0)), np.random.default_rng(seed)
+    reader, random = StyleReader(CHANNELS, DIM, 24, rngs=nnx.Rngs(0)), np.random.default_rng(seed)
     for weight in (reader.evidence.kernel, reader.table, *(layer.down.kernel for layer in reader.phrases)):
         weight[...] = jnp.asarray(0.5 * random.standard_normal(weight.shape), jnp.float32)
     return reader
@@ -49,7 +50,7 @@ def test_classes_are_numbered_in_their_order_and_what_is_not_known_is_zero():
 
 
 def test_an_untrained_reader_says_nothing():
-    style = run(StyleReader(CHANNELS, DIM, rngs=nnx.Rngs(0)), random_text(1, 5), np.ones((1, 5), np.int32))
+    style = run(StyleReader(CHANNELS, DIM, 24, rngs=nnx.Rngs(0)), random_text(1, 5), np.ones((1, 5), np.int32))
     assert not np.asarray(style.vectors).any()
     np.testing.assert_allclose(np.ptp(style.logits, axis=-1), 0, atol=1e-5)
 
@@ -79,7 +80,7 @@ def test_content_is_no_evidence_and_a_bare_transcript_asks_for_nothing():
 
 def test_a_concept_is_evidence_wherever_it_stands():
     """Without phrases: their last maps are still zero."""
-    reader = StyleReader(CHANNELS, DIM, rngs=nnx.Rngs(0))
+    reader = StyleReader(CHANNELS, DIM, 24, rngs=nnx.Rngs(0))
     for part in (reader.characters, reader.concepts):
         part[...] = jnp.zeros_like(part[...])
     reader.concepts[...] = reader.concepts[...].at[3, 7].set(1.0)
@@ -114,6 +115,15 @@ def test_what_is_known_counts_as_read():
     expected = table[1] + sum(jax.nn.softmax(part) @ table[a : a + 3] for part, a in ((logits[1], 2), (logits[2], 5)))
     np.testing.assert_allclose(told.vectors[0, 0], expected + table[8], atol=1e-4)
     assert np.abs(free.vectors - told.vectors).max() > 0.1
+
+
+def test_only_what_is_read_surely_counts_as_asked():
+    sizes = [len(classes) for classes in STYLE_CLASSES.values()]
+    rows = [[0.55, 0.45], [0.2, 0.2, 0.6], [0.4, 0.3, 0.3], [0.51, 0.48, 0.01]]
+    assert [len(row) for row in rows] == sizes
+    probabilities = jnp.array(list(itertools.chain(*rows)))[None, None]
+    style = Style(logits=jnp.log(probabilities), probabilities=probabilities, vectors=jnp.zeros((1, 1, DIM)))
+    assert surely_asked(style)[0, 0].tolist() == [0, 3, 0, 1]
 
 
 def test_every_slot_gets_the_vector_of_its_clip():

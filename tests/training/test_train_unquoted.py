@@ -3,12 +3,13 @@ import random
 import numpy as np
 
 from voxinstruct_jax.text.lexicon import REQUESTS_FILE, read_data
+from voxinstruct_jax.text.sample_requests import read_samples
 from voxinstruct_jax.text.unquoted import NUM_CLUES
-from voxinstruct_jax.training.unquoted import accuracy, read_requests, train
+from voxinstruct_jax.training.unquoted import accuracy, train
 
 
 def test_a_short_training_reads_requests_that_it_never_saw():
-    requests = read_requests(read_data(REQUESTS_FILE))
+    requests = read_samples(read_data(REQUESTS_FILE))
     assert len(requests) > 1500
     drawn = random.Random(0).sample(requests, 500)
     known, unknown = drawn[:400], drawn[400:]

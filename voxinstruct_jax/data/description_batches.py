@@ -13,6 +13,7 @@ from jaxtyping import Int, Int32
 
 from voxinstruct_jax.attributes import STYLE_CLASSES, class_numbers
 from voxinstruct_jax.config import ConfigError
+from voxinstruct_jax.data.described import described_requests, rewrite_request, write_fields
 from voxinstruct_jax.data.instructions import write_instructions
 from voxinstruct_jax.data.loose_wording import write_loosely
 from voxinstruct_jax.data.row_batches import RowBatches, draw_instruction
@@ -24,6 +25,8 @@ __all__ = ["DescriptionBatch", "DescriptionBatches", "DescriptionData"]
 
 NAMED_SHARE = 0.5
 """Of the attributes, in a description that is written anew."""
+WAYS = {"grammar": 0.25, "loose": 0.25, "fields": 0.1, "requests": 0.4}
+"""In which a description is written anew, and their shares."""
 AGES = ("child", "teenager", "young", "middle-aged", "elderly")
 
 
@@ -40,18 +43,15 @@ class DescriptionData:
     rows: int = 64
     text_width: int = 160
     """Tokens of an instruction; longer ones are left out."""
-    written: float = 0.5
-    """Share of rows whose instruction is written anew, by the grammar, for attributes that are drawn: so words are met
-    that no clip is described with, such as those of age. Of clips with stressed words it always is, for their own."""
-    loose: float = 0.5
-    """Share of what is written anew that is in loose wording (`loose_wording.write_loosely`)."""
+    written: float = 0.75
+    """Share of rows whose instruction is written anew, for attributes that are drawn: so words are met that no clip is
+    described with, such as those of age. Of clips with stressed words it always is, for their own."""
 
     def __post_init__(self) -> None:
         if min(self.rows, self.text_width) < 1:
             raise ConfigError(f"data: rows {self.rows} and text_width {self.text_width} must be at least 1")
-        for name in ("written", "loose"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"data.{name}: {getattr(self, name)} is not within [0, 1]")
+        if not 0 <= self.written <= 1:
+            raise ConfigError(f"data.written: {self.written} is not within [0, 1]")
 
 
 @jax.tree_util.register_dataclass
@@ -96,15 +96,27 @@ class DescriptionBatches(RowBatches[DescriptionBatch]):
         if is_stressed(example):  # which prepared instructions seldom say
             return (known, example.durations), _write(example.attributes, example, random)
         if random.random() < self._data.written:
-            drawn, loose = _draw_attributes(random), random.random() < self._data.loose
-            write = (
-                write_loosely(drawn, example.transcript, example.language, random)
-                if loose
-                else _write(drawn, example, random)
-            )
-            numbers = class_numbers(drawn)
-            return (np.where(numbers == 0, -1, numbers), example.durations[:0]), write
+            numbers, text = _write_anew(example, random)
+            return (numbers, example.durations[:0]), text
         return (known, example.durations), draw_instruction(example, random)
+
+
+def _write_anew(example: Example, random: np.random.Generator) -> tuple[Int32[np.ndarray, " attribute"], str]:
+    """Asks for anybody to speak the clip's words, in one of four ways."""
+    way = str(random.choice(list(WAYS), p=list(WAYS.values())))
+    if way == "requests":
+        known = described_requests()
+        return rewrite_request(known[int(random.integers(len(known)))], example.transcript, random)
+    drawn, words = _draw_attributes(random), (example.transcript, example.language, random)
+    match way:
+        case "fields":
+            text = write_fields(drawn, *words)
+        case "loose":
+            text = write_loosely(drawn, *words)
+        case _:
+            text = _write(drawn, example, random)
+    numbers = class_numbers(drawn)
+    return np.where(numbers == 0, -1, numbers), text
 
 
 def _write(attributes: Mapping[str, Any], example: Example, random: np.random.Generator) -> str:

@@ -19,7 +19,7 @@ from voxinstruct_jax.guidance import Branch
 from voxinstruct_jax.models.ar import ARModel
 from voxinstruct_jax.models.conditioning import expected_durations
 from voxinstruct_jax.models.llama import KVCache, init_cache
-from voxinstruct_jax.models.style import NUM_CLASSES, SURE, Style, class_places
+from voxinstruct_jax.models.style import NUM_CLASSES, SURE, Style, class_places, surely_asked
 from voxinstruct_jax.text.tokenizer import INSIDE_QUOTES, QUOTE_CHANNEL
 from voxinstruct_jax.vocabulary import SEMANTIC, TEXT, text_times
 
@@ -86,6 +86,8 @@ def prefill(model: ARModel, batch: ARBatch, branches: tuple[Branch, ...], rules:
     has_text = _has_text(batch).astype(jnp.int32)
     text_rows = model.embed_text(batch.text_tokens, has_text)
     read = model.read_style(batch.text_tokens, has_text)
+    if read is not None:  # a voice half in doubt drifts to the commoner one
+        read = model.read_style(batch.text_tokens, has_text, surely_asked(read))
     durations, limits = jnp.zeros(batch.text_tokens.shape[:2]), batch.limits
     if model.config.timing == "aligned":
         durations = batch.stretch * expected_durations(model.duration_logits(text_rows, batch.text_tokens, read))
@@ -164,7 +166,7 @@ def _keep_tempo(
     speeds = read.probabilities[:, 0, class_places("speed")]
     asked = jnp.argmax(speeds, axis=1)[:, None, None]
     least, most = jnp.moveaxis(jnp.take_along_axis(batch.tempo, asked, axis=1)[:, 0], -1, 0)
-    kept = jnp.where(speeds.max(axis=1) > SURE, jnp.clip(total, least, most), total)
+    kept = jnp.where(speeds.max(axis=1) > SURE["speed"], jnp.clip(total, least, most), total)
     return durations * jnp.where(spoken, (kept / total)[:, None], 1.0)
 
 

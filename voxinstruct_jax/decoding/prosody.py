@@ -172,7 +172,7 @@ def asked_class(classes: Float32[np.ndarray, " class"], attribute: str) -> str |
         attribute: One of `STYLE_CLASSES`.
     """
     own = classes[class_places(attribute)]
-    return STYLE_CLASSES[attribute][int(own.argmax())] if own.max() > SURE else None
+    return STYLE_CLASSES[attribute][int(own.argmax())] if own.max() > SURE[attribute] else None
 
 
 def stressed_frames(

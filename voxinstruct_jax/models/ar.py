@@ -63,6 +63,8 @@ class ARConfig:
     """False = no semantic tokens: the acoustic ones follow the language."""
     style_reader: bool = False
     """Whether the attributes that the instruction asks for are read off it and given to every slot (`StyleReader`)."""
+    reader_dim: int = 24
+    """Channels of that reader."""
     dtype: ComputeType = "float32"
     """Of the computation."""
 
@@ -121,7 +123,7 @@ class ARModel(nnx.Module):
             init = normal(STDDEV)
             self.duration_head = Dense((dim,), (NUM_DURATIONS,), ("embed", None), init=init, rngs=rngs)
         if config.style_reader:
-            self.style_reader = StyleReader(config.text_encoder.channel_sizes, dim, rngs=rngs)
+            self.style_reader = StyleReader(config.text_encoder.channel_sizes, dim, config.reader_dim, rngs=rngs)
             if config.timing == "aligned":
                 shift = zeros(rngs.params(), (NUM_CLASSES + 1, NUM_DURATIONS))
                 self.duration_shift = make_param(shift, (None, None))

@@ -8,7 +8,7 @@ and is given that at every slot.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -23,15 +23,24 @@ from voxinstruct_jax.layers.norms import RMSNorm
 from voxinstruct_jax.layers.parameter import make_param, normal, zeros
 from voxinstruct_jax.text.tokenizer import CONCEPT_CHANNEL, OUTSIDE_QUOTES, QUOTE_CHANNEL
 
-__all__ = ["NUM_CLASSES", "SURE", "Reading", "Style", "StyleReader", "class_places", "give_style", "style_losses"]
+__all__ = [
+    "NUM_CLASSES",
+    "SURE",
+    "Reading",
+    "Style",
+    "StyleReader",
+    "class_places",
+    "give_style",
+    "style_losses",
+    "surely_asked",
+]
 
 _SIZES = tuple(len(classes) for classes in STYLE_CLASSES.values())
 NUM_CLASSES = sum(_SIZES)
 """Of all attributes."""
 _BOUNDS = np.cumsum(_SIZES)[:-1].tolist()
-SURE = 0.6
-"""Probability above which a class counts as asked for."""
-READER_DIM = 24
+SURE: Mapping[str, float] = {"gender": 0.6, "pitch": 0.5, "energy": 0.5, "speed": 0.5}
+"""Probability above which a class counts as asked for; of gender's two classes one always has a half."""
 NEIGHBOURS = 2
 """Characters on each side that a layer reads."""
 REACHES = (1, 2, 4, 8, 16)
@@ -67,15 +76,15 @@ class StyleReader(nnx.Module):
         and Collobert 2015, "From Image-level to Pixel-level Labeling", equation 1.
     """
 
-    def __init__(self, channel_sizes: Sequence[int], dim: int, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, channel_sizes: Sequence[int], dim: int, reader_dim: int, *, rngs: nnx.Rngs) -> None:
         def table(size: int) -> nnx.Variable:
-            return make_param(normal(1.0)(rngs.params(), (size, READER_DIM)), (None, None))
+            return make_param(normal(1.0)(rngs.params(), (size, reader_dim)), (None, None))
 
         self.characters = table(channel_sizes[0])
         self.concepts = table(channel_sizes[CONCEPT_CHANNEL])
         self.quotes = table(channel_sizes[QUOTE_CHANNEL])
-        self.phrases = nnx.List([_Phrases(reach, rngs=rngs) for reach in REACHES])
-        self.evidence = Dense((READER_DIM,), (NUM_CLASSES,), (None, None), init=zeros, rngs=rngs)
+        self.phrases = nnx.List([_Phrases(reach, reader_dim, rngs=rngs) for reach in REACHES])
+        self.evidence = Dense((reader_dim,), (NUM_CLASSES,), (None, None), init=zeros, rngs=rngs)
         self.table = make_param(zeros(rngs.params(), (NUM_CLASSES, dim)), (None, "embed"))
 
     def __call__(
@@ -115,12 +124,12 @@ class StyleReader(nnx.Module):
 class _Phrases(nnx.Module):
     """What the characters about one say, `reach` apart; those of another clip say nothing."""
 
-    def __init__(self, reach: int, *, rngs: nnx.Rngs) -> None:
-        init = normal((2 * NEIGHBOURS + 1) ** -0.5 * READER_DIM**-0.5)
+    def __init__(self, reach: int, dim: int, *, rngs: nnx.Rngs) -> None:
+        init = normal((2 * NEIGHBOURS + 1) ** -0.5 * dim**-0.5)
         self.reach = reach
-        self.norm = RMSNorm(READER_DIM)
-        self.up = Dense((2 * NEIGHBOURS + 1, READER_DIM), (READER_DIM,), (None, None, None), init=init, rngs=rngs)
-        self.down = Dense((READER_DIM,), (READER_DIM,), (None, None), init=zeros, rngs=rngs)
+        self.norm = RMSNorm(dim)
+        self.up = Dense((2 * NEIGHBOURS + 1, dim), (dim,), (None, None, None), init=init, rngs=rngs)
+        self.down = Dense((dim,), (dim,), (None, None), init=zeros, rngs=rngs)
 
     def __call__(
         self, x: Float[Array, "batch text dim"], segment_ids: Int[Array, "batch text"]
@@ -135,6 +144,12 @@ class _Phrases(nnx.Module):
 
         read = jnp.stack([neighbour(number) for number in range(2 * NEIGHBOURS + 1)], axis=-2)
         return self.down(jax.nn.gelu(self.up(read)))
+
+
+def surely_asked(style: Style) -> Int[Array, "batch text attribute"]:
+    """Numbers of the classes that were read surely enough (`SURE`); 0 = none of an attribute."""
+    parts = zip(STYLE_CLASSES, jnp.split(style.probabilities, _BOUNDS, axis=-1), strict=True)
+    return jnp.stack([jnp.where(part.max(-1) > SURE[name], part.argmax(-1) + 1, 0) for name, part in parts], axis=-1)
 
 
 def class_places(attribute: str) -> slice:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from voxinstruct_jax.text.letter_to_sound import LetterToSound
 
 __all__ = [
+    "DESCRIBED_FILE",
     "INSTRUCTION_WORDS_FILE",
     "LETTER_TO_SOUND_FILE",
     "LEXICON_FILE",
@@ -19,6 +20,7 @@ __all__ = [
     "read_data",
 ]
 
+DESCRIBED_FILE = "described.jsonl.bz2"
 INSTRUCTION_WORDS_FILE = "instruction_words.txt"
 LEXICON_FILE = "cmudict.txt.xz"
 LETTER_TO_SOUND_FILE = "letter_to_sound.npz"

@@ -35,6 +35,7 @@ BACKBONE = LlamaConfig(num_layers=4, model_dim=256, num_heads=4, num_kv_heads=4,
 PEAK_LR, NAR_PEAK_LR = 1e-3, 1.5e-3
 DROP_ACOUSTIC = 0.3
 NEARBY_FRAMES = 4
+READER_DIM = 64
 T = TypeVar("T")
 _WARMUP_STEPS = 100
 
@@ -126,7 +127,7 @@ def _model(config: Callable[..., T], text_form: TextForm, semantic: bool) -> T:
 
 
 def _reading(model: ARConfig) -> ARConfig:
-    return dataclasses.replace(model, style_reader=True)
+    return dataclasses.replace(model, style_reader=True, reader_dim=READER_DIM)
 
 
 def _schedule(steps: int, peak_lr: float) -> tuple[OptimizerConfig, TrainConfig]:

@@ -5,8 +5,6 @@ minute of two cores. The file it writes is what `text/data` ships. Read `train` 
 """
 
 import argparse
-import bz2
-import json
 import logging
 import pathlib
 import random
@@ -24,10 +22,11 @@ from voxinstruct_jax.data.shards import ShardReader
 from voxinstruct_jax.text.content import spoken_content
 from voxinstruct_jax.text.lexicon import REQUESTS_FILE, read_data
 from voxinstruct_jax.text.normalizer import has_han
+from voxinstruct_jax.text.sample_requests import SampleRequest, read_samples
 from voxinstruct_jax.text.unquoted import NUM_CLUES, Clues, read_clues, seam_pairs, unquoted_content
 from voxinstruct_jax.text.words import letters
 
-__all__ = ["Request", "accuracy", "read_requests", "train"]
+__all__ = ["accuracy", "train"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -51,20 +50,6 @@ LEARNING_RATE, WEIGHT_DECAY = 0.03, 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
-    """A request and what of it is to be spoken."""
-
-    before: str
-    words: str
-    after: str
-
-    @property
-    def instruction(self) -> str:
-        """As the user wrote it."""
-        return self.before + self.words + self.after
-
-
-@dataclass(frozen=True, kw_only=True)
 class Examples:
     """Requests as arrays, padded; see `unquoted.Clues`. Clues count from 0, `NUM_CLUES` stands for none."""
 
@@ -77,7 +62,7 @@ class Examples:
 
 
 def train(
-    requests: Sequence[Request], quoted: Sequence[tuple[str, str]], *, num_epochs: int, seed: int = 0
+    requests: Sequence[SampleRequest], quoted: Sequence[tuple[str, str]], *, num_epochs: int, seed: int = 0
 ) -> Float[np.ndarray, " clue"]:
     """Makes the stretch that is spoken the likeliest one of each request.
 
@@ -95,22 +80,16 @@ def train(
     spoken = {is_han: [words for _, words in quoted if has_han(words) == is_han] for is_han in (False, True)}
     copies = [copy for request in requests for copy in _copies(request, spoken[has_han(request.words)], draw)]
     further = [request for each in quoted if (request := _unquoted(*each)) is not None]
-    alone = [Request(before="", words=each.words, after="") for each in [*requests, *copies[::2]]]
+    alone = [SampleRequest(before="", words=each.words, after="") for each in [*requests, *copies[::2]]]
     examples = _examples([*requests, *copies, *further, *alone])
     _LOG.info("%d examples of %d requests", len(examples.right), len(requests))
     return _fit(examples, num_epochs, seed)
 
 
-def accuracy(weights: Float[np.ndarray, " clue"], requests: Iterable[Request]) -> tuple[int, int]:
+def accuracy(weights: Float[np.ndarray, " clue"], requests: Iterable[SampleRequest]) -> tuple[int, int]:
     """How many requests are read right, and of how many."""
     right = [_same(unquoted_content(request.instruction, weights).text, request) for request in requests]
     return sum(right), len(right)
-
-
-def read_requests(data: bytes) -> list[Request]:
-    """Reads requests of a compressed file, a JSON list a line: what is before the words, the words, what is after."""
-    rows = [json.loads(line) for line in bz2.decompress(data).decode("utf-8").splitlines()]
-    return [Request(before=before, words=words, after=after) for before, words, after in rows]
 
 
 def _of_corpus(folder: pathlib.Path) -> list[tuple[str, str]]:
@@ -120,11 +99,11 @@ def _of_corpus(folder: pathlib.Path) -> list[tuple[str, str]]:
     return [(example.instructions[0], example.transcript) for example in examples]
 
 
-def _same(found: str | None, request: Request) -> bool:
+def _same(found: str | None, request: SampleRequest) -> bool:
     return letters(request.instruction if found is None else found) == letters(request.words)
 
 
-def _copies(request: Request, spoken: Sequence[str], draw: random.Random) -> list[Request]:
+def _copies(request: SampleRequest, spoken: Sequence[str], draw: random.Random) -> list[SampleRequest]:
     """The request with other words in its script, if there are any."""
     copies = []
     for _ in range(COPIES if spoken else 0):
@@ -132,19 +111,19 @@ def _copies(request: Request, spoken: Sequence[str], draw: random.Random) -> lis
         ending = request.words[-1]
         if draw.random() < ENDED_ALIKE:
             words = words.rstrip("。.!！?？") + ("" if ending.isalnum() else ending)
-        copies.append(Request(before=request.before, words=words, after=request.after))
+        copies.append(SampleRequest(before=request.before, words=words, after=request.after))
     return copies
 
 
-def _unquoted(instruction: str, words: str) -> Request | None:
+def _unquoted(instruction: str, words: str) -> SampleRequest | None:
     """The request without its quotes; None if it quotes something else."""
     found = spoken_content(instruction)
     if found.text != words:
         return None
-    return Request(before=instruction[: found.start - 1], words=words, after=instruction[found.end + 1 :])
+    return SampleRequest(before=instruction[: found.start - 1], words=words, after=instruction[found.end + 1 :])
 
 
-def _examples(requests: Sequence[Request]) -> Examples:
+def _examples(requests: Sequence[SampleRequest]) -> Examples:
     """Those of the requests whose words lie between two seams."""
     rows = [
         (clues, right)
@@ -170,7 +149,7 @@ def _examples(requests: Sequence[Request]) -> Examples:
     )
 
 
-def _right(request: Request, clues: Clues) -> Bool[np.ndarray, "piece piece"]:
+def _right(request: SampleRequest, clues: Clues) -> Bool[np.ndarray, "piece piece"]:
     """Which stretches hold the words and nothing else but marks."""
     words, text = letters(request.words), request.instruction
     count = len(clues.pieces.spans)
@@ -256,11 +235,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    requests = read_requests(read_data(REQUESTS_FILE))
+    requests = read_samples(read_data(REQUESTS_FILE))
     weights = train(requests, _of_corpus(arguments.corpus), num_epochs=arguments.epochs, seed=arguments.seed)
     levels, scale = _rounded(weights)
     for path in arguments.held_out:
-        _LOG.info("%s: %d of %d right", path, *accuracy(levels * scale, read_requests(path.read_bytes())))
+        _LOG.info("%s: %d of %d right", path, *accuracy(levels * scale, read_samples(path.read_bytes())))
     partial = arguments.out.with_name(arguments.out.name + ".partial.npz")
     np.savez_compressed(partial, weights=levels, scale=scale)
     partial.replace(arguments.out)
