@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from voxinstruct_jax.text.content import Content
 from voxinstruct_jax.text.emphasis import stressed_spans
@@ -73,7 +73,6 @@ def unquoted_content(instruction: str, weights: Float[np.ndarray, " clue"] | Non
     if len(spans) < 2:
         return Content(text=None, start=0, end=0)
     scores = _scores(clues, _weights() if weights is None else weights)
-    scores[~_within_brackets(instruction, spans)] = -np.inf
     first, last = (int(piece) for piece in np.unravel_index(np.argmax(scores), scores.shape))
     if (first, last) == (0, len(spans) - 1):
         if not _stresses_what_precedes(instruction, spans[last][0]):
@@ -82,13 +81,6 @@ def unquoted_content(instruction: str, weights: Float[np.ndarray, " clue"] | Non
     start, end = spans[first][0], spans[last][1]
     end = start + len(instruction[start:end].rstrip(_HANGING))
     return Content(text=instruction[start:end], start=start, end=end)
-
-
-def _within_brackets(text: str, spans: Sequence[tuple[int, int]]) -> Bool[np.ndarray, "first last"]:
-    """Whether no bracket is left open between the beginning of one piece and the end of another."""
-    depths = np.cumsum([0, *((sign in "【[") - (sign in "】]") for sign in text)])
-    starts, ends = np.array(spans).T
-    return depths[starts][:, None] == depths[ends][None, :]
 
 
 def _stresses_what_precedes(instruction: str, start: int) -> bool:
