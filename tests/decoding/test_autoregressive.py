@@ -14,6 +14,7 @@ from voxinstruct_jax.decoding.autoregressive import decode_ar
 from voxinstruct_jax.decoding.requests import ARRequest, Capacity, FinishReason, Limits, batch_requests
 from voxinstruct_jax.decoding.sampling import SamplingConfig
 from voxinstruct_jax.guidance import Branch, Guidance
+from voxinstruct_jax.models.style import surely_asked
 from voxinstruct_jax.vocabulary import ACOUSTIC, SEMANTIC, PackedBatch, build_prompt
 
 NONE = Guidance(text_on_semantic=1.0, text_on_acoustic=1.0, semantic_on_acoustic=1.0)
@@ -74,9 +75,17 @@ def decode_seeds(model, request, count):
     return jax.tree.map(lambda *rows: np.concatenate(rows), *results)
 
 
+def sure_classes(model, text, segments):
+    """What is read surely counts whole."""
+    read = model.read_style(text, segments)
+    return None if read is None else surely_asked(read)
+
+
 @functools.partial(jax.jit, static_argnames="graph")
 def forward(graph, state, batch, drop_text, drop_semantic):
-    return nnx.merge(graph, state)(batch, drop_text, drop_semantic)
+    model = nnx.merge(graph, state)
+    sure = sure_classes(model, batch.text_tokens, batch.text_segment_ids)
+    return model(dataclasses.replace(batch, text_attributes=sure), drop_text, drop_semantic)
 
 
 def next_logits(model, text, tokens, part_ids, times=None, width=32):
@@ -106,7 +115,7 @@ def next_logits(model, text, tokens, part_ids, times=None, width=32):
 def text_duration_logits(graph, state, text):
     model, segments = nnx.merge(graph, state), jnp.ones(text.shape[:2], jnp.int32)
     rows = model.embed_text(text, segments)
-    return model.duration_logits(rows, text, model.read_style(text, segments))
+    return model.duration_logits(rows, text, model.read_style(text, segments, sure_classes(model, text, segments)))
 
 
 def plain_durations(model, request):

@@ -40,7 +40,11 @@ SAD_AND_GLAD = 'A sad old man: "Well, well"', '"Well, well" shouts a happy girl'
 def test_a_baseline_differs_from_ours_in_its_text_in_semantic_tokens_and_in_its_length_alone(name, kind):
     files = f"{name}_small_{kind}.py", f"instruct_{kind}_small.py"
     found, ours = (load_experiment(str(CONFIGS / file)) for file in files)
-    model = ours.model if kind == "nar" else dataclasses.replace(ours.model, style_reader=False)
+    model = (
+        ours.model
+        if kind == "nar"
+        else dataclasses.replace(ours.model, style_reader=False, reader_dim=ARConfig.reader_dim)
+    )
     expected = dataclasses.replace(
         ours,
         model=dataclasses.replace(model, text_form=FORMS[name], semantic=False),
