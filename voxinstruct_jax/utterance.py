@@ -12,7 +12,7 @@ from voxinstruct_jax.config import InputError
 from voxinstruct_jax.guidance import Guidance
 from voxinstruct_jax.text.content import Content, spoken_content
 from voxinstruct_jax.text.emphasis import asks_for_stress
-from voxinstruct_jax.text.fields import plain_fields
+from voxinstruct_jax.text.fields import plain_fields, with_colons
 from voxinstruct_jax.text.unquoted import unquoted_content
 from voxinstruct_jax.text.words import split_words
 
@@ -126,6 +126,10 @@ def checked_seed(seed: int) -> int:
 
 def with_quotes(instruction: str, transcript: str | None, notes: list[str]) -> str:
     """Quotes what is to be spoken, for models that speak nothing else; what is guessed is added to `notes`."""
+    return with_colons(_with_quotes(instruction, transcript, notes))
+
+
+def _with_quotes(instruction: str, transcript: str | None, notes: list[str]) -> str:
     instruction = plain_fields(_unfenced(instruction))
     quoted = spoken_content(instruction)
     if quoted.text is not None:

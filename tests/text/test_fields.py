@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from voxinstruct_jax.text.content import spoken_content
 from voxinstruct_jax.text.emphasis import stressed_spans
-from voxinstruct_jax.text.fields import plain_fields
+from voxinstruct_jax.text.fields import plain_fields, with_colons
 
 
 @pytest.mark.parametrize(
@@ -67,3 +67,20 @@ def test_only_quote_marks_go(text):
     assert [each for each in plain_fields(text) if each not in "\"'“”"] == [
         each for each in text if each not in "\"'“”"
     ]
+
+
+@pytest.mark.parametrize(
+    ("instruction", "told"),
+    [
+        (
+            'energy = low, Pitch=high: "speed = 3 metres a second"',
+            'energy: low, Pitch: high: "speed = 3 metres a second"',
+        ),
+        ("“十点开门”，语速=慢，音量 == 小", "“十点开门”，语速: 慢，音量: 小"),
+        ('profit = 3: "Well done."', 'profit = 3: "Well done."'),
+        ('Say "Hello" at a rate = as you like', 'Say "Hello" at a rate: as you like'),
+    ],
+)
+def test_attributes_are_told_with_colons_and_the_words_stay(instruction, told):
+    assert with_colons(instruction) == told
+    assert spoken_content(told).text == spoken_content(instruction).text

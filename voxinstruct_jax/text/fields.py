@@ -12,11 +12,16 @@ from voxinstruct_jax.text.emphasis import asks_for_stress
 from voxinstruct_jax.text.seams import CONTENT_LABELS
 from voxinstruct_jax.text.words import letters
 
-__all__ = ["plain_fields", "quoted_words"]
+__all__ = ["plain_fields", "quoted_words", "with_colons"]
 
 _MARK = r"[\"“”'‘’]"
 _KEY_BEFORE = re.compile(rf"(?P<key>[\w-]+){_MARK}?\s*[:：=]\s*$")
 _COLON_BEHIND = re.compile(r"\s*[:：=]")
+_EQUALS = re.compile(
+    r"(\b(?:gender|sex|speaker|voice|pitch|register|f0|energy|volume|loudness|intensity|speed|rate|tempo|pace)"
+    r"|性别|说话人|音高|音调|声调|音量|响度|语速|速度|节奏)\s*={1,2}\s*(?=\w)",
+    re.IGNORECASE,
+)
 _LABEL = re.compile(rf"(?:{CONTENT_LABELS})", re.IGNORECASE)
 
 
@@ -50,6 +55,13 @@ def plain_fields(instruction: str) -> str:
         if apart and is_field and not named:
             dropped |= {first - 1, last}
     return "".join(character for at, character in enumerate(instruction) if at not in dropped)
+
+
+def with_colons(instruction: str) -> str:
+    """Puts a colon for the sign of `pitch = low`, outside of what is to be spoken: so the reader knows fields best."""
+    content = spoken_content(instruction)
+    before, after = instruction[: content.start], instruction[content.end :]
+    return _EQUALS.sub(r"\1: ", before) + instruction[content.start : content.end] + _EQUALS.sub(r"\1: ", after)
 
 
 def quoted_words(instruction: str) -> str | None:
