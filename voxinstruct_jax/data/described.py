@@ -30,6 +30,7 @@ ADDED_SHARE = 0.4
 """Of the requests, that get a phrase for an attribute of which they say nothing."""
 MISSPELT_SHARE = 0.15
 VALUE_FIRST_SHARE = 0.3
+_SIGNS = {name: ["-", "?", *(each[0] for each in classes)] for name, classes in STYLE_CLASSES.items()}
 _LONG_WORD = re.compile(r"[A-Za-z]{5,}")
 
 
@@ -48,8 +49,7 @@ def asked_numbers(asked: str) -> Int32[np.ndarray, " attribute"]:
     Args:
         asked: As `SampleRequest.asked`.
     """
-    signs = {name: ["-", "?", *(each[0] for each in classes)] for name, classes in STYLE_CLASSES.items()}
-    found = [signs[name].index(sign) - 1 for name, sign in zip(STYLE_CLASSES, asked.split(), strict=True)]
+    found = [signs.index(sign) - 1 for signs, sign in zip(_SIGNS.values(), asked.split(), strict=True)]
     return np.array(found, np.int32)
 
 
@@ -120,7 +120,7 @@ def _misspelt(text: str, generator: np.random.Generator) -> str:
         changed = (
             word[:at] + word[at + 1] + word[at] + word[at + 2 :],
             word[:at] + word[at + 1 :],
-            word[:at] + word[at : at + 1] + word[at:],
+            word[:at] + word[at] + word[at:],
         )
         return changed[way] if way < len(changed) else word
 

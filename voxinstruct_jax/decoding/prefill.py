@@ -87,7 +87,7 @@ def prefill(model: ARModel, batch: ARBatch, branches: tuple[Branch, ...], rules:
     text_rows = model.embed_text(batch.text_tokens, has_text)
     read = model.read_style(batch.text_tokens, has_text)
     if read is not None:  # a voice half in doubt drifts to the commoner one
-        read = model.read_style(batch.text_tokens, has_text, surely_asked(read))
+        read = model.style_reader.tell(read, has_text, surely_asked(read))
     durations, limits = jnp.zeros(batch.text_tokens.shape[:2]), batch.limits
     if model.config.timing == "aligned":
         durations = batch.stretch * expected_durations(model.duration_logits(text_rows, batch.text_tokens, read))
