@@ -111,19 +111,15 @@ class StyleReader(nnx.Module):
         # A text without description, such as a bare transcript, asks for nothing: all classes alike.
         logits = jnp.log(same * described[:, None, :] @ weights + math.exp(-2 * MOST_EVIDENCE))
         probabilities = [jax.nn.softmax(part, axis=-1) for part in jnp.split(logits, _BOUNDS, axis=-1)]
-        style = self._style(logits, probabilities, text_segment_ids)
-        return style if known is None else self.tell(style, text_segment_ids, known)
+        probabilities = probabilities if known is None else _with_known(probabilities, known)
+        return self._style(logits, probabilities, text_segment_ids)
 
     def tell(
         self, style: Style, text_segment_ids: Int[Array, "batch text"], known: Int[Array, "batch text attribute"]
     ) -> Style:
         """The same with these classes as if read: numbers as of `attributes.class_numbers`, 0 or less = as it was."""
-        parts = enumerate(jnp.split(style.probabilities, _BOUNDS, axis=-1))
-        probabilities = [
-            jnp.where(known[..., index, None] > 0, jax.nn.one_hot(known[..., index] - 1, _SIZES[index]), part)
-            for index, part in parts
-        ]
-        return self._style(style.logits, probabilities, text_segment_ids)
+        read = jnp.split(style.probabilities, _BOUNDS, axis=-1)
+        return self._style(style.logits, _with_known(read, known), text_segment_ids)
 
     def _style(
         self,
@@ -134,6 +130,16 @@ class StyleReader(nnx.Module):
         joined = jnp.concatenate(probabilities, axis=-1)
         vectors = jnp.where(text_segment_ids[..., None] > 0, joined @ self.table[...], 0)
         return Style(logits=logits, probabilities=joined, vectors=vectors)
+
+
+def _with_known(
+    read: Sequence[Float[Array, "batch text _"]], known: Int[Array, "batch text attribute"]
+) -> list[Float[Array, "batch text _"]]:
+    """Probabilities of each attribute's classes, those that are known being certain."""
+    return [
+        jnp.where(known[..., index, None] > 0, jax.nn.one_hot(known[..., index] - 1, _SIZES[index]), part)
+        for index, part in enumerate(read)
+    ]
 
 
 class _Phrases(nnx.Module):
